@@ -1,0 +1,1 @@
+"""Rival circuit-finding methods, one file each."""

@@ -1,0 +1,1 @@
+"""How good a circuit is: tasks, metrics, the comparison harness and its report."""

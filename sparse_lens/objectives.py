@@ -1,0 +1,107 @@
+"""Differentiable losses on the logits at the answer position, one value per example."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from sparse_lens.task import Prompts
+
+
+class Objective(ABC):
+    """A loss per example; lower means that the circuit does more of what it should."""
+
+    needs_full_logits: ClassVar[bool] = False
+    """Whether the full model's logits must be passed."""
+
+    @abstractmethod
+    def __call__(
+        self,
+        logits: Float[Tensor, "n vocab"],
+        prompts: Prompts,
+        full_logits: Float[Tensor, "n vocab"] | None = None,
+    ) -> Float[Tensor, "n"]:
+        """The loss of each example.
+
+        `logits` and `full_logits` are the circuit's and the full model's at the answer positions.
+        """
+
+
+@dataclass(frozen=True)
+class TaskLoss(Objective):
+    """Cross-entropy in nats of the answers against the distractors.
+
+    The two-way loss of Gao et al. 2025 (2511.13653): the softmax is over the candidate tokens
+    alone. A set of answers counts with its total probability.
+    """
+
+    def __call__(
+        self,
+        logits: Float[Tensor, "n vocab"],
+        prompts: Prompts,
+        full_logits: Float[Tensor, "n vocab"] | None = None,
+    ) -> Float[Tensor, "n"]:
+        return F.softplus(-logit_difference(logits, prompts))
+
+
+@dataclass(frozen=True)
+class NegatedLogitDifference(Objective):
+    """Minus (logit of the answer - logit of the distractor).
+
+    A set of tokens counts with the log-sum-exp of its logits.
+    """
+
+    def __call__(
+        self,
+        logits: Float[Tensor, "n vocab"],
+        prompts: Prompts,
+        full_logits: Float[Tensor, "n vocab"] | None = None,
+    ) -> Float[Tensor, "n"]:
+        return -logit_difference(logits, prompts)
+
+
+@dataclass(frozen=True)
+class KLDivergence(Objective):
+    """KL(full model || circuit) in nats, summed over the whole vocabulary."""
+
+    needs_full_logits: ClassVar[bool] = True
+
+    def __call__(
+        self,
+        logits: Float[Tensor, "n vocab"],
+        prompts: Prompts,
+        full_logits: Float[Tensor, "n vocab"] | None = None,
+    ) -> Float[Tensor, "n"]:
+        if full_logits is None:
+            raise ValueError("KLDivergence compares with the full model: pass full_logits.")
+        full = full_logits.float().log_softmax(-1)
+        circuit = logits.float().log_softmax(-1)
+        return (full.exp() * (full - circuit)).sum(-1)
+
+
+def logit_difference(
+    logits: Float[Tensor, "n vocab"], prompts: Prompts
+) -> Float[Tensor, "n"]:
+    """Log-odds of the answers against the distractors under the softmax over both."""
+    logits = logits.float()
+    answers = _membership(prompts.answers, logits)
+    if prompts.distractors is None:
+        distractors = ~answers
+    else:
+        distractors = _membership(prompts.distractors, logits)
+    return _log_sum_exp(logits, answers) - _log_sum_exp(logits, distractors)
+
+
+def _membership(tokens: Tensor, logits: Float[Tensor, "n vocab"]) -> Bool[Tensor, "n vocab"]:
+    tokens = tokens.to(logits.device).reshape(len(logits), -1)
+    return torch.zeros_like(logits, dtype=torch.bool).scatter(-1, tokens, True)
+
+
+def _log_sum_exp(
+    logits: Float[Tensor, "n vocab"], members: Bool[Tensor, "n vocab"]
+) -> Float[Tensor, "n"]:
+    return logits.masked_fill(~members, -torch.inf).logsumexp(-1)

@@ -1,0 +1,160 @@
+"""What a circuit is asked to do: prompts with answers, in three splits."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+TokenSet = Int[Tensor, "n"] | Int[Tensor, "n k"]
+
+
+@dataclass(frozen=True, eq=False)
+class Prompts:
+    """Aligned pairs of clean and corrupted prompts with the tokens that answer them.
+
+    Raises:
+        ValueError: when shapes disagree, a position lies outside its prompt, there are no
+            prompts, or a token is both an answer and a distractor of the same prompt.
+    """
+
+    clean: Int[Tensor, "n pos"]
+    """Tokens of the prompts; shorter ones are padded on the right."""
+
+    corrupted: Int[Tensor, "n pos"]
+    """The same prompts with the deciding tokens exchanged, aligned position by position."""
+
+    answers: TokenSet
+    """The right next token of each clean prompt, `[n]`, or a set of them, `[n, k]`."""
+
+    distractors: TokenSet | None
+    """The wrong next tokens, `[n]` or `[n, k]`; None for every other token."""
+
+    positions: Int[Tensor, "n"] | None = None
+    """Where the answer is predicted; None for each prompt's last token."""
+
+    lengths: Int[Tensor, "n"] | None = None
+    """Tokens of each prompt that are not padding; None when none is padded."""
+
+    def __post_init__(self) -> None:
+        n, width = self.clean.shape
+        if n == 0 or width == 0:
+            raise ValueError(f"Prompts needs at least one prompt, got clean of shape {(n, width)}.")
+        if self.corrupted.shape != self.clean.shape:
+            raise ValueError(
+                f"clean and corrupted prompts must be aligned, got shapes "
+                f"{tuple(self.clean.shape)} and {tuple(self.corrupted.shape)}; pad both alike."
+            )
+        for name in ("answers", "distractors", "positions", "lengths"):
+            value = getattr(self, name)
+            if value is not None and len(value) != n:
+                raise ValueError(f"{name} has {len(value)} rows for {n} prompts; give one each.")
+        self._check_positions(width)
+        self._check_tokens()
+
+    def _check_positions(self, width: int) -> None:
+        if self.lengths is not None and not bool(
+            ((self.lengths >= 1) & (self.lengths <= width)).all()
+        ):
+            raise ValueError(
+                f"lengths must lie in 1..{width}, got {self.lengths.min()}..{self.lengths.max()}."
+            )
+        ends = self.answer_positions
+        limit = self.lengths if self.lengths is not None else torch.full_like(ends, width)
+        if not bool(((ends >= 0) & (ends < limit)).all()):
+            raise ValueError(
+                f"positions must lie inside the prompts (0..length-1), got "
+                f"{ends.min()}..{ends.max()} for prompts of up to {width} tokens."
+            )
+
+    def _check_tokens(self) -> None:
+        if self.distractors is None:
+            return
+        answers = self.answers.reshape(len(self), -1, 1)
+        distractors = self.distractors.reshape(len(self), 1, -1)
+        clash = (answers == distractors).flatten(1).any(-1).nonzero().flatten().tolist()
+        if clash:
+            raise ValueError(
+                f"prompts {clash[:5]} have a token that is both answer and distractor; "
+                "the two-way loss needs distinct tokens."
+            )
+
+    def __len__(self) -> int:
+        return len(self.clean)
+
+    def __getitem__(self, index: slice | Int[Tensor, "m"]) -> "Prompts":
+        return self._map(lambda tensor: tensor[index])
+
+    def to(self, device: torch.device | str) -> "Prompts":
+        """The same prompts on another device."""
+        return self._map(lambda tensor: tensor.to(device))
+
+    def batches(self, size: int) -> Iterator["Prompts"]:
+        """The prompts in order, `size` at a time."""
+        for start in range(0, len(self), size):
+            yield self[start : start + size]
+
+    @property
+    def answer_positions(self) -> Int[Tensor, "n"]:
+        """Position whose logits predict the answer."""
+        if self.positions is not None:
+            return self.positions
+        if self.lengths is not None:
+            return self.lengths - 1
+        n, width = self.clean.shape
+        return torch.full((n,), width - 1, device=self.clean.device)
+
+    @property
+    def swapped(self) -> "Prompts":
+        """Corrupted prompts as the clean ones, with answers and distractors exchanged."""
+        if self.distractors is None:
+            raise ValueError("prompts whose distractors are 'every other token' have no swap.")
+        return Prompts(
+            clean=self.corrupted,
+            corrupted=self.clean,
+            answers=self.distractors,
+            distractors=self.answers,
+            positions=self.positions,
+            lengths=self.lengths,
+        )
+
+    def _map(self, function) -> "Prompts":
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Prompts(**{k: None if v is None else function(v) for k, v in values.items()})
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A behaviour, with prompts to find its circuit on, to choose by, and to report on."""
+
+    name: str
+    train: Prompts
+    """What a method learns from."""
+
+    validation: Prompts | None = None
+    """What every choice is made on: thresholds, searches, calibration."""
+
+    held_out: Prompts | None = None
+    """What is only ever reported."""
+
+    def split(self, name: str) -> Prompts:
+        """The prompts of one split.
+
+        Raises:
+            ValueError: when the task lacks it, or there is no such split.
+        """
+        if name not in ("train", "validation", "held_out"):
+            raise ValueError(f"no split {name!r}; there are 'train', 'validation', 'held_out'.")
+        prompts = getattr(self, name)
+        if prompts is None:
+            raise ValueError(
+                f"task {self.name!r} has no {name} split, which this needs: "
+                f"pass Task(..., {name}=Prompts(...))."
+            )
+        return prompts
+
+    def to(self, device: torch.device | str) -> "Task":
+        """The same task on another device."""
+        splits = (self.train, self.validation, self.held_out)
+        return Task(self.name, *(None if s is None else s.to(device) for s in splits))  # type: ignore[arg-type]

@@ -1,0 +1,18 @@
+"""Type checks of every annotated tensor, and where the reference data lies."""
+
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+# Must run before anything imports sparse_lens: shapes and dtypes are then checked at every call.
+install_import_hook("sparse_lens", "beartype.beartype")
+
+
+@pytest.fixture(scope="session")
+def fixtures() -> Path:
+    """The folder of reference data that lies beside a development checkout."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "fixtures"
+    if not folder.is_dir():
+        pytest.skip(f"reference data is not installed at {folder}")
+    return folder
