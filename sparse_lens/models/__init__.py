@@ -1,0 +1,1 @@
+"""Weight-sparse GPTs as HookedTransformers: configuration, architecture, checkpoints, the zoo."""
