@@ -1,0 +1,233 @@
+"""The channel graph: single channels joined by nonzero weights (Gao et al. 2025, 2511.13653)."""
+
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+from sparse_lens.graphs.base import Ends, Graph, Site, compact, did_you_mean
+from sparse_lens.graphs.checks import check_channels_have_edges
+
+_ATTENTION = (("attn_in", "q"), ("attn_in", "k"), ("attn_in", "v"), ("v", "attn_out"))
+_MLP = (("mlp_in", "mlp_post"), ("mlp_post", "mlp_out"))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ChannelGraph(Graph):
+    """Channels of eight sites a layer and of the final stream, joined by nonzero weights.
+
+    A block `blocks.0.mlp_in->blocks.0.mlp_post` holds one weight matrix as [dst, src]. Heads of
+    q, k and v stand one after the other: channel `head * d_head + i`. The last `d_pos` channels of
+    `attn_in` and `mlp_in` are position embeddings that are concatenated to the stream.
+
+    Where the read is normalised with a gain, the node is the channel before the gain, and the gain
+    is part of its edges' weights.
+    """
+
+    kind: ClassVar[str] = "channel"
+
+    d_in: int
+    """Channels of `attn_in` and `mlp_in`: d_model, and those of concatenated positions."""
+
+    @classmethod
+    def from_model(cls, model: HookedTransformer, *, final_resid: bool = True) -> "ChannelGraph":
+        """The graph of a sparse GPT or of a plain HookedTransformer.
+
+        Args:
+            final_resid: whether channels of the stream before the last norm are nodes (they are in
+                the released data; the paper's own list leaves them out).
+
+        Raises:
+            ValueError: for a model whose channels have no agreed edges, naming the reason.
+        """
+        if not isinstance(model, HookedTransformer):
+            raise ValueError(
+                f"ChannelGraph needs a HookedTransformer (a decoder), got {type(model).__name__}."
+            )
+        cfg, is_sparse = model.cfg, getattr(model, "sparse_cfg", None) is not None
+        check_channels_have_edges(cfg, getattr(model, "sparse_cfg", None))
+        with torch.no_grad():
+            support = {name: compact(weight != 0) for name, weight in _weights(model)}
+        attn: Any = model.blocks[0].attn
+        d_in = attn.W_Q.shape[1]
+        sites = _sites(cfg, d_in, is_sparse, final_resid)
+        starts, stop = {}, 0
+        for site in sites.values():
+            starts[site.name], stop = torch.arange(stop, stop + site.width), stop + site.width
+        ends = {}
+        for block in support:
+            src, dst = block.split("->")
+            ends[block] = Ends(dst=starts[dst], src=starts[src])
+        return cls(
+            n_layers=cfg.n_layers,
+            n_heads=cfg.n_heads,
+            d_head=cfg.d_head,
+            d_model=cfg.d_model,
+            attn_only=cfg.attn_only,
+            parallel=bool(cfg.parallel_attn_mlp) and not cfg.attn_only,
+            sites=MappingProxyType(sites),
+            edge_support=MappingProxyType(support),
+            ends=MappingProxyType(ends),
+            d_in=d_in,
+        )
+
+    @classmethod
+    def count_nodes(
+        cls, cfg: HookedTransformerConfig, *, d_pos: int = 0, final_resid: bool = True
+    ) -> int:
+        """Number of nodes of a model with this configuration; no weights are needed.
+
+        Args:
+            d_pos: channels of position embeddings that are concatenated to each read.
+        """
+        sites = _sites(cfg, cfg.d_model + d_pos, True, final_resid)
+        return sum(site.width for site in sites.values())
+
+    @property
+    def has_final_resid(self) -> bool:
+        """Whether the channels before the last norm are nodes."""
+        return "final_resid" in self.sites
+
+    @property
+    def d_pos(self) -> int:
+        """Channels of concatenated position embeddings at each read."""
+        return self.d_in - self.d_model
+
+    def edge_weights(self, model: HookedTransformer) -> dict[str, Float[Tensor, "dst src"]]:
+        """By block: what each edge multiplies its source with, 0 where there is no edge.
+
+        With gradient, on the model's device; views of the parameters where possible.
+
+        Raises:
+            ValueError: when the model's shape is another than the graph's.
+        """
+        weights = dict(_weights(model))
+        for block, support in self.edge_support.items():
+            got = tuple(weights[block].shape) if block in weights else None
+            if got != tuple(support.shape):
+                raise ValueError(
+                    f"{self} is the graph of another model: block {block!r} has shape "
+                    f"{tuple(support.shape)} in the graph and {got} in the model."
+                )
+        return {block: weights[block] for block in self.edge_support}
+
+    # Names.
+
+    def node_name(self, site: str, index: int) -> str:
+        return f"{site}:{index}"
+
+    def edge_name(self, block: str, dst: int, src: int) -> str:
+        src_site, dst_site = block.split("->")
+        return f"{src_site}:{src}->{dst_site}:{dst}"
+
+    def parse_node(self, name: str) -> tuple[str, int]:
+        site, colon, index = name.rpartition(":")
+        if not colon or site not in self.sites:
+            hint = did_you_mean(site or name, list(self.sites))
+            raise ValueError(
+                f"{self} has no node {name!r}: a name is site:index, as in "
+                f"'{next(iter(self.sites))}:0', and there is no site {site or name!r}.{hint}"
+            )
+        width = self.sites[site].width
+        if not index.isdecimal() or int(index) >= width or str(int(index)) != index:
+            raise ValueError(
+                f"{self} has no node {name!r}: channels of {site!r} are numbered 0 to {width - 1}."
+            )
+        return site, int(index)
+
+    def parse_edge(self, name: str) -> tuple[str, int, int]:
+        source, arrow, destination = name.partition("->")
+        if not arrow:
+            raise ValueError(
+                f"{self} has no edge {name!r}: a name is source->destination, as in "
+                f"'blocks.0.attn_in:0->blocks.0.q:0'."
+            )
+        (src_site, src), (dst_site, dst) = self.parse_node(source), self.parse_node(destination)
+        block = f"{src_site}->{dst_site}"
+        if block not in self.edge_support:
+            hint = did_you_mean(block, list(self.edge_support))
+            raise ValueError(
+                f"{self} has no edge {name!r}: no weights lead from {src_site!r} to {dst_site!r} "
+                f"(the stream's own links are not edges).{hint}"
+            )
+        if not bool(self.edge_support[block][dst, src]):
+            raise ValueError(
+                f"{self} has no edge {name!r}: that weight is zero.{self._nearest(block, dst, src)}"
+            )
+        return block, dst, src
+
+    def _nearest(self, block: str, dst: int, src: int) -> str:
+        support = self.edge_support[block]
+        into = [(dst, column) for column in support[dst].nonzero().flatten().tolist()]
+        out = [(row, src) for row in support[:, src].nonzero().flatten().tolist()]
+        near = sorted(into + out, key=lambda edge: abs(edge[0] - dst) + abs(edge[1] - src))[:3]
+        names = [repr(self.edge_name(block, *edge)) for edge in near]
+        return f" Nonzero ones with the same end: {', '.join(names)}." if names else ""
+
+
+def _weights(model: HookedTransformer) -> list[tuple[str, Tensor]]:
+    """The matrix of each block as [dst, src], in forward order."""
+    # A sparse GPT's nodes come after norm and gain, a plain model's between the two.
+    gained = (lambda w, _: w) if getattr(model, "sparse_cfg", None) is not None else _with_gain
+    weights = []
+    for layer, block in enumerate(model.blocks):
+        attn: Any = block.attn
+        matrices = {
+            letter: gained(w.transpose(1, 2).flatten(0, 1), block.ln1)  # [head * d_head, d_in]
+            for letter, w in (("q", attn.W_Q), ("k", attn.W_K), ("v", attn.W_V))
+        }
+        matrices["attn_out"] = attn.W_O.flatten(0, 1).T
+        pairs = _ATTENTION
+        if not model.cfg.attn_only:
+            mlp: Any = block.mlp
+            pairs += _MLP
+            matrices["mlp_post"] = gained(mlp.W_in.T, block.ln2)
+            matrices["mlp_out"] = mlp.W_out.T
+        for src, dst in pairs:
+            weights.append((f"blocks.{layer}.{src}->blocks.{layer}.{dst}", matrices[dst]))
+    return weights
+
+
+def _with_gain(weight: Float[Tensor, "dst src"], norm: Any) -> Float[Tensor, "dst src"]:
+    """The weight on channels as they are before the norm's gain, if it has one."""
+    gain = getattr(norm, "w", None)
+    return weight if gain is None else weight * gain
+
+
+def _sites(
+    cfg: HookedTransformerConfig, d_in: int, is_sparse: bool, final_resid: bool
+) -> dict[str, Site]:
+    heads = cfg.n_heads * cfg.d_head
+    sites = []
+    for layer in range(cfg.n_layers):
+        at = f"blocks.{layer}"
+        read, mlp_read = f"{at}.ln1.hook_normalized", f"{at}.ln2.hook_normalized"
+        if is_sparse:
+            read, mlp_read = f"{at}.attn.hook_input", f"{at}.mlp.hook_input"
+        elif cfg.normalization_type is None:
+            read, mlp_read = f"{at}.hook_attn_in", f"{at}.hook_mlp_in"
+        sites.append(Site(f"{at}.attn_in", d_in, read))
+        for letter in "qkv":
+            hook = f"{at}.attn.hook_{letter}"
+            before = f"{hook}_pre" if is_sparse else hook
+            sites.append(Site(f"{at}.{letter}", heads, hook, before))
+        hook = f"{at}.hook_attn_out"
+        before = f"{at}.attn.hook_out_pre" if is_sparse else hook
+        sites.append(Site(f"{at}.attn_out", cfg.d_model, hook, before))
+        if cfg.attn_only:
+            continue
+        hook = f"{at}.hook_mlp_out"
+        before = f"{at}.mlp.hook_out_pre" if is_sparse else hook
+        sites.append(Site(f"{at}.mlp_in", d_in, mlp_read))
+        sites.append(
+            Site(f"{at}.mlp_post", cfg.d_mlp or 0, f"{at}.mlp.hook_post", f"{at}.mlp.hook_pre")
+        )
+        sites.append(Site(f"{at}.mlp_out", cfg.d_model, hook, before))
+    if final_resid:
+        last = f"blocks.{cfg.n_layers - 1}.hook_resid_post"
+        sites.append(Site("final_resid", cfg.d_model, last))
+    return {site.name: site for site in sites}

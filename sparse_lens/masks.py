@@ -1,0 +1,73 @@
+"""Soft masks over a graph: what the masked forward pass takes besides circuits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sparse_lens.circuit import Circuit
+from sparse_lens.graphs.base import Graph, did_you_mean
+
+
+@dataclass(frozen=True, eq=False)
+class Masks:
+    """One number in [0, 1] per node and per edge: 1 keeps it, 0 gives it its ablated value.
+
+    An entry that is absent stands for ones throughout. The tensors are used as they are (not
+    copied), so gradients reach whatever made them; values at pairs that are not edges are ignored.
+
+    Raises:
+        ValueError: for a site or block that the graph lacks, or a wrong shape.
+    """
+
+    graph: Graph
+
+    nodes: Mapping[str, Float[Tensor, "width"]]
+    """By site."""
+
+    edges: Mapping[str, Float[Tensor, "dst src"]]
+    """By block."""
+
+    def __post_init__(self) -> None:
+        sites = {name: (site.width,) for name, site in self.graph.sites.items()}
+        blocks = {name: tuple(mask.shape) for name, mask in self.graph.edge_support.items()}
+        for what, given, shapes in (("site", self.nodes, sites), ("block", self.edges, blocks)):
+            for name, mask in given.items():
+                if name not in shapes:
+                    hint = did_you_mean(name, list(shapes))
+                    raise ValueError(f"{self.graph} has no {what} {name!r}.{hint}")
+                if tuple(mask.shape) != shapes[name]:
+                    raise ValueError(
+                        f"the mask of {what} {name!r} must have shape {shapes[name]}, "
+                        f"got {tuple(mask.shape)}."
+                    )
+        object.__setattr__(self, "nodes", MappingProxyType(dict(self.nodes)))
+        object.__setattr__(self, "edges", MappingProxyType(dict(self.edges)))
+
+    @classmethod
+    def of(
+        cls,
+        circuit: Circuit,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Masks:
+        """Zeros and ones that run as the circuit does.
+
+        A node circuit gives no edge masks (a pruned node already carries its ablated value to
+        everyone), except where `logits` is pruned, which carries nothing: there the edges into it
+        are cut.
+        """
+        nodes = {
+            name: mask.to(device=device, dtype=dtype) for name, mask in circuit.node_masks.items()
+        }
+        kept = circuit.edge_masks or {}
+        if circuit.edge_masks is None and not bool(nodes.get("logits", torch.ones(1)).all()):
+            kept = {name: circuit.edge_mask(name) for name in circuit.graph.edge_support}
+        edges = {name: mask.to(device=device, dtype=dtype) for name, mask in kept.items()}
+        return cls(circuit.graph, nodes, edges)

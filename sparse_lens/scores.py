@@ -1,0 +1,145 @@
+"""One number per node or per edge, and the circuits of the best ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sparse_lens.circuit import Circuit
+from sparse_lens.graphs.base import Graph
+from sparse_lens.graphs.tensors import check_shapes
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """A score for every node or for every edge of a graph (exactly one of the two).
+
+    A node that must always be chosen, such as the logits, has the score infinity.
+
+    Raises:
+        ValueError: when both or neither are given, a site or block is missing, a shape is wrong,
+            or a score is not a number.
+    """
+
+    graph: Graph
+
+    nodes: Mapping[str, Float[Tensor, "width"]] | None = None
+    """By site."""
+
+    edges: Mapping[str, Float[Tensor, "dst src"]] | None = None
+    """By block; values at pairs that are not edges are ignored."""
+
+    def __post_init__(self) -> None:
+        if (self.nodes is None) == (self.edges is None):
+            raise ValueError("Scores takes either nodes= or edges=, one of the two.")
+        graph = self.graph
+        if self.nodes is not None:
+            check_shapes("site", self.nodes, {n: (s.width,) for n, s in graph.sites.items()})
+            object.__setattr__(self, "nodes", _on_cpu(self.nodes))
+        if self.edges is not None:
+            shapes = {name: tuple(support.shape) for name, support in graph.edge_support.items()}
+            check_shapes("block", self.edges, shapes)
+            object.__setattr__(self, "edges", _on_cpu(self.edges))
+        if bool(self._values.isnan().any()):
+            raise ValueError(
+                f"{int(self._values.isnan().sum())} of {len(self._values)} scores are not numbers; "
+                "look for an infinite loss or a division by zero where they were made."
+            )
+
+    def by_name(self) -> dict[str, float]:
+        """Every score by the name of its node or edge, in the graph's order."""
+        names = self.graph.edge_names() if self.nodes is None else self.graph.node_names()
+        return dict(zip(names, self._values.tolist(), strict=True))
+
+    def top(
+        self, *, n_nodes: int | None = None, n_edges: int | None = None, absolute: bool = True
+    ) -> Circuit:
+        """The circuit of the best nodes or edges.
+
+        Exactly as many as asked for, or all if there are fewer; of equal scores the earlier in the
+        graph's order wins. Edge scores take `n_edges`. Node scores take `n_nodes`, or `n_edges`
+        for the largest number of best nodes between which there are at most that many edges.
+
+        Args:
+            absolute: the best scores are those farthest from zero; else the largest.
+
+        Raises:
+            ValueError: unless exactly one number is given, not negative, that the scores know.
+        """
+        if (n_nodes is None) == (n_edges is None):
+            raise ValueError("top takes either n_nodes= or n_edges=, one of the two.")
+        n = n_nodes if n_edges is None else n_edges
+        if n is None or n < 0:
+            raise ValueError(f"top cannot choose {n} nodes or edges; ask for 0 or more.")
+        values = self._values.abs() if absolute else self._values
+        if self.nodes is None:
+            if n_nodes is not None:
+                raise ValueError("these scores are of edges: ask for top(n_edges=...).")
+            return self._circuit_of_edges(_best(values, n))
+        if n_edges is not None:
+            return self._within_edges(values, n_edges)
+        return self._circuit_of_nodes(_best(values, n))
+
+    def _within_edges(self, values: Float[Tensor, "n"], n_edges: int) -> Circuit:
+        """More nodes never have fewer edges between them, so bisection finds the last that fit."""
+        order = values.argsort(descending=True, stable=True)
+        fits, too_many = 0, len(order) + 1
+        while too_many - fits > 1:
+            middle = (fits + too_many) // 2
+            if self.graph.count_edges_between(_members(order[:middle], len(order))) <= n_edges:
+                fits = middle
+            else:
+                too_many = middle
+        return self._circuit_of_nodes(_members(order[:fits], len(order)))
+
+    def _circuit_of_nodes(self, chosen: Bool[Tensor, "n"]) -> Circuit:
+        return Circuit.from_node_masks(self.graph, self.graph.unflatten(chosen))
+
+    def _circuit_of_edges(self, chosen: Bool[Tensor, "n"]) -> Circuit:
+        masks, start = {}, 0
+        for block, support in self.graph.edge_support.items():
+            dst, src = self.graph.ordered_edges(block, support)
+            masks[block] = torch.zeros(support.shape, dtype=torch.bool)
+            masks[block][dst, src] = chosen[start : start + len(dst)]
+            start += len(dst)
+        return Circuit.from_edge_masks(self.graph, masks)
+
+    @cached_property
+    def _values(self) -> Float[Tensor, "n"]:
+        """The scores in the order of the names."""
+        if self.nodes is not None:
+            return self.graph.flatten(self.nodes)
+        edges = self.edges or {}
+        return torch.cat(
+            [
+                edges[block][self.graph.ordered_edges(block, support)]
+                for block, support in self.graph.edge_support.items()
+            ]
+        )
+
+
+def _best(values: Float[Tensor, "n"], k: int) -> Bool[Tensor, "n"]:
+    """The k largest; of equal ones the first."""
+    if k >= len(values):
+        return torch.ones(len(values), dtype=torch.bool)
+    if k == 0:
+        return torch.zeros(len(values), dtype=torch.bool)
+    # A stable sort of 85 million numbers takes half a minute; only ties need the order.
+    limit = values.topk(k, sorted=False).values.min()
+    chosen = values > limit
+    ties = (values == limit).nonzero().flatten()
+    chosen[ties[: k - int(chosen.count_nonzero())]] = True
+    return chosen
+
+
+def _members(indices: Int[Tensor, "k"], n: int) -> Bool[Tensor, "n"]:
+    return torch.zeros(n, dtype=torch.bool).index_fill(0, indices, True)
+
+
+def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu() for name, tensor in tensors.items()}
