@@ -1,0 +1,15 @@
+"""The masked forward pass: a model runs as one of its circuits. Nothing else touches hooks."""
+
+from sparse_lens.patching.binding import BoundAblation, bind, mean_activations
+from sparse_lens.patching.hooks import frozen
+from sparse_lens.patching.run import answer_logits, patched, run_circuit
+
+__all__ = [
+    "BoundAblation",
+    "answer_logits",
+    "bind",
+    "frozen",
+    "mean_activations",
+    "patched",
+    "run_circuit",
+]

@@ -1,0 +1,69 @@
+"""Running a circuit: the model inside `patched` is the circuit."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from sparse_lens.ablation import Ablation
+from sparse_lens.circuit import Circuit
+from sparse_lens.masks import Masks
+from sparse_lens.patching.binding import BoundAblation, bind
+from sparse_lens.patching.suspension import active
+from sparse_lens.task import Prompts
+
+
+@contextmanager
+def patched(
+    model: HookedTransformer,
+    circuit: Circuit | Masks,
+    *,
+    ablation: Ablation | BoundAblation,
+    prompts: Prompts | None = None,
+) -> Iterator[HookedTransformer]:
+    """Inside the context the model is the circuit; caches and hooks work as ever.
+
+    Nested contexts do not add up: the innermost circuit is what runs, and the outer one is back
+    when it ends. The model is left as it was found, also after an exception.
+
+    Args:
+        circuit: what to keep; or soft masks, through which gradients flow.
+        ablation: what everything else carries.
+        prompts: those on which the circuit will run, where the ablation needs to know.
+
+    Raises:
+        ValueError: when the circuit is one of another model, or the ablation cannot be bound.
+    """
+    masks = circuit if isinstance(circuit, Masks) else Masks.of(circuit, device=model.cfg.device)
+    attachment = bind(model, masks.graph, ablation).attachment(masks, prompts)
+    with active(model, attachment):
+        yield model
+
+
+def run_circuit(
+    model: HookedTransformer,
+    circuit: Circuit | Masks,
+    tokens: Int[Tensor, "batch pos"] | Prompts,
+    *,
+    ablation: Ablation | BoundAblation,
+) -> Float[Tensor, "batch pos vocab"]:
+    """Logits of the circuit on tokens, or on the clean tokens of prompts.
+
+    See :func:`patched` for the arguments.
+    """
+    prompts = tokens if isinstance(tokens, Prompts) else None
+    inputs = tokens.clean if isinstance(tokens, Prompts) else tokens
+    with patched(model, circuit, ablation=ablation, prompts=prompts):
+        return model(inputs.to(model.cfg.device))
+
+
+def answer_logits(
+    model: HookedTransformer, prompts: Prompts
+) -> Float[Tensor, "n vocab"]:
+    """The logits at the answer positions of clean prompts, of the model as it stands."""
+    logits = model(prompts.clean.to(model.cfg.device))
+    rows = torch.arange(len(prompts), device=logits.device)
+    return logits[rows, prompts.answer_positions.to(logits.device)]

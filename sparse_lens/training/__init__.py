@@ -1,0 +1,1 @@
+"""Weight-sparse pretraining: data, projection, schedule, trainer, presets."""
