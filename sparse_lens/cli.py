@@ -1,0 +1,123 @@
+"""The command line: a command calls the library and prints what comes back.
+
+Imports are inside the commands, so that `--help` does not wait for torch.
+"""
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+
+class _OneLineErrors(TyperGroup):
+    """Says what is wrong in one line, with exit code 2 for bad input and 1 for bad luck."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise  # the reader of our output left; typer ends quietly
+        except (ValueError, OSError) as error:
+            if ctx.params.get("traceback"):
+                raise
+            typer.echo(f"Error: {' '.join(str(error).split())}", err=True)
+            raise typer.Exit(2 if isinstance(error, ValueError) else 1) from error
+
+
+class _ListByDefault(TyperGroup):
+    """Runs its command `list` when none is named."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        listing = not args or args[0] == "--all"
+        return super().parse_args(ctx, ["list", *args] if listing else args)
+
+
+app = typer.Typer(
+    cls=_OneLineErrors,
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+models = typer.Typer(
+    cls=_ListByDefault, help="List models (the default); fetch, locate, verify and clear them."
+)
+app.add_typer(models, name="models")
+
+ModelName = Annotated[str, typer.Argument(metavar="NAME", help="A name from `sparse-lens models`.")]
+AnyModelName = Annotated[
+    str | None, typer.Argument(metavar="[NAME]", help="One model; all in the cache if left out.")
+]
+
+
+@app.callback()
+def main(
+    traceback: Annotated[
+        bool, typer.Option("--traceback", help="Show where an error comes from.")
+    ] = False,
+) -> None:
+    """Find circuits in language models, and compare the methods that find them."""
+
+
+@models.command("list")
+def list_models(
+    full: Annotated[bool, typer.Option("--all", help="Each of the sweep's models too.")] = False,
+) -> None:
+    """List models: embedded, cached and available."""
+    from rich.console import Console
+
+    from sparse_lens.models import listing, zoo
+
+    Console().print(listing.models_table(zoo.list_models(), full=full))
+
+
+@models.command()
+def fetch(
+    name: ModelName,
+    base_url: Annotated[
+        str | None, typer.Option(help="Address of another server with the same layout.")
+    ] = None,
+) -> None:
+    """Fetch a released model into the cache and print its folder."""
+    from sparse_lens.models import zoo
+
+    typer.echo(zoo.resolve(name, base_url=base_url))
+
+
+@models.command()
+def path(name: ModelName) -> None:
+    """Print the folder that a name stands for, whether it is filled yet or not."""
+    from sparse_lens.models import zoo
+
+    typer.echo(zoo.locate(name))
+
+
+@models.command()
+def verify(name: AnyModelName = None) -> None:
+    """Compare cached files with what was recorded when they were fetched."""
+    from sparse_lens.models import zoo
+
+    results = zoo.verify(name)
+    for each, problems in results.items():
+        typer.echo(f"{each}: {'; '.join(problems) or 'as fetched'}")
+    if any(results.values()):
+        raise typer.Exit(1)
+
+
+@models.command()
+def clear(
+    name: AnyModelName = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete fetched models."""
+    from rich.filesize import decimal
+
+    from sparse_lens.models import cache, zoo
+
+    folder = zoo.locate(name) if name else cache.cache_folder()
+    if not yes:
+        typer.confirm(f"Delete {name or 'every fetched model'} in {folder}?", abort=True)
+    cleared = zoo.clear_cache(name)
+    for entry in cleared:
+        typer.echo(f"{entry.name}: {decimal(entry.size or 0)} freed")
+    if not cleared:
+        typer.echo("nothing was cached")

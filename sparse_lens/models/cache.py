@@ -1,0 +1,172 @@
+"""The folder in which released checkpoints are kept, and what is known of the files in it."""
+
+import contextlib
+import json
+import os
+import secrets
+import zipfile
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import pooch
+
+from sparse_lens.models.download import DownloadError, FileRecord, download, sha256_of
+from sparse_lens.models.released import BASE_URL, FILES, ReleasedModel
+
+MANIFEST = "manifest.json"
+CACHE_VARIABLE = "SPARSE_LENS_CACHE"
+BASE_URL_VARIABLE = "SPARSE_LENS_BASE_URL"
+
+
+def cache_folder(cache: str | Path | None = None) -> Path:
+    """`cache`, else the environment's `SPARSE_LENS_CACHE`, else the platform's cache folder."""
+    chosen = cache or os.environ.get(CACHE_VARIABLE) or pooch.os_cache("sparse-lens")
+    return Path(chosen).expanduser().absolute()
+
+
+def base_address(base_url: str | None = None) -> str:
+    """`base_url`, else the environment's `SPARSE_LENS_BASE_URL`, else the released one."""
+    return base_url or os.environ.get(BASE_URL_VARIABLE) or BASE_URL
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether every file of a released model is there."""
+    return all((folder / file).is_file() for file in FILES)
+
+
+def fetch(model: ReleasedModel, folder: Path, *, base_url: str) -> None:
+    """Fill a folder with the files of a released model that are not there yet.
+
+    Files that are there, fetched earlier or put there by hand, are only looked at.
+
+    Raises:
+        DownloadError: when a file cannot be fetched whole; says what to put where by hand.
+        ValueError: when a file that is there is broken.
+    """
+    manifest = read_manifest(folder)
+    for file, url in model.urls(base_url).items():
+        path = folder / file
+        record = _known(path, manifest.get(file), model.name) if path.is_file() else None
+        if record is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                record = download(url, path, check=partial(check_file, name=file))
+            except DownloadError as error:
+                raise DownloadError(
+                    f"cannot fetch {model.name}: {error}. {by_hand(model, folder, base_url)}"
+                ) from error
+        if record != manifest.get(file):
+            manifest[file] = record
+            _write_manifest(folder, manifest)
+
+
+def by_hand(model: ReleasedModel, folder: Path, base_url: str) -> str:
+    """What to do without network access."""
+    files = ", ".join(model.urls(base_url).values())
+    return (
+        f"Without network access, put these files into {folder}: {files}; "
+        f"for another server set {BASE_URL_VARIABLE}."
+    )
+
+
+def problems(folder: Path) -> list[str]:
+    """What is wrong with the files of a released model, one sentence each; reads all of them."""
+    manifest = read_manifest(folder)
+    found = []
+    for file in FILES:
+        path, record = folder / file, manifest.get(file)
+        if not path.is_file():
+            found.append(f"{path} is missing")
+            continue
+        try:
+            check_file(path, file)
+        except ValueError as error:
+            found.append(f"{path} {error}")
+            continue
+        if record is not None and sha256_of(path) != record.sha256:
+            found.append(f"{path} has changed since it was fetched (sha256 differs)")
+    return found
+
+
+def remove(folder: Path) -> int:
+    """Delete a released model's files, and the folder if nothing else is in it; bytes freed."""
+    if not folder.is_dir():
+        return 0
+    freed = 0
+    # Only what the library put there: the cache may be set to a folder that has other things.
+    ours = [folder / file for file in (*FILES, MANIFEST)] + sorted(folder.glob(".*.part"))
+    for path in ours:
+        if path.is_file():
+            freed += path.stat().st_size
+            path.unlink()
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+    return freed
+
+
+def check_file(path: Path, name: str) -> None:
+    """Raise ValueError, worded to follow a file's name, unless `path` can be read as file `name`.
+
+    Nothing upstream says what the files must hold, so this looks at their form alone.
+    """
+    if name.endswith(".pt"):
+        if not zipfile.is_zipfile(path):
+            raise ValueError("is not a readable checkpoint (its zip archive is broken or cut off)")
+    elif name.endswith(".json"):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"is not JSON ({error})") from error
+        if not isinstance(content, dict):
+            raise ValueError(f"holds a JSON {type(content).__name__} where an object is expected")
+    else:
+        _check_merges(path)
+
+
+def read_manifest(folder: Path) -> dict[str, FileRecord]:
+    """What was recorded of each file; empty when there is no record that can be read."""
+    try:
+        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        return {file: FileRecord(**record) for file, record in files.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _check_merges(path: Path) -> None:
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"is not UTF-8 text ({error})") from error
+    for line in lines:
+        if line and not line.startswith("#version") and len(line.split(" ")) != 2:
+            raise ValueError(f"is not a list of merges (a line reads {line[:40]!r})")
+
+
+def _known(path: Path, record: FileRecord | None, name: str) -> FileRecord | None:
+    """The record of a file that is there; None when it is not the one that was fetched."""
+    size = path.stat().st_size
+    if record is not None and record.size == size:
+        return record
+    if record is not None and record.url is not None:
+        return None
+    try:
+        check_file(path, path.name)
+    except ValueError as error:
+        raise ValueError(
+            f"{path} {error}. Put a sound file in its place, or run `sparse-lens models clear "
+            f"{name}` and fetch it again."
+        ) from error
+    return FileRecord(None, size, sha256_of(path))
+
+
+def _write_manifest(folder: Path, manifest: dict[str, FileRecord]) -> None:
+    content = {"files": {file: asdict(record) for file, record in manifest.items()}}
+    partial_file = folder / f".{MANIFEST}.{secrets.token_hex(4)}.part"
+    # Files in a folder that we may not write to are as good without a record.
+    with contextlib.suppress(OSError):
+        try:
+            partial_file.write_text(json.dumps(content, indent=1), encoding="utf-8")
+            partial_file.replace(folder / MANIFEST)
+        finally:
+            partial_file.unlink(missing_ok=True)
