@@ -38,7 +38,7 @@ class Circuit:
 
     graph: Graph
 
-    node_masks: Mapping[str, Bool[Tensor, "width"]]
+    node_masks: Mapping[str, Bool[Tensor, " width"]]
     """By site."""
 
     edge_masks: Mapping[str, Bool[Tensor, "dst src"]] | None = None
@@ -96,7 +96,7 @@ class Circuit:
 
     @classmethod
     def from_node_masks(
-        cls, graph: Graph, node_masks: Mapping[str, Bool[Tensor, "width"]]
+        cls, graph: Graph, node_masks: Mapping[str, Bool[Tensor, " width"]]
     ) -> Circuit:
         """The nodes in the masks, one mask for every site, and all edges between them.
 
@@ -131,7 +131,7 @@ class Circuit:
         graph: Graph,
         edge_masks: Mapping[str, Bool[Tensor, "dst src"]],
         *,
-        node_masks: Mapping[str, Bool[Tensor, "width"]] | None = None,
+        node_masks: Mapping[str, Bool[Tensor, " width"]] | None = None,
     ) -> Circuit:
         """The edges in the masks, one mask for every block, and their ends.
 
@@ -148,20 +148,22 @@ class Circuit:
         nodes = torch.ones(graph.n_nodes, dtype=torch.bool)
         for site, mask in (node_masks or {}).items():
             nodes[graph.node_slices[site]] = mask.cpu()
-        return cls._of_edges(graph, {block: mask.cpu() for block, mask in edge_masks.items()}, nodes)
+        return cls._of_edges(
+            graph, {block: mask.cpu() for block, mask in edge_masks.items()}, nodes
+        )
 
     @classmethod
     def _of_edges(
         cls,
         graph: Graph,
         edges: Mapping[str, Bool[Tensor, "dst src"]],
-        nodes: Bool[Tensor, "nodes"],
+        nodes: Bool[Tensor, " nodes"],
     ) -> Circuit:
         kept = (nodes & ~graph.touched) | graph.endpoints(edges)
         return cls(graph, graph.unflatten(kept), edges)
 
     @classmethod
-    def _of_nodes(cls, graph: Graph, nodes: Bool[Tensor, "nodes"]) -> Circuit:
+    def _of_nodes(cls, graph: Graph, nodes: Bool[Tensor, " nodes"]) -> Circuit:
         return cls(graph, graph.unflatten(nodes))
 
     # What it keeps.
@@ -274,7 +276,7 @@ class Circuit:
         edges = {b: operation(self._edges(b), other._edges(b)) for b in graph.edge_support}
         return Circuit._of_edges(graph, edges, nodes)
 
-    # Elsewhere.
+    # Elsewhere. Imported late, since these modules are built on this one.
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write to one safetensors file; see `sparse_lens.circuit_io.save`."""
@@ -290,15 +292,32 @@ class Circuit:
         return circuit_io.load(path, graph)
 
     def to_networkx(self, *, links: bool = False) -> nx.MultiDiGraph:
-        """The kept nodes and edges; see `sparse_lens.circuit_io.to_networkx`."""
-        from sparse_lens import circuit_io
+        """The kept nodes and edges; see `sparse_lens.circuit_network.to_networkx`."""
+        from sparse_lens import circuit_network
 
-        return circuit_io.to_networkx(self, links=links)
+        return circuit_network.to_networkx(self, links=links)
+
+    def to_eap_ig_json(
+        self, path: str | PathLike[str] | None = None, *, scores: Any = None
+    ) -> dict[str, Any]:
+        """The graph in EAP-IG's format; see `sparse_lens.eap_ig.to_json`."""
+        from sparse_lens import eap_ig
+
+        return eap_ig.to_json(self, path, scores=scores)
+
+    @classmethod
+    def from_eap_ig_json(
+        cls, graph: Graph, source: str | PathLike[str] | Mapping[str, Any]
+    ) -> Circuit:
+        """Read a graph in EAP-IG's format; see `sparse_lens.eap_ig.circuit_from_json`."""
+        from sparse_lens import eap_ig
+
+        return eap_ig.circuit_from_json(graph, source)
 
     # Without copies.
 
     @cached_property
-    def _nodes(self) -> Bool[Tensor, "nodes"]:
+    def _nodes(self) -> Bool[Tensor, " nodes"]:
         return self.graph.flatten(self.node_masks)
 
     def _edges(self, block: str) -> Bool[Tensor, "dst src"]:

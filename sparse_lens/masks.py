@@ -27,7 +27,7 @@ class Masks:
 
     graph: Graph
 
-    nodes: Mapping[str, Float[Tensor, "width"]]
+    nodes: Mapping[str, Float[Tensor, " width"]]
     """By site."""
 
     edges: Mapping[str, Float[Tensor, "dst src"]]

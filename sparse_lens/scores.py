@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from os import PathLike
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -28,7 +30,7 @@ class Scores:
 
     graph: Graph
 
-    nodes: Mapping[str, Float[Tensor, "width"]] | None = None
+    nodes: Mapping[str, Float[Tensor, " width"]] | None = None
     """By site."""
 
     edges: Mapping[str, Float[Tensor, "dst src"]] | None = None
@@ -85,7 +87,7 @@ class Scores:
             return self._within_edges(values, n_edges)
         return self._circuit_of_nodes(_best(values, n))
 
-    def _within_edges(self, values: Float[Tensor, "n"], n_edges: int) -> Circuit:
+    def _within_edges(self, values: Float[Tensor, " n"], n_edges: int) -> Circuit:
         """More nodes never have fewer edges between them, so bisection finds the last that fit."""
         order = values.argsort(descending=True, stable=True)
         fits, too_many = 0, len(order) + 1
@@ -97,10 +99,10 @@ class Scores:
                 too_many = middle
         return self._circuit_of_nodes(_members(order[:fits], len(order)))
 
-    def _circuit_of_nodes(self, chosen: Bool[Tensor, "n"]) -> Circuit:
+    def _circuit_of_nodes(self, chosen: Bool[Tensor, " n"]) -> Circuit:
         return Circuit.from_node_masks(self.graph, self.graph.unflatten(chosen))
 
-    def _circuit_of_edges(self, chosen: Bool[Tensor, "n"]) -> Circuit:
+    def _circuit_of_edges(self, chosen: Bool[Tensor, " n"]) -> Circuit:
         masks, start = {}, 0
         for block, support in self.graph.edge_support.items():
             dst, src = self.graph.ordered_edges(block, support)
@@ -109,8 +111,17 @@ class Scores:
             start += len(dst)
         return Circuit.from_edge_masks(self.graph, masks)
 
+    @classmethod
+    def from_eap_ig_json(
+        cls, graph: Graph, source: str | PathLike[str] | Mapping[str, Any]
+    ) -> Scores:
+        """Read edge scores in EAP-IG's format; see `sparse_lens.eap_ig.scores_from_json`."""
+        from sparse_lens import eap_ig
+
+        return eap_ig.scores_from_json(graph, source)
+
     @cached_property
-    def _values(self) -> Float[Tensor, "n"]:
+    def _values(self) -> Float[Tensor, " n"]:
         """The scores in the order of the names."""
         if self.nodes is not None:
             return self.graph.flatten(self.nodes)
@@ -123,7 +134,7 @@ class Scores:
         )
 
 
-def _best(values: Float[Tensor, "n"], k: int) -> Bool[Tensor, "n"]:
+def _best(values: Float[Tensor, " n"], k: int) -> Bool[Tensor, " n"]:
     """The k largest; of equal ones the first."""
     if k >= len(values):
         return torch.ones(len(values), dtype=torch.bool)
@@ -137,7 +148,7 @@ def _best(values: Float[Tensor, "n"], k: int) -> Bool[Tensor, "n"]:
     return chosen
 
 
-def _members(indices: Int[Tensor, "k"], n: int) -> Bool[Tensor, "n"]:
+def _members(indices: Int[Tensor, " k"], n: int) -> Bool[Tensor, " n"]:
     return torch.zeros(n, dtype=torch.bool).index_fill(0, indices, True)
 
 

@@ -46,8 +46,8 @@ class Ends:
     Nodes are numbered over the whole graph, site after site.
     """
 
-    dst: Int[Tensor, "dst"]
-    src: Int[Tensor, "src"]
+    dst: Int[Tensor, " dst"]
+    src: Int[Tensor, " src"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +100,7 @@ class Graph(ABC):
         }
 
     @cached_property
-    def touched(self) -> Bool[Tensor, "nodes"]:
+    def touched(self) -> Bool[Tensor, " nodes"]:
         """Nodes that can be the end of an edge (a `final_resid` channel cannot)."""
         touched = torch.zeros(self.n_nodes, dtype=torch.bool)
         for ends in self.ends.values():
@@ -142,12 +142,12 @@ class Graph(ABC):
         """One vector for each site (views) out of one over all nodes."""
         return {name: nodes[where] for name, where in self.node_slices.items()}
 
-    def edges_between(self, block: str, nodes: Bool[Tensor, "nodes"]) -> Bool[Tensor, "dst src"]:
+    def edges_between(self, block: str, nodes: Bool[Tensor, " nodes"]) -> Bool[Tensor, "dst src"]:
         """The edges of a block that join two of the given nodes."""
         ends = self.ends[block]
         return self.edge_support[block] & nodes[ends.dst, None] & nodes[ends.src]
 
-    def count_edges_between(self, nodes: Bool[Tensor, "nodes"]) -> int:
+    def count_edges_between(self, nodes: Bool[Tensor, " nodes"]) -> int:
         """How many edges join two of the given nodes; cheap when these are few."""
         total = 0
         for block, support in self.edge_support.items():
@@ -158,7 +158,7 @@ class Graph(ABC):
                 total += int(support[dst][:, src].count_nonzero())
         return total
 
-    def endpoints(self, edges: Mapping[str, Bool[Tensor, "dst src"]]) -> Bool[Tensor, "nodes"]:
+    def endpoints(self, edges: Mapping[str, Bool[Tensor, "dst src"]]) -> Bool[Tensor, " nodes"]:
         """The nodes at the ends of edges, given by block."""
         nodes = torch.zeros(self.n_nodes, dtype=torch.bool)
         for block, ends in self.ends.items():
@@ -194,7 +194,7 @@ class Graph(ABC):
 
     def ordered_edges(
         self, block: str, mask: Bool[Tensor, "dst src"]
-    ) -> tuple[Int[Tensor, "n"], Int[Tensor, "n"]]:
+    ) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
         """Rows and columns of the edges in a mask, in the order of `edge_names`."""
         dst, src = mask.nonzero(as_tuple=True)
         return dst, src

@@ -163,9 +163,7 @@ class ComponentGraph(Graph):
         names = []
         for layer in range(self.n_layers):
             names += [
-                f"a{layer}.h{head}<{letter}>"
-                for letter in LETTERS
-                for head in range(self.n_heads)
+                f"a{layer}.h{head}<{letter}>" for letter in LETTERS for head in range(self.n_heads)
             ]
             names += [f"m{layer}"] * self._mlps
         return (*names, "logits")
@@ -219,13 +217,13 @@ class ComponentGraph(Graph):
 
     def ordered_edges(
         self, block: str, mask: Bool[Tensor, "dst src"]
-    ) -> tuple[Int[Tensor, "n"], Int[Tensor, "n"]]:
+    ) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
         dst, src = self._eap_ig_order
         chosen = mask[dst, src]
         return dst[chosen], src[chosen]
 
     @cached_property
-    def _eap_ig_order(self) -> tuple[Int[Tensor, "n"], Int[Tensor, "n"]]:
+    def _eap_ig_order(self) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
         """Rows and columns of all edges in EAP-IG's order: by layer, then writer, then reader.
 
         In its files heads come one after the other, each with q, k and v, and a parallel MLP comes

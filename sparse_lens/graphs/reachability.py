@@ -19,27 +19,29 @@ class Reach:
     A kept edge of a block does so if its row is in `dst` and its column in `src`.
     """
 
-    dst: Mapping[str, Bool[Tensor, "dst"]]
+    dst: Mapping[str, Bool[Tensor, " dst"]]
     """By block: the rows from which the output can be reached."""
 
-    src: Mapping[str, Bool[Tensor, "src"]]
+    src: Mapping[str, Bool[Tensor, " src"]]
     """By block: the columns whose edges can be reached from the input."""
 
-    edgeless_nodes: Bool[Tensor, "nodes"]
+    edgeless_nodes: Bool[Tensor, " nodes"]
     """Those nodes on a path that no block touches; False at all others."""
 
 
-def reach(graph: Graph, nodes: Bool[Tensor, "nodes"], kept: KeptEdges) -> Reach:
+def reach(graph: Graph, nodes: Bool[Tensor, " nodes"], kept: KeptEdges) -> Reach:
     """What of the kept nodes and edges lies on a path, links included."""
     if isinstance(graph, ComponentGraph):
         return component_reach(graph, nodes, kept(EDGES))
     if isinstance(graph, ChannelGraph):
         return channel_reach(graph, nodes, kept)
-    raise ValueError(f"paths are known in component and channel graphs, got {type(graph).__name__}.")
+    raise ValueError(
+        f"paths are known in component and channel graphs, got {type(graph).__name__}."
+    )
 
 
 def component_reach(
-    graph: ComponentGraph, nodes: Bool[Tensor, "nodes"], kept: Bool[Tensor, "readers writers"]
+    graph: ComponentGraph, nodes: Bool[Tensor, " nodes"], kept: Bool[Tensor, "readers writers"]
 ) -> Reach:
     """Paths over kept edges; a head passes on whatever its q, k or v reads."""
     n_heads = graph.n_heads
@@ -66,7 +68,7 @@ def component_reach(
     )
 
 
-def channel_reach(graph: ChannelGraph, nodes: Bool[Tensor, "nodes"], kept: KeptEdges) -> Reach:
+def channel_reach(graph: ChannelGraph, nodes: Bool[Tensor, " nodes"], kept: KeptEdges) -> Reach:
     """Paths over kept edges and links.
 
     Links: the input to every read channel (positions included); a written channel to the same
@@ -116,7 +118,7 @@ def _backwards(
     graph: ChannelGraph,
     at_site: dict[str, Tensor],
     kept: KeptEdges,
-    final: Bool[Tensor, "d_model"],
+    final: Bool[Tensor, " d_model"],
 ) -> dict[str, Tensor]:
     """By block, the destinations that reach the output."""
     dst: dict[str, Tensor] = {}

@@ -1,0 +1,131 @@
+"""Graphs in the JSON format of EAP-IG (Hanna et al. 2403.17806), which other programs read."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sparse_lens.circuit import Circuit
+from sparse_lens.graphs.base import Graph, did_you_mean
+from sparse_lens.graphs.component import EDGES, ComponentGraph
+from sparse_lens.scores import Scores
+
+Source = str | os.PathLike[str] | Mapping[str, Any]
+"""A file, or what is in it."""
+
+
+def to_json(
+    circuit: Circuit, path: str | os.PathLike[str] | None = None, *, scores: Scores | None = None
+) -> dict[str, Any]:
+    """Every node and edge of the graph, and whether the circuit has it; also in a file at `path`.
+
+    Args:
+        scores: of the edges; the format asks for one, so without scores it is 0.0.
+
+    Raises:
+        ValueError: for a channel graph, split embeddings, or scores of other things.
+    """
+    graph = _check_graph(circuit.graph)
+    names = list(graph.edge_names())
+    if scores is None:
+        values = dict.fromkeys(names, 0.0)
+    elif scores.edges is None or scores.graph != graph:
+        raise ValueError("scores must be edge scores of the circuit's own graph.")
+    else:
+        values = scores.by_name()
+    kept_nodes, kept_edges = set(circuit.node_names()), set(circuit.edge_names())
+    document = {
+        "cfg": _layout(graph),
+        "nodes": {name: {"in_graph": name in kept_nodes} for name in graph.node_names()},
+        "edges": {name: {"score": values[name], "in_graph": name in kept_edges} for name in names},
+    }
+    if path is not None:
+        Path(path).write_text(json.dumps(document), encoding="utf-8")
+    return document
+
+
+def circuit_from_json(graph: Graph, source: Source) -> Circuit:
+    """The edges that are in the circuit, as are both their ends; nodes without edges are left out.
+
+    Raises:
+        ValueError: when the file is of another model, or names what the graph lacks.
+    """
+    graph = _check_graph(graph)
+    document = _read(graph, source)
+    kept = {name for name, node in document["nodes"].items() if node["in_graph"]}
+    edges = [
+        name
+        for name, edge in document["edges"].items()
+        if edge["in_graph"] and kept.issuperset(_ends(name))
+    ]
+    return Circuit.from_edge_names(graph, edges)
+
+
+def scores_from_json(graph: Graph, source: Source) -> Scores:
+    """The scores of the edges, in float64.
+
+    Raises:
+        ValueError: when the file is of another model, or lacks an edge's score.
+    """
+    graph = _check_graph(graph)
+    edges = _read(graph, source)["edges"]
+    scores = torch.zeros(graph.edge_support[EDGES].shape, dtype=torch.float64)
+    names = list(graph.edge_names())
+    missing = [name for name in names if edges.get(name, {}).get("score") is None]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of {len(names)} edges have no score, the first is {missing[0]!r}."
+        )
+    values = torch.tensor([edges[name]["score"] for name in names], dtype=torch.float64)
+    scores[graph.ordered_edges(EDGES, graph.edge_support[EDGES])] = values
+    return Scores(graph, edges={EDGES: scores})
+
+
+def _check_graph(graph: Graph) -> ComponentGraph:
+    if not isinstance(graph, ComponentGraph) or graph.split_embeddings:
+        raise ValueError(
+            f"EAP-IG's format knows component graphs with one input, got {graph}; "
+            "use Circuit.save and Circuit.load."
+        )
+    return graph
+
+
+def _layout(graph: ComponentGraph) -> dict[str, Any]:
+    return {
+        "n_layers": graph.n_layers,
+        "n_heads": graph.n_heads,
+        "parallel_attn_mlp": graph.parallel,
+        "d_model": graph.d_model,
+    }
+
+
+def _read(graph: ComponentGraph, source: Source) -> Mapping[str, Any]:
+    if isinstance(source, Mapping):
+        document = source
+    else:
+        document = json.loads(Path(source).read_text(encoding="utf-8"))
+    absent = [key for key in ("cfg", "nodes", "edges") if key not in document]
+    if absent:
+        raise ValueError(f"this is not a graph of EAP-IG: it lacks {', '.join(absent)}.")
+    for key, value in _layout(graph).items():
+        if document["cfg"].get(key, value) != value:
+            raise ValueError(
+                f"this file is of another model: its {key} is {document['cfg'][key]}, "
+                f"the graph's is {value}."
+            )
+    known = set(graph.node_names())
+    for name in document["nodes"]:
+        if name not in known:
+            hint = did_you_mean(name, sorted(known))
+            raise ValueError(f"{graph} has no node {name!r}.{hint}")
+    return document
+
+
+def _ends(edge: str) -> tuple[str, str]:
+    writer, _, reader = edge.partition("->")
+    return writer, reader.partition("<")[0]
