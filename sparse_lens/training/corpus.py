@@ -1,0 +1,188 @@
+"""The text the embedded models are trained on: this Python's standard library and a grammar."""
+
+import hashlib
+import random
+import sysconfig
+import tokenize
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from sparse_lens.training.bpe import END_OF_TEXT, train_bpe
+from sparse_lens.training.grammar import generate_modules
+from sparse_lens.training.stripping import strip_source
+
+# Other people's packages, and tables rather than programs.
+_EXCLUDED = frozenset(
+    {"site-packages", "dist-packages", "__pycache__", "idle_test", "pydoc_data", "encodings"}
+)
+_BATCH = 256  # documents encoded at a time
+_VALIDATION_SEED = 1_000_003
+
+
+@dataclass(frozen=True)
+class StandardLibrary:
+    """Stripped source files by name, split in two by a hash of the name."""
+
+    train: dict[str, str]
+    validation: dict[str, str]
+
+    @classmethod
+    def load(
+        cls,
+        directory: str | Path | None = None,
+        *,
+        tests_share: float = 0.25,
+        validation_share: float = 0.05,
+    ) -> "StandardLibrary":
+        """Read and strip every module under a directory, by default the running Python's library.
+
+        Of the library's own tests, which are larger than all the rest, only a share is taken (and
+        none where an installation comes without them). Files that do not parse (they are test
+        data) are left out, and so are encodings' tables and pydoc's texts. Files come in the order
+        of their names. Raises ``ValueError`` when nothing is found.
+        """
+        root = Path(directory or sysconfig.get_paths()["stdlib"])
+        train: dict[str, str] = {}
+        validation: dict[str, str] = {}
+        for name, text in _stripped_files(root, tests_share):
+            split = validation if is_chosen(name, validation_share) else train
+            split[name] = text
+        if not train and not validation:
+            raise ValueError(f"found no Python source under {root}; pass a directory that has some")
+        return cls(train=train, validation=validation)
+
+
+def is_chosen(name: str, share: float) -> bool:
+    """Whether a file is among this share of all files: a hash of its name decides, for good."""
+    digest = hashlib.sha256(name.encode()).digest()
+    return int.from_bytes(digest[:8], "big") < share * 2**64
+
+
+def _stripped_files(root: Path, tests_share: float) -> Iterator[tuple[str, str]]:
+    paths = {path.relative_to(root).as_posix(): path for path in root.rglob("*.py")}
+    for name in sorted(paths):
+        folders = name.split("/")[:-1]
+        is_test = "test" in folders or "tests" in folders
+        # Another hash than the one that parts training from validation.
+        if _EXCLUDED.intersection(folders) or (is_test and not is_chosen(f"+{name}", tests_share)):
+            continue
+        try:
+            with tokenize.open(paths[name]) as file:
+                text = strip_source(file.read())
+        except (SyntaxError, ValueError, tokenize.TokenError):
+            continue
+        if text.strip():
+            yield name, text
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Token streams; every document is followed by the end-of-text token."""
+
+    train: Int[Tensor, " train"]
+    validation: Int[Tensor, " validation"]
+    """Held-out files of the standard library alone."""
+    validation_grammar: Int[Tensor, " validation_grammar"]
+    """Modules of the grammar from another seed than the training stream's."""
+
+
+def build_corpus(
+    tokenizer: Any,
+    *,
+    library: StandardLibrary | None = None,
+    grammar_share: float = 0.5,
+    validation_grammar_tokens: int = 100_000,
+    seed: int = 0,
+) -> Corpus:
+    """Encode the library and enough of the grammar to be this share of the training tokens.
+
+    ``tokenizer`` is a ``tokenizers.Tokenizer`` or a transformers tokenizer that holds one. The
+    documents of both kinds are shuffled together by ``seed``, which also draws the grammar.
+    Raises ``ValueError`` for a share that is not in [0, 1).
+    """
+    if not 0 <= grammar_share < 1:
+        raise ValueError(f"got grammar_share={grammar_share}, expected 0 <= grammar_share < 1")
+    library = library or StandardLibrary.load()
+    encode = _Encoder(tokenizer)
+    train = encode(list(library.train.values()))
+    wanted = sum(map(len, train)) * grammar_share / (1 - grammar_share)
+    documents = train + encode.grammar(round(wanted), seed=seed)
+    random.Random(seed).shuffle(documents)
+    validation_grammar = encode.grammar(validation_grammar_tokens, seed=seed + _VALIDATION_SEED)
+    return Corpus(
+        train=_stream(documents),
+        validation=_stream(encode(list(library.validation.values()))),
+        validation_grammar=_stream(validation_grammar),
+    )
+
+
+def train_tokenizer(
+    library: StandardLibrary, *, vocab_size: int = 1024, grammar_share: float = 0.3, seed: int = 0
+) -> Tokenizer:
+    """Learn a byte-level BPE from the training files and some of the grammar.
+
+    The grammar's share of the characters is smaller than in the corpus, or its words would take
+    the places of common words of real code.
+    """
+    texts = list(library.train.values())
+    characters = round(sum(map(len, texts)) * grammar_share / (1 - grammar_share))
+    return train_bpe(
+        [*texts, *generate_modules(characters=characters, seed=seed)], vocab_size=vocab_size
+    )
+
+
+class _Encoder:
+    """Documents to lists of tokens, each with end-of-text behind it."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer: Tokenizer = getattr(tokenizer, "backend_tokenizer", tokenizer)
+        end = self._tokenizer.token_to_id(END_OF_TEXT)
+        if end is None:
+            raise ValueError(f"the tokenizer has no {END_OF_TEXT}, which parts documents; add it")
+        self._end = end
+
+    def __call__(self, texts: Sequence[str]) -> list[list[int]]:
+        documents = []
+        for start in range(0, len(texts), _BATCH):
+            batch = self._tokenizer.encode_batch_fast(
+                list(texts[start : start + _BATCH]), add_special_tokens=False
+            )
+            documents += [[*encoding.ids, self._end] for encoding in batch]
+        return documents
+
+    def grammar(self, tokens: int, *, seed: int) -> list[list[int]]:
+        """At least so many tokens of modules, fewer by one module than it would take."""
+        documents: list[list[int]] = []
+        batch: list[str] = []
+        total = 0
+        # No module has more tokens than characters, so the generator never ends too early.
+        for module in generate_modules(characters=2 * tokens * 8, seed=seed):
+            if total >= tokens:
+                break
+            batch.append(module)
+            if len(batch) == _BATCH:
+                encoded = self(batch)
+                documents, batch = documents + encoded, []
+                total += sum(map(len, encoded))
+        return _up_to(documents + self(batch), tokens)
+
+
+def _up_to(documents: list[list[int]], tokens: int) -> list[list[int]]:
+    total = 0
+    for number, document in enumerate(documents):
+        if total >= tokens:
+            return documents[:number]
+        total += len(document)
+    return documents
+
+
+def _stream(documents: list[list[int]]) -> Int[Tensor, " tokens"]:
+    parts = [torch.tensor(document, dtype=torch.int64) for document in documents]
+    return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
