@@ -46,12 +46,11 @@ class Circuit:
 
     def __post_init__(self) -> None:
         graph = self.graph
-        check_masks("site", self.node_masks, {n: (s.width,) for n, s in graph.sites.items()})
+        check_masks("site", self.node_masks, graph.site_shapes)
         object.__setattr__(self, "node_masks", FrozenTensors(self.node_masks))
         if self.edge_masks is None:
             return
-        shapes = {name: tuple(support.shape) for name, support in graph.edge_support.items()}
-        check_masks("block", self.edge_masks, shapes)
+        check_masks("block", self.edge_masks, graph.block_shapes)
         object.__setattr__(self, "edge_masks", FrozenTensors(self.edge_masks))
         for block, support in graph.edge_support.items():
             outside = int((self._edges(block) & ~support).count_nonzero())
@@ -143,11 +142,13 @@ class Circuit:
             ValueError: for a missing or unknown block, a mask of another shape, or a pair that is
                 not an edge.
         """
-        shapes = {name: tuple(support.shape) for name, support in graph.edge_support.items()}
-        check_masks("block", edge_masks, shapes)
-        nodes = torch.ones(graph.n_nodes, dtype=torch.bool)
-        for site, mask in (node_masks or {}).items():
-            nodes[graph.node_slices[site]] = mask.cpu()
+        check_masks("block", edge_masks, graph.block_shapes)
+        free = {
+            name: torch.ones(shape, dtype=torch.bool) for name, shape in graph.site_shapes.items()
+        }
+        free.update(node_masks or {})
+        check_masks("site", free, graph.site_shapes)
+        nodes = graph.flatten({name: mask.cpu() for name, mask in free.items()})
         return cls._of_edges(
             graph, {block: mask.cpu() for block, mask in edge_masks.items()}, nodes
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Int32, UInt8
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -23,13 +23,13 @@ FORMAT = "sparse-lens circuit 1"
 def save(circuit: Circuit, path: str | os.PathLike[str]) -> None:
     """Write a circuit to one safetensors file; a file that is there is replaced in one step.
 
-    The folder must exist. One bit per node, and for an edge circuit one bit per edge of the graph.
-    The metadata hold the graph's fingerprint and, for people, its kind and the counts.
+    The folder must exist. One bit per node, and for an edge circuit at most one bit per edge of
+    the graph. The metadata hold the graph's fingerprint and, for people, its kind and the counts.
     """
     graph = circuit.graph
     tensors = {"nodes": _pack(graph.flatten(circuit.node_masks))}
     for block, mask in (circuit.edge_masks or {}).items():
-        tensors[f"edges.{block}"] = _pack(mask[graph.edge_support[block]])
+        tensors[f"edges.{block}"] = _pack_few(mask[graph.edge_support[block]])
     metadata = {
         "format": FORMAT,
         "fingerprint": graph.fingerprint,
@@ -75,8 +75,8 @@ def load(path: str | os.PathLike[str], graph: Graph) -> Circuit:
     edges = {}
     for block, support in graph.edge_support.items():
         edges[block] = torch.zeros(support.shape, dtype=torch.bool)
-        bits = tensors[f"edges.{block}"]
-        edges[block][support] = _unpack(bits, int(support.count_nonzero()))
+        packed = tensors[f"edges.{block}"]
+        edges[block][support] = _unpack(packed, int(support.count_nonzero()))
     return Circuit.from_edge_masks(graph, edges, node_masks=nodes)
 
 
@@ -91,11 +91,21 @@ def _pack(bits: Bool[Tensor, " n"]) -> UInt8[Tensor, " bytes"]:
     return torch.from_numpy(np.packbits(bits.numpy()))
 
 
-def _unpack(packed: UInt8[Tensor, " bytes"], n: int) -> Bool[Tensor, " n"]:
+def _pack_few(bits: Bool[Tensor, " n"]) -> UInt8[Tensor, " bytes"] | Int32[Tensor, " k"]:
+    """Bits, or the positions of those that are set where that is smaller."""
+    positions = bits.nonzero().flatten()
+    return positions.int() if 32 * len(positions) < len(bits) else _pack(bits)
+
+
+def _unpack(packed: UInt8[Tensor, " bytes"] | Int32[Tensor, " k"], n: int) -> Bool[Tensor, " n"]:
+    if packed.dtype == torch.int32:
+        return torch.zeros(n, dtype=torch.bool).index_fill(0, packed.long(), True)
     return torch.from_numpy(np.unpackbits(packed.numpy(), count=n)).bool()
 
 
 def _write_atomically(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} in.")
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         save_file(tensors, temporary, metadata=metadata)

@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparse_lens.circuit import Circuit
-from sparse_lens.graphs.base import Graph, did_you_mean
+from sparse_lens.graphs.base import Graph
+from sparse_lens.graphs.tensors import check_shapes
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,18 +35,8 @@ class Masks:
     """By block."""
 
     def __post_init__(self) -> None:
-        sites = {name: (site.width,) for name, site in self.graph.sites.items()}
-        blocks = {name: tuple(mask.shape) for name, mask in self.graph.edge_support.items()}
-        for what, given, shapes in (("site", self.nodes, sites), ("block", self.edges, blocks)):
-            for name, mask in given.items():
-                if name not in shapes:
-                    hint = did_you_mean(name, list(shapes))
-                    raise ValueError(f"{self.graph} has no {what} {name!r}.{hint}")
-                if tuple(mask.shape) != shapes[name]:
-                    raise ValueError(
-                        f"the mask of {what} {name!r} must have shape {shapes[name]}, "
-                        f"got {tuple(mask.shape)}."
-                    )
+        check_shapes("site", self.nodes, self.graph.site_shapes, complete=False)
+        check_shapes("block", self.edges, self.graph.block_shapes, complete=False)
         object.__setattr__(self, "nodes", MappingProxyType(dict(self.nodes)))
         object.__setattr__(self, "edges", MappingProxyType(dict(self.edges)))
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -21,7 +22,8 @@ from sparse_lens.graphs.tensors import check_shapes
 class Scores:
     """A score for every node or for every edge of a graph (exactly one of the two).
 
-    A node that must always be chosen, such as the logits, has the score infinity.
+    The tensors are copied to the CPU. A node that must always be chosen, such as the logits, has
+    the score infinity.
 
     Raises:
         ValueError: when both or neither are given, a site or block is missing, a shape is wrong,
@@ -39,14 +41,12 @@ class Scores:
     def __post_init__(self) -> None:
         if (self.nodes is None) == (self.edges is None):
             raise ValueError("Scores takes either nodes= or edges=, one of the two.")
-        graph = self.graph
         if self.nodes is not None:
-            check_shapes("site", self.nodes, {n: (s.width,) for n, s in graph.sites.items()})
-            object.__setattr__(self, "nodes", _on_cpu(self.nodes))
+            check_shapes("site", self.nodes, self.graph.site_shapes)
+            object.__setattr__(self, "nodes", _copies(self.nodes))
         if self.edges is not None:
-            shapes = {name: tuple(support.shape) for name, support in graph.edge_support.items()}
-            check_shapes("block", self.edges, shapes)
-            object.__setattr__(self, "edges", _on_cpu(self.edges))
+            check_shapes("block", self.edges, self.graph.block_shapes)
+            object.__setattr__(self, "edges", _copies(self.edges))
         if bool(self._values.isnan().any()):
             raise ValueError(
                 f"{int(self._values.isnan().sum())} of {len(self._values)} scores are not numbers; "
@@ -152,5 +152,6 @@ def _members(indices: Int[Tensor, " k"], n: int) -> Bool[Tensor, " n"]:
     return torch.zeros(n, dtype=torch.bool).index_fill(0, indices, True)
 
 
-def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+def _copies(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+    return MappingProxyType(copies)

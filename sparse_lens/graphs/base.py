@@ -90,6 +90,16 @@ class Graph(ABC):
         """Number of edges over all blocks; links are not counted."""
         return sum(int(support.count_nonzero()) for support in self.edge_support.values())
 
+    @property
+    def site_shapes(self) -> dict[str, tuple[int, ...]]:
+        """By site: the shape of one value per node, `(width,)`."""
+        return {name: (site.width,) for name, site in self.sites.items()}
+
+    @property
+    def block_shapes(self) -> dict[str, tuple[int, ...]]:
+        """By block: the shape of one value per pair, `(dst, src)`."""
+        return {name: tuple(support.shape) for name, support in self.edge_support.items()}
+
     @cached_property
     def node_slices(self) -> dict[str, slice]:
         """By site: where its nodes stand in the numbering over the whole graph."""

@@ -34,7 +34,7 @@ class ChannelGraph(Graph):
     """Channels of `attn_in` and `mlp_in`: d_model, and those of concatenated positions."""
 
     @classmethod
-    def from_model(cls, model: HookedTransformer, *, final_resid: bool = True) -> "ChannelGraph":
+    def from_model(cls, model: torch.nn.Module, *, final_resid: bool = True) -> "ChannelGraph":
         """The graph of a sparse GPT or of a plain HookedTransformer.
 
         Args:

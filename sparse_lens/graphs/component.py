@@ -41,7 +41,7 @@ class ComponentGraph(Graph):
 
     @classmethod
     def from_model(
-        cls, model: HookedTransformer, *, split_embeddings: bool = False
+        cls, model: torch.nn.Module, *, split_embeddings: bool = False
     ) -> "ComponentGraph":
         """The graph of a model.
 

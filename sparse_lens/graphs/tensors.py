@@ -28,28 +28,33 @@ class FrozenTensors(Mapping[str, Tensor]):
 
 
 def check_shapes(
-    what: str, tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]
+    what: str,
+    tensors: Mapping[str, Tensor],
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    complete: bool = True,
 ) -> None:
     """Refuse tensors that are not exactly one of the right shape for every name.
 
     Args:
         what: `site` or `block`, for the messages.
+        complete: every name must be there; else some may be missing.
     """
     unknown = [name for name in tensors if name not in shapes]
     if unknown:
         hint = did_you_mean(unknown[0], list(shapes))
         raise ValueError(f"the graph has no {what} {unknown[0]!r}.{hint}")
     missing = [name for name in shapes if name not in tensors]
-    if missing:
+    if missing and complete:
         raise ValueError(
             f"{len(missing)} of {len(shapes)} {what}s are missing: "
             f"{', '.join(missing[:4])}{', ...' * (len(missing) > 4)}; give one tensor for each."
         )
-    for name, shape in shapes.items():
-        if tuple(tensors[name].shape) != shape:
+    for name, tensor in tensors.items():
+        if tuple(tensor.shape) != shapes[name]:
             raise ValueError(
-                f"{what} {name!r} needs a tensor of shape {shape}, "
-                f"got {tuple(tensors[name].shape)}."
+                f"{what} {name!r} needs a tensor of shape {shapes[name]}, "
+                f"got {tuple(tensor.shape)}."
             )
 
 

@@ -1,0 +1,58 @@
+"""Soft masks."""
+
+import pytest
+import torch
+
+from sparse_lens.circuit import Circuit
+from sparse_lens.masks import Masks
+from tests.graphs.tiny import COMPONENT, GRAPHS, random_edge_circuit, random_node_circuit
+
+every_graph = pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS.keys())
+
+
+@every_graph
+def test_masks_of_a_circuit_are_its_masks(graph):
+    circuit = random_edge_circuit(graph, 0.4, seed=1)
+    masks = Masks.of(circuit)
+    for site, mask in circuit.node_masks.items():
+        assert torch.equal(masks.nodes[site], mask.float())
+    for block in graph.edge_support:
+        assert torch.equal(masks.edges[block], circuit.edge_mask(block).float())
+
+
+@every_graph
+def test_a_node_circuit_gives_no_edge_masks(graph):
+    nodes = dict(random_node_circuit(graph, 0.4, seed=1).node_masks)
+    if "logits" in nodes:
+        nodes["logits"][0] = True
+    masks = Masks.of(Circuit.from_node_masks(graph, nodes))
+    assert dict(masks.edges) == {}
+    assert list(masks.nodes) == list(graph.sites)
+
+
+def test_pruned_logits_cut_their_edges():
+    graph = COMPONENT
+    circuit = Circuit.from_node_names(graph, [n for n in graph.node_names() if n != "logits"])
+    masks = Masks.of(circuit, dtype=torch.float64)
+    assert not masks.edges["edges"][graph.logits_reader].any()
+    assert torch.equal(masks.edges["edges"], circuit.edge_mask("edges").double())
+
+
+def test_tensors_are_used_as_they_are():
+    graph = GRAPHS["channel"]
+    gate = torch.rand(graph.site_shapes["blocks.0.q"], requires_grad=True)
+    masks = Masks(graph, {"blocks.0.q": gate}, {})
+    assert masks.nodes["blocks.0.q"] is gate
+    with pytest.raises(TypeError):
+        masks.nodes["blocks.0.q"] = gate  # type: ignore[index]
+
+
+def test_refusals():
+    graph = GRAPHS["channel"]
+    with pytest.raises(ValueError, match=r"no site 'blocks.0.qq'.*'blocks.0.q'"):
+        Masks(graph, {"blocks.0.qq": torch.ones(6)}, {})
+    with pytest.raises(ValueError, match=r"shape \(6,\), got \(5,\)"):
+        Masks(graph, {"blocks.0.q": torch.ones(5)}, {})
+    block = "blocks.0.mlp_in->blocks.0.mlp_post"
+    with pytest.raises(ValueError, match=r"shape \(6, 4\), got \(4, 6\)"):
+        Masks(graph, {}, {block: torch.ones(4, 6)})
