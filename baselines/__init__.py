@@ -1,1 +1,6 @@
 """Rival circuit-finding methods, one file each."""
+
+from sparse_lens.baselines.attribution import AttributionPatching
+from sparse_lens.baselines.random_scores import RandomScores
+
+__all__ = ["AttributionPatching", "RandomScores"]

@@ -24,7 +24,7 @@ class Objective(ABC):
         logits: Float[Tensor, "n vocab"],
         prompts: Prompts,
         full_logits: Float[Tensor, "n vocab"] | None = None,
-    ) -> Float[Tensor, "n"]:
+    ) -> Float[Tensor, " n"]:
         """The loss of each example.
 
         `logits` and `full_logits` are the circuit's and the full model's at the answer positions.
@@ -44,7 +44,7 @@ class TaskLoss(Objective):
         logits: Float[Tensor, "n vocab"],
         prompts: Prompts,
         full_logits: Float[Tensor, "n vocab"] | None = None,
-    ) -> Float[Tensor, "n"]:
+    ) -> Float[Tensor, " n"]:
         return F.softplus(-logit_difference(logits, prompts))
 
 
@@ -60,7 +60,7 @@ class NegatedLogitDifference(Objective):
         logits: Float[Tensor, "n vocab"],
         prompts: Prompts,
         full_logits: Float[Tensor, "n vocab"] | None = None,
-    ) -> Float[Tensor, "n"]:
+    ) -> Float[Tensor, " n"]:
         return -logit_difference(logits, prompts)
 
 
@@ -75,7 +75,7 @@ class KLDivergence(Objective):
         logits: Float[Tensor, "n vocab"],
         prompts: Prompts,
         full_logits: Float[Tensor, "n vocab"] | None = None,
-    ) -> Float[Tensor, "n"]:
+    ) -> Float[Tensor, " n"]:
         if full_logits is None:
             raise ValueError("KLDivergence compares with the full model: pass full_logits.")
         full = full_logits.float().log_softmax(-1)
@@ -83,9 +83,7 @@ class KLDivergence(Objective):
         return (full.exp() * (full - circuit)).sum(-1)
 
 
-def logit_difference(
-    logits: Float[Tensor, "n vocab"], prompts: Prompts
-) -> Float[Tensor, "n"]:
+def logit_difference(logits: Float[Tensor, "n vocab"], prompts: Prompts) -> Float[Tensor, " n"]:
     """Log-odds of the answers against the distractors under the softmax over both."""
     logits = logits.float()
     answers = _membership(prompts.answers, logits)
@@ -103,5 +101,5 @@ def _membership(tokens: Tensor, logits: Float[Tensor, "n vocab"]) -> Bool[Tensor
 
 def _log_sum_exp(
     logits: Float[Tensor, "n vocab"], members: Bool[Tensor, "n vocab"]
-) -> Float[Tensor, "n"]:
+) -> Float[Tensor, " n"]:
     return logits.masked_fill(~members, -torch.inf).logsumexp(-1)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-TokenSet = Int[Tensor, "n"] | Int[Tensor, "n k"]
+TokenSet = Int[Tensor, " n"] | Int[Tensor, "n k"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,10 +31,10 @@ class Prompts:
     distractors: TokenSet | None
     """The wrong next tokens, `[n]` or `[n, k]`; None for every other token."""
 
-    positions: Int[Tensor, "n"] | None = None
+    positions: Int[Tensor, " n"] | None = None
     """Where the answer is predicted; None for each prompt's last token."""
 
-    lengths: Int[Tensor, "n"] | None = None
+    lengths: Int[Tensor, " n"] | None = None
     """Tokens of each prompt that are not padding; None when none is padded."""
 
     def __post_init__(self) -> None:
@@ -83,7 +83,7 @@ class Prompts:
     def __len__(self) -> int:
         return len(self.clean)
 
-    def __getitem__(self, index: slice | Int[Tensor, "m"]) -> "Prompts":
+    def __getitem__(self, index: slice | Int[Tensor, " m"]) -> "Prompts":
         return self._map(lambda tensor: tensor[index])
 
     def to(self, device: torch.device | str) -> "Prompts":
@@ -96,7 +96,7 @@ class Prompts:
             yield self[start : start + size]
 
     @property
-    def answer_positions(self) -> Int[Tensor, "n"]:
+    def answer_positions(self) -> Int[Tensor, " n"]:
         """Position whose logits predict the answer."""
         if self.positions is not None:
             return self.positions

@@ -1,6 +1,7 @@
 """The masked forward pass: a model runs as one of its circuits. Nothing else touches hooks."""
 
 from sparse_lens.patching.binding import BoundAblation, bind, mean_activations
+from sparse_lens.patching.gradients import edge_effects, node_effects
 from sparse_lens.patching.hooks import frozen
 from sparse_lens.patching.run import answer_logits, patched, run_circuit
 
@@ -8,8 +9,10 @@ __all__ = [
     "BoundAblation",
     "answer_logits",
     "bind",
+    "edge_effects",
     "frozen",
     "mean_activations",
+    "node_effects",
     "patched",
     "run_circuit",
 ]

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
@@ -38,16 +38,19 @@ class BoundAblation(ABC):
     def values(self, prompts: Prompts | None) -> Values:
         """What absent nodes carry when the circuit runs on these prompts; absent sites carry 0."""
 
+    def writer_values(
+        self, prompts: Prompts | None
+    ) -> Float[Tensor, "writers batch_or_1 pos_or_1 d_model"] | None:
+        """The same for all writers of a component graph in one tensor; None for zeros."""
+        values = self.values(prompts)
+        parts = [values[name] for name in self.graph.sites if name in values]
+        return torch.cat([_as_batch(part) for part in parts]) if parts else None
+
     def attachment(self, masks: Masks, prompts: Prompts | None) -> Attachment:
         """Hooks that make the model the circuit on these prompts."""
-        values = self.values(prompts)
         if isinstance(self.graph, ComponentGraph):
-            stacked = None
-            if values:
-                parts = [values[name] for name in self.graph.sites if name != "logits"]
-                stacked = torch.cat([_as_batch(part) for part in parts])
-            return component_attachment(self.model, masks, stacked)
-        return channel_attachment(self.model, masks, values)
+            return component_attachment(self.model, masks, self.writer_values(prompts))
+        return channel_attachment(self.model, masks, self.values(prompts))
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +81,9 @@ class BoundInterchange(BoundAblation):
         return activations(self.model, self.graph, tokens)
 
 
-def bind(model: HookedTransformer, graph: Graph, ablation: Ablation | BoundAblation) -> BoundAblation:
+def bind(
+    model: HookedTransformer, graph: Graph, ablation: Ablation | BoundAblation
+) -> BoundAblation:
     """Compute what of an ablation does not depend on the prompts, once.
 
     Raises:
@@ -119,8 +124,9 @@ def activations(model: HookedTransformer, graph: Graph, tokens: Int[Tensor, "n p
         captures = WriterOutputs(model, graph, receive).captures
         attachment = Attachment(model, edits={}, captures=captures, flags=needed_flags(model))
     else:
-        captures = {site.hook_name: _keep(values, name, site.width)
-                    for name, site in graph.sites.items()}
+        captures = {
+            site.hook_name: _keep(values, name, site.width) for name, site in graph.sites.items()
+        }
         attachment = Attachment(model, edits={}, captures=captures, flags=channel_flags(model))
     with suspended(model), attachment.attached():
         model(tokens.to(model.cfg.device), return_type=None)
@@ -185,5 +191,3 @@ def _checked(graph: Graph, means: Mapping[str, Tensor]) -> Values:
         if not fits:
             raise ValueError(f"the means of {name!r} must have shape {wanted}, got {shape}.")
     return dict(means)
-
-

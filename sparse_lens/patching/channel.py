@@ -15,21 +15,19 @@ from transformer_lens import HookedTransformer
 
 from sparse_lens.graphs.channel import ChannelGraph
 from sparse_lens.masks import Masks
-from sparse_lens.patching.hooks import Attachment, Edit
+from sparse_lens.patching.hooks import Attachment, Edit, in_turn
 
 SiteValues = Mapping[str, Float[Tensor, "*batch_pos width"]]
 """Ablated values by site, `[width]`, `[pos, width]` or `[batch, pos, width]`; absent ones are 0."""
 
 
-def channel_attachment(
-    model: HookedTransformer, masks: Masks, ablated: SiteValues
-) -> Attachment:
+def channel_attachment(model: HookedTransformer, masks: Masks, ablated: SiteValues) -> Attachment:
     """Hooks that make the model the circuit."""
     pass_ = _MaskedPass(model, masks, ablated)
     return Attachment(
         model,
-        edits={name: _in_turn(edits) for name, edits in pass_.edits.items()},
-        captures={name: _in_turn(captures) for name, captures in pass_.captures.items()},
+        edits={name: in_turn(edits) for name, edits in pass_.edits.items()},
+        captures={name: in_turn(captures) for name, captures in pass_.captures.items()},
         flags=channel_flags(model),
     )
 
@@ -73,7 +71,7 @@ class _MaskedPass:
             self._live[key] = torch.empty(0)  # marks the capture as made
             self.captures.setdefault(hook_name, []).append(keep)
 
-    def _gate_nodes(self, name: str, gate: Float[Tensor, "width"]) -> Edit:
+    def _gate_nodes(self, name: str, gate: Float[Tensor, " width"]) -> Edit:
         site = self.graph.sites[name]
 
         def edit(found: Tensor) -> Tensor:
@@ -154,13 +152,3 @@ def as_channels(found: Tensor, width: int):
         return found, lambda flat: flat
     shape = found.shape
     return found.flatten(-2), lambda flat: flat.reshape(shape)
-
-
-def _in_turn(edits: list[Edit]) -> Edit:
-    def edit(value: Tensor) -> Tensor | None:
-        for one in edits:
-            changed = one(value)
-            value = value if changed is None else changed
-        return value
-
-    return edit

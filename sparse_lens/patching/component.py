@@ -15,7 +15,7 @@ from transformer_lens import HookedTransformer
 
 from sparse_lens.graphs.component import EDGES, LETTERS, ComponentGraph
 from sparse_lens.masks import Masks
-from sparse_lens.patching.hooks import Attachment, Edit
+from sparse_lens.patching.hooks import Attachment, Edit, merged
 from sparse_lens.patching.mixing import Store
 from sparse_lens.patching.reading import AttentionReader
 from sparse_lens.patching.writers import WriterOutputs
@@ -28,9 +28,7 @@ def component_attachment(
 ) -> Attachment:
     """Hooks that make the model the circuit; `ablated` holds all writers' values (None: zero)."""
     pass_ = _MaskedPass(model, masks, ablated)
-    return Attachment(
-        model, edits=pass_.edits, captures=pass_.captures, flags=needed_flags(model)
-    )
+    return Attachment(model, edits=pass_.edits, captures=pass_.captures, flags=needed_flags(model))
 
 
 def needed_flags(model: HookedTransformer) -> dict[str, bool]:
@@ -50,7 +48,9 @@ class _MaskedPass:
         graph = masks.graph
         assert isinstance(graph, ComponentGraph)
         self.model, self.graph, self.ablated = model, graph, ablated
-        self.soft = any(mask.requires_grad for mask in (*masks.nodes.values(), *masks.edges.values()))
+        self.soft = any(
+            mask.requires_grad for mask in (*masks.nodes.values(), *masks.edges.values())
+        )
         self.cut = self._cut(masks)
         active = torch.ones(self.cut.shape, dtype=torch.bool) if self.soft else self._active()
         self.rows_active = active.any(-1).tolist()
@@ -100,7 +100,9 @@ class _MaskedPass:
             self._check_batch(live)
             self.store = Store(self.graph.n_writers, live[0])
         if self.store is None:
-            raise RuntimeError("a circuit runs from the embedding on; start_at_layer is not supported.")
+            raise RuntimeError(
+                "a circuit runs from the embedding on; start_at_layer is not supported."
+            )
         if any(self.columns_active[columns]):
             ablated = None if self.ablated is None else self.ablated[columns]
             self.store.write(live, ablated, columns)
@@ -161,8 +163,7 @@ class _HeadInputs:
         self._projected: dict[str, Tensor] = {}
         # Others may want the same values: the embedding the first stream, all layers positions.
         wanted = {f"blocks.{layer}.hook_resid_pre": self._keep_stream} | self._read.captures
-        for name, keep in wanted.items():
-            pass_.captures[name] = _both(pass_.captures.get(name), keep)
+        pass_.captures = merged(pass_.captures, wanted)
         pre = "_pre" if hasattr(pass_.model, "sparse_cfg") else ""
         for letter in LETTERS:
             if self._active[letter]:
@@ -192,10 +193,16 @@ class _HeadInputs:
         weights, biases = [], []
         for letter in LETTERS:
             if self._active[letter]:
-                weights.append(_chosen(getattr(self._attn, f"W_{letter.upper()}"), self._active[letter]))
-                biases.append(_chosen(getattr(self._attn, f"b_{letter.upper()}"), self._active[letter]))
+                weights.append(
+                    _chosen(getattr(self._attn, f"W_{letter.upper()}"), self._active[letter])
+                )
+                biases.append(
+                    _chosen(getattr(self._attn, f"b_{letter.upper()}"), self._active[letter])
+                )
         weight, bias = torch.cat(weights), torch.cat(biases)
-        out = torch.baddbmm(bias[:, None], read.flatten(1, 2), weight)  # [rows, batch * pos, d_head]
+        out = torch.baddbmm(
+            bias[:, None], read.flatten(1, 2), weight
+        )  # [rows, batch * pos, d_head]
         parts = out.unflatten(1, (batch, pos)).split([len(w) for w in weights])
         letters = [letter for letter in LETTERS if self._active[letter]]
         self._projected = dict(zip(letters, parts, strict=True))
@@ -207,14 +214,3 @@ def _chosen(heads: Tensor, chosen: list[int]) -> Tensor:
 
 def _range(rows: slice) -> range:
     return range(rows.start, rows.stop)
-
-
-def _both(first: Edit | None, second: Edit) -> Edit:
-    if first is None:
-        return second
-
-    def both(value: Tensor) -> None:
-        first(value)
-        second(value)
-
-    return both

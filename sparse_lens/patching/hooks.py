@@ -4,7 +4,7 @@ Hooks here are PyTorch's own on TransformerLens's hook points: `reset_hooks` doe
 (the model would silently stop being the circuit), and removing them leaves other people's alone.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -96,6 +96,26 @@ def hook_point(model: HookedTransformer, name: str) -> nn.Module:
     if point is None:
         raise ValueError(f"the model has no hook point {name!r}; was the graph built from it?")
     return point
+
+
+def merged(first: Mapping[str, Edit], second: Mapping[str, Edit]) -> dict[str, Edit]:
+    """Both sets of captures; where they want the same value, one after the other."""
+    both = dict(first)
+    for name, capture in second.items():
+        both[name] = in_turn([both[name], capture]) if name in both else capture
+    return both
+
+
+def in_turn(edits: Sequence[Edit]) -> Edit:
+    """Several edits of one value, each given what the one before made of it."""
+
+    def edit(value: Tensor) -> Tensor:
+        for one in edits:
+            changed = one(value)
+            value = value if changed is None else changed
+        return value
+
+    return edit
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -44,12 +45,22 @@ class AttentionReader:
     ) -> Float[Tensor, "readers batch pos d"]:
         return self._read(streams)
 
+    def pull_back(
+        self,
+        stream: Float[Tensor, "batch pos d_model"],
+        gradients: Float[Tensor, "readers batch pos d"],
+    ) -> Float[Tensor, "readers batch pos d_model"]:
+        """Gradients at the stream from gradients at what several readers make of the same one."""
+        with torch.enable_grad():
+            streams = stream.expand(len(gradients), *stream.shape).requires_grad_()
+            return torch.autograd.grad(self(streams), streams, gradients)[0]
+
     def _keep_positions(self, positions: Tensor) -> None:
         self._positions = positions
 
 
 def fused_norm(norm: nn.Module) -> Read:
-    """A norm as one fused operation where torch has it, else TransformerLens's own without hooks."""
+    """A norm as one fused operation where torch has it, else the module itself without hooks."""
     if not isinstance(norm, nn.Identity) and next(norm.parameters(), None) is not None:
         dtype = next(norm.parameters()).dtype
     else:

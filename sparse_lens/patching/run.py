@@ -60,9 +60,7 @@ def run_circuit(
         return model(inputs.to(model.cfg.device))
 
 
-def answer_logits(
-    model: HookedTransformer, prompts: Prompts
-) -> Float[Tensor, "n vocab"]:
+def answer_logits(model: HookedTransformer, prompts: Prompts) -> Float[Tensor, "n vocab"]:
     """The logits at the answer positions of clean prompts, of the model as it stands."""
     logits = model(prompts.clean.to(model.cfg.device))
     rows = torch.arange(len(prompts), device=logits.device)

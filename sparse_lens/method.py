@@ -1,0 +1,150 @@
+"""What a circuit-finding method is, and what it returns."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from typing import Any
+
+import torch
+from transformer_lens import HookedTransformer
+
+from sparse_lens.ablation import Ablation
+from sparse_lens.circuit import Circuit
+from sparse_lens.graphs.base import Graph
+from sparse_lens.objectives import Objective
+from sparse_lens.patching import BoundAblation
+from sparse_lens.scores import Scores
+from sparse_lens.search import ChosenCircuit
+from sparse_lens.task import Task
+
+ENTRY_POINT_GROUP = "sparse_lens.methods"
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """A circuit-finding method: hyperparameters as fields, and one verb."""
+
+    objective: Objective
+    """The loss that the method works on."""
+
+    @abstractmethod
+    def discover(
+        self,
+        model: HookedTransformer,
+        graph: Graph,
+        task: Task,
+        *,
+        ablation: Ablation | BoundAblation,
+        seed: int = 0,
+    ) -> Discovery:
+        """Find a circuit for a task, choosing on its train and validation prompts alone.
+
+        Args:
+            graph: of this model; which nodes and edges there are to choose from.
+            ablation: what absent nodes and edges carry.
+            seed: of everything random.
+        """
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a discovery took."""
+
+    forward_passes: int = 0
+    """Passes of a batch through the model, circuits included."""
+
+    backward_passes: int = 0
+    seconds: float = 0.0
+    peak_memory: int | None = None
+    """Bytes on a CUDA device; None elsewhere."""
+
+
+@dataclass(frozen=True, eq=False)
+class Discovery:
+    """What a method found: a ranking of nodes or edges, and the circuit that it chose."""
+
+    method: Method
+    task: str
+    """The task's name."""
+
+    scores: Scores
+    """Higher is more important (by absolute value where `absolute`)."""
+
+    chosen: ChosenCircuit | None
+    """The smallest circuit that meets the target; None where there were no validation prompts."""
+
+    cost: Cost
+    seed: int
+    absolute: bool = True
+    """Whether the ranking is by absolute value."""
+
+    history: tuple[Mapping[str, float], ...] = field(default=(), repr=False)
+    """The course of an optimisation, a row a step."""
+
+    @property
+    def circuit(self) -> Circuit:
+        """The circuit that the method chose.
+
+        Raises:
+            ValueError: when it had no validation prompts to choose on.
+        """
+        if self.chosen is None:
+            raise ValueError(
+                f"task {self.task!r} has no validation split to choose a circuit on: pass "
+                "Task(..., validation=Prompts(...)), or take discovery.at(n_edges=...)."
+            )
+        return self.chosen.circuit
+
+    def at(self, *, n_edges: int | None = None, n_nodes: int | None = None) -> Circuit:
+        """The best circuit of a given size; see :meth:`Scores.top`."""
+        return self.scores.top(n_nodes=n_nodes, n_edges=n_edges, absolute=self.absolute)
+
+
+class CostMeter:
+    """Counts passes and takes the time while a method works."""
+
+    def __init__(self, device: torch.device | str | None) -> None:
+        self.forward_passes = 0
+        self.backward_passes = 0
+        self._device = torch.device(device or "cpu")
+        self._started = time.perf_counter()
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+
+    def cost(self) -> Cost:
+        """What was spent so far."""
+        peak = None
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+            peak = torch.cuda.max_memory_allocated(self._device)
+        seconds = time.perf_counter() - self._started
+        return Cost(self.forward_passes, self.backward_passes, seconds, peak)
+
+
+@contextmanager
+def metered(model: HookedTransformer) -> Iterator[CostMeter]:
+    """Count every forward pass of a model inside the context."""
+    meter = CostMeter(model.cfg.device)
+
+    def count(*_: Any) -> None:
+        meter.forward_passes += 1
+
+    handle = model.register_forward_pre_hook(count)
+    try:
+        yield meter
+    finally:
+        handle.remove()
+
+
+def registry() -> dict[str, type[Method]]:
+    """Every installed method by its name, ours and those of other packages.
+
+    A package adds one through an entry point in the group `sparse_lens.methods`.
+    """
+    points = sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name)
+    return {point.name: point.load() for point in points}

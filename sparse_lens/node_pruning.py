@@ -1,0 +1,217 @@
+"""Node-level learned-mask pruning, the method of the weight-sparse transformers paper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from sparse_lens.ablation import Ablation
+from sparse_lens.calibration import fit_calibration
+from sparse_lens.graphs.base import Graph
+from sparse_lens.graphs.component import ComponentGraph
+from sparse_lens.masks import Masks
+from sparse_lens.method import CostMeter, Discovery, Method, metered
+from sparse_lens.objectives import Objective, TaskLoss
+from sparse_lens.patching import BoundAblation, answer_logits, bind, frozen, patched
+from sparse_lens.scores import Scores
+from sparse_lens.search import choose_circuit
+from sparse_lens.task import Prompts, Task
+
+Row = dict[str, float]
+
+
+@dataclass(frozen=True)
+class NodePruning(Method):
+    """Learn one gate per node by straight-through gradients (Gao et al. 2025, 2511.13653, app. A).
+
+    Each node has a parameter tau and the gate H(tau >= 0); backward the gate has the derivative of
+    sigmoid(tau / temperature). A closed gate puts the ablated value in place of the activation.
+    The loss is the objective plus `k_coef` times the number of open gates. Afterwards nodes are
+    ranked by tau, and the smallest number that meets the target on the validation prompts is kept.
+
+    The defaults are the centres of the paper's hyperparameter search, where it gives them.
+    """
+
+    objective: Objective = TaskLoss()
+
+    target_loss: float = 0.15
+    """Two-way task loss, in nats on the validation prompts, that the chosen circuit meets."""
+
+    k_coef: float = 1e-4
+    """Weight of the number of kept nodes in the loss."""
+
+    init_noise_scale: float = 1e-2
+    """Standard deviation of tau at the start."""
+
+    init_noise_bias: float = 1e-1
+    """Mean of tau at the start."""
+
+    temperature: float = 1.0
+    """Of the sigmoid whose derivative the gates have."""
+
+    n_steps: int = 300
+    """Optimisation steps. The paper does not say how many it takes."""
+
+    batch_size: int = 128
+    """Prompts a step: 64 pairs, as clean and as corrupted."""
+
+    learning_rate: float = 3e-3
+    warmup_fraction: float = 5e-2
+    """Share of the steps in which the learning rate rises; it falls linearly in the rest."""
+
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 1e-3
+    max_grad_norm: float = 1.0
+    """Gradients of tau are clipped to this norm. The paper clips, but does not say at what."""
+
+    calibrate: bool = False
+    """Judge circuits after fitting scale and shift of the logit difference on the train prompts
+    (16 LBFGS steps, as in the paper). Off wherever circuits of several methods are compared."""
+
+    def __post_init__(self) -> None:
+        for name in ("n_steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature must be positive, got {self.temperature}.")
+
+    def discover(
+        self,
+        model: HookedTransformer,
+        graph: Graph,
+        task: Task,
+        *,
+        ablation: Ablation | BoundAblation,
+        seed: int = 0,
+    ) -> Discovery:
+        """Learn gates on the train prompts; choose the smallest circuit on the validation prompts.
+
+        Raises:
+            ValueError: when the task has no validation split.
+        """
+        task.split("validation")
+        with metered(model) as meter:
+            bound = bind(model, graph, ablation)
+            tau, history = self._learn(bound, task.train.to(model.cfg.device or "cpu"), seed, meter)
+            scores = Scores(graph, nodes=_with_fixed_ends(graph, tau))
+            chosen = choose_circuit(
+                bound,
+                scores,
+                task,
+                target_loss=self.target_loss,
+                absolute=False,
+                calibrate=fit_calibration if self.calibrate else None,
+            )
+            cost = meter.cost()
+        return Discovery(
+            method=self,
+            task=task.name,
+            scores=scores,
+            chosen=chosen,
+            cost=cost,
+            seed=seed,
+            absolute=False,
+            history=tuple(history),
+        )
+
+    def _learn(
+        self, bound: BoundAblation, prompts: Prompts, seed: int, meter: CostMeter
+    ) -> tuple[Float[Tensor, " nodes"], list[Row]]:
+        """Parameters after training; among those that reached a limit, the steadier ones rank."""
+        model, graph = bound.model, bound.graph
+        device = prompts.clean.device
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn(graph.n_nodes, generator=generator).to(device)
+        tau = (noise * self.init_noise_scale + self.init_noise_bias).clamp(-1, 1)
+        tau.requires_grad_()
+        optimizer = torch.optim.AdamW(
+            [tau], lr=self.learning_rate, betas=self.betas, weight_decay=self.weight_decay
+        )
+        average = tau.detach().clone()
+        history = []
+        with frozen(model):
+            batches = self._batches(prompts, generator)
+            for step in range(self.n_steps):
+                for group in optimizer.param_groups:
+                    group["lr"] = self.learning_rate * self._rate(step)
+                optimizer.zero_grad()
+                row, loss = self._loss(bound, tau, next(batches))
+                loss.backward()
+                meter.backward_passes += 1
+                torch.nn.utils.clip_grad_norm_([tau], self.max_grad_norm)
+                optimizer.step()
+                with torch.no_grad():
+                    tau.clamp_(-1, 1)
+                    average.lerp_(tau, 0.05)
+                history.append({"step": step, **row})
+        # tau ends at exactly 1 or -1 for many nodes: how long it has been there breaks the tie.
+        return tau.detach() + 1e-4 * average, history
+
+    def _loss(
+        self, bound: BoundAblation, tau: Float[Tensor, " nodes"], batch: Prompts
+    ) -> tuple[Row, Tensor]:
+        model, graph = bound.model, bound.graph
+        full = None
+        if self.objective.needs_full_logits:
+            with torch.no_grad():
+                full = answer_logits(model, batch)
+        gates = StraightThrough.apply(tau, self.temperature)
+        assert isinstance(gates, Tensor)
+        with patched(model, _masks(graph, gates), ablation=bound, prompts=batch):
+            loss = self.objective(answer_logits(model, batch), batch, full).mean()
+        kept = gates.sum()
+        row = {"objective": loss.item(), "kept": kept.item()}
+        return row, loss + self.k_coef * kept
+
+    def _rate(self, step: int) -> float:
+        warmup = max(1, round(self.warmup_fraction * self.n_steps))
+        if step < warmup:
+            return (step + 1) / warmup
+        return (self.n_steps - step) / max(1, self.n_steps - warmup)
+
+    def _batches(self, prompts: Prompts, generator: torch.Generator) -> Iterator[Prompts]:
+        """Without end: all prompts in a new order each epoch."""
+        size = min(self.batch_size, len(prompts))
+        while True:
+            order = torch.randperm(len(prompts), generator=generator).to(prompts.clean.device)
+            for part in order.split(size):
+                if len(part) == size:
+                    yield prompts[part]
+
+
+class StraightThrough(torch.autograd.Function):
+    """H(tau >= 0) forward, the derivative of sigmoid(tau / temperature) backward."""
+
+    @staticmethod
+    def forward(ctx: Any, tau: Tensor, temperature: float) -> Tensor:
+        ctx.save_for_backward(tau)
+        ctx.temperature = temperature
+        return (tau >= 0).to(tau.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+        (tau,) = ctx.saved_tensors
+        sigmoid = (tau / ctx.temperature).sigmoid()
+        return grad_outputs[0] * sigmoid * (1 - sigmoid) / ctx.temperature, None
+
+
+def _masks(graph: Graph, gates: Float[Tensor, " nodes"]) -> Masks:
+    """Gates as masks; the embedding and the logits of a component graph always stay."""
+    nodes = graph.unflatten(gates)
+    if isinstance(graph, ComponentGraph):
+        nodes = {name: gate for name, gate in nodes.items() if name not in ("embed", "logits")}
+    return Masks(graph, nodes, {})
+
+
+def _with_fixed_ends(graph: Graph, tau: Float[Tensor, " nodes"]) -> dict[str, Tensor]:
+    nodes = graph.unflatten(tau.cpu())
+    if isinstance(graph, ComponentGraph):
+        for name in ("embed", "logits"):
+            nodes[name] = torch.full_like(nodes[name], torch.inf)
+    return nodes
