@@ -5,16 +5,17 @@ import random
 import sysconfig
 import tokenize
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Int
-from tokenizers import Tokenizer
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
-from sparse_lens.training.bpe import END_OF_TEXT, train_bpe
+from sparse_lens.models.tokenizer import END_OF_TEXT
+from sparse_lens.training.bpe import train_bpe
 from sparse_lens.training.grammar import generate_modules
 from sparse_lens.training.stripping import strip_source
 
@@ -22,7 +23,7 @@ from sparse_lens.training.stripping import strip_source
 _EXCLUDED = frozenset(
     {"site-packages", "dist-packages", "__pycache__", "idle_test", "pydoc_data", "encodings"}
 )
-_BATCH = 256  # documents encoded at a time
+_BATCH = 64  # documents encoded at a time
 _VALIDATION_SEED = 1_000_003
 
 
@@ -30,8 +31,8 @@ _VALIDATION_SEED = 1_000_003
 class StandardLibrary:
     """Stripped source files by name, split in two by a hash of the name."""
 
-    train: dict[str, str]
-    validation: dict[str, str]
+    train: dict[str, str] = field(repr=False)
+    validation: dict[str, str] = field(repr=False)
 
     @classmethod
     def load(
@@ -65,13 +66,17 @@ def is_chosen(name: str, share: float) -> bool:
     return int.from_bytes(digest[:8], "big") < share * 2**64
 
 
+def _is_test(name: str) -> bool:
+    return not {"test", "tests"}.isdisjoint(name.split("/")[:-1])
+
+
 def _stripped_files(root: Path, tests_share: float) -> Iterator[tuple[str, str]]:
     paths = {path.relative_to(root).as_posix(): path for path in root.rglob("*.py")}
     for name in sorted(paths):
-        folders = name.split("/")[:-1]
-        is_test = "test" in folders or "tests" in folders
+        if _EXCLUDED.intersection(name.split("/")):
+            continue
         # Another hash than the one that parts training from validation.
-        if _EXCLUDED.intersection(folders) or (is_test and not is_chosen(f"+{name}", tests_share)):
+        if _is_test(name) and not is_chosen(f"+{name}", tests_share):
             continue
         try:
             with tokenize.open(paths[name]) as file:
@@ -94,7 +99,7 @@ class Corpus:
 
 
 def build_corpus(
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerFast,
     *,
     library: StandardLibrary | None = None,
     grammar_share: float = 0.5,
@@ -103,8 +108,7 @@ def build_corpus(
 ) -> Corpus:
     """Encode the library and enough of the grammar to be this share of the training tokens.
 
-    ``tokenizer`` is a ``tokenizers.Tokenizer`` or a transformers tokenizer that holds one. The
-    documents of both kinds are shuffled together by ``seed``, which also draws the grammar.
+    The documents of both kinds are shuffled together by ``seed``, which also draws the grammar.
     Raises ``ValueError`` for a share that is not in [0, 1).
     """
     if not 0 <= grammar_share < 1:
@@ -125,13 +129,13 @@ def build_corpus(
 
 def train_tokenizer(
     library: StandardLibrary, *, vocab_size: int = 1024, grammar_share: float = 0.3, seed: int = 0
-) -> Tokenizer:
+) -> PreTrainedTokenizerFast:
     """Learn a byte-level BPE from the training files and some of the grammar.
 
-    The grammar's share of the characters is smaller than in the corpus, or its words would take
-    the places of common words of real code.
+    Tests are left out, and the grammar's share of the characters is smaller than in the corpus, or
+    ``.assertEqual`` and words of the pool would take the places of common words of real code.
     """
-    texts = list(library.train.values())
+    texts = [text for name, text in library.train.items() if not _is_test(name)]
     characters = round(sum(map(len, texts)) * grammar_share / (1 - grammar_share))
     return train_bpe(
         [*texts, *generate_modules(characters=characters, seed=seed)], vocab_size=vocab_size
@@ -141,12 +145,10 @@ def train_tokenizer(
 class _Encoder:
     """Documents to lists of tokens, each with end-of-text behind it."""
 
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer: Tokenizer = getattr(tokenizer, "backend_tokenizer", tokenizer)
-        end = self._tokenizer.token_to_id(END_OF_TEXT)
-        if end is None:
-            raise ValueError(f"the tokenizer has no {END_OF_TEXT}, which parts documents; add it")
-        self._end = end
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        # The library's own object encodes batches several times faster than its wrapper.
+        self._tokenizer = tokenizer.backend_tokenizer
+        self._end = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
         documents = []
@@ -158,29 +160,16 @@ class _Encoder:
         return documents
 
     def grammar(self, tokens: int, *, seed: int) -> list[list[int]]:
-        """At least so many tokens of modules, fewer by one module than it would take."""
+        """As many modules of the grammar as it takes to have so many tokens."""
         documents: list[list[int]] = []
-        batch: list[str] = []
+        modules = generate_modules(seed=seed)
         total = 0
-        # No module has more tokens than characters, so the generator never ends too early.
-        for module in generate_modules(characters=2 * tokens * 8, seed=seed):
-            if total >= tokens:
-                break
-            batch.append(module)
-            if len(batch) == _BATCH:
-                encoded = self(batch)
-                documents, batch = documents + encoded, []
-                total += sum(map(len, encoded))
-        return _up_to(documents + self(batch), tokens)
-
-
-def _up_to(documents: list[list[int]], tokens: int) -> list[list[int]]:
-    total = 0
-    for number, document in enumerate(documents):
-        if total >= tokens:
-            return documents[:number]
-        total += len(document)
-    return documents
+        while total < tokens:
+            for document in self(list(islice(modules, _BATCH))):
+                if total < tokens:
+                    documents.append(document)
+                    total += len(document)
+        return documents
 
 
 def _stream(documents: list[list[int]]) -> Int[Tensor, " tokens"]:

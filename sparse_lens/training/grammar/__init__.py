@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from sparse_lens.training.grammar.blocks import snippet
 from sparse_lens.training.grammar.pen import Pen
+from sparse_lens.training.grammar.statements import import_
 from sparse_lens.training.grammar.words import GRAMMAR_IDENTIFIERS, RESERVED_IDENTIFIERS
 
 __all__ = ["GRAMMAR_IDENTIFIERS", "RESERVED_IDENTIFIERS", "generate_module", "generate_modules"]
@@ -18,19 +19,17 @@ __all__ = ["GRAMMAR_IDENTIFIERS", "RESERVED_IDENTIFIERS", "generate_module", "ge
 def generate_module(rng: random.Random) -> str:
     """One module: a few snippets that share a vocabulary, from a line to about a page."""
     pen = Pen(rng)
-    lines = []
+    lines = [import_(pen) for _ in range(rng.choice((0, 0, 0, 1, 2, 4)))]
     for _ in range(rng.randint(1, 7)):
         lines += snippet(pen)
     return "\n".join(lines) + "\n"
 
 
-def generate_modules(*, characters: int, seed: int) -> Iterator[str]:
-    """Modules of at least so many characters together, always the same for a seed."""
-    if characters < 0:
-        raise ValueError(f"got characters={characters}, expected a number that is not negative")
+def generate_modules(*, characters: int | None = None, seed: int) -> Iterator[str]:
+    """Modules of at least so many characters together, or without end; a seed fixes them."""
     rng = random.Random(seed)
     written = 0
-    while written < characters:
+    while characters is None or written < characters:
         module = generate_module(rng)
         written += len(module)
         yield module

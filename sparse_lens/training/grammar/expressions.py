@@ -13,11 +13,11 @@ _METHODS = ("get", "append", "join", "split", "strip", "format", "update", "pop"
 def chain(pen: Pen) -> str:
     """A name, perhaps with attributes: ``a``, ``self.a``, ``a.b.c``."""
     draw = pen.random()
-    if draw < 0.55:
+    if draw < 0.65:
         return pen.name()
-    if draw < 0.75:
+    if draw < 0.82:
         return f"self.{pen.name()}"
-    if draw < 0.93:
+    if draw < 0.95:
         return f"{pen.name()}.{pen.name()}"
     return f"{pen.name()}.{pen.name()}.{pen.name()}"
 
@@ -30,17 +30,22 @@ def atom(pen: Pen) -> str:
     if draw < 0.78:
         return pen.number()
     if draw < 0.94:
-        return pen.string(1, 3)
+        return pen.string(1, 2)
     return pen.pick(("None", "True", "False"))
+
+
+def brief(pen: Pen) -> str:
+    """An expression that is mostly short."""
+    return expression(pen, pen.pick((0, 0, 0, 1, 1, 2)))
 
 
 def arguments(pen: Pen, depth: int) -> str:
     """What stands between the parentheses of a call; often a string comes last."""
-    parts = [expression(pen, depth - 1) for _ in range(pen.pick((0, 1, 1, 1, 2, 2, 3)))]
+    parts = [expression(pen, depth - 1) for _ in range(pen.pick((0, 1, 1, 1, 1, 2, 2)))]
     if pen.chance(0.1):
         parts.append(lambda_(pen, depth - 1))
-    if pen.chance(0.35):
-        parts.append(pen.string(1, 5))
+    if pen.chance(0.3):
+        parts.append(pen.string())
     if pen.chance(0.15):
         make = lambda_ if pen.chance(0.3) else expression
         parts.append(f"{pen.name()}={make(pen, depth - 1)}")
@@ -79,7 +84,7 @@ def lambda_(pen: Pen, depth: int) -> str:
     return f"lambda {', '.join(names)}: {body}" if names else f"lambda: {body}"
 
 
-def elements(pen: Pen, low: int = 1, high: int = 6) -> str:
+def elements(pen: Pen, low: int = 1, high: int = 5) -> str:
     """List elements of one kind: numbers, names, strings, calls, or a mixture."""
     makers = (pen.number, pen.number, pen.name, pen.name, pen.string, pen.string, pen.string)
     make = pen.pick((*makers, lambda: atom(pen), lambda: chain(pen), lambda: call(pen, 0)))
@@ -105,7 +110,7 @@ def list_ending_once(pen: Pen) -> str:
 def list_ending_twice(pen: Pen) -> str:
     """A list that closes with two brackets at once."""
     draw = pen.random()
-    inner = ", ".join(f"[{elements(pen, 1, 5)}]" for _ in range(pen.between(1, 3)))
+    inner = ", ".join(f"[{elements(pen, 1, 4)}]" for _ in range(pen.pick((1, 1, 2, 2, 3))))
     if draw < 0.85:
         return f"[{inner}]"
     return f"[{elements(pen, 1, 3)}, {inner}]"
@@ -131,12 +136,12 @@ def _key_maker(pen: Pen) -> Callable[[], str]:
     )
 
 
-def dict_or_list(pen: Pen) -> str:
+def dict_or_list(pen: Pen, *, dicts: float = 0.6) -> str:
     """A dict or a list of the same keys: only the opening bracket says which."""
     make = _key_maker(pen)
-    keys = [make() for _ in range(pen.between(1, 4))]
-    if pen.chance(0.5):
-        values = [pen.pick((atom, atom, flat_list))(pen) for _ in keys]
+    keys = [make() for _ in range(pen.between(1, 3))]
+    if pen.chance(dicts):
+        values = [pen.pick((atom, atom, atom, flat_list))(pen) for _ in keys]
         return "{" + ", ".join(f"{k}: {v}" for k, v in zip(keys, values, strict=True)) + "}"
     return "[" + ", ".join([*keys, make()]) + "]"
 
@@ -212,15 +217,15 @@ def expression(pen: Pen, depth: int) -> str:
     return f"({lambda_(pen, depth)})"
 
 
-def condition(pen: Pen, depth: int) -> str:
+def condition(pen: Pen) -> str:
     """What may stand after ``while``, ``if`` or ``return``, short or long."""
     draw = pen.random()
-    if draw < 0.25:
+    if draw < 0.3:
         return chain(pen)
-    if draw < 0.35:
+    if draw < 0.4:
         return f"not {chain(pen)}"
     if draw < 0.6:
-        return comparison(pen, depth)
-    if draw < 0.8:
-        return boolean(pen, depth)
-    return expression(pen, depth)
+        return comparison(pen, pen.between(0, 1))
+    if draw < 0.75:
+        return boolean(pen, 1)
+    return expression(pen, pen.between(1, 2))

@@ -61,7 +61,7 @@ class Pen:
         """A quotation mark."""
         return '"' if self.chance(0.5) else "'"
 
-    def string(self, low: int = 1, high: int = 4) -> str:
+    def string(self, low: int = 1, high: int = 3) -> str:
         """A string literal in either style."""
         quote = self.quote()
         inside = self.words(low, high)

@@ -2,13 +2,14 @@
 
 from sparse_lens.training.grammar.expressions import (
     atom,
+    brief,
     call,
     chain,
     condition,
     dict_or_list,
-    expression,
     lambda_,
-    list_,
+    list_ending_once,
+    list_ending_twice,
 )
 from sparse_lens.training.grammar.pen import Pen
 
@@ -22,12 +23,12 @@ def target(pen: Pen) -> str:
 
 def assignment(pen: Pen) -> str:
     """``a = ...``"""
-    return f"{target(pen)} = {expression(pen, 2)}"
+    return f"{target(pen)} = {brief(pen)}"
 
 
 def augmented(pen: Pen) -> str:
     """``a += ...``"""
-    return f"{chain(pen)} {pen.pick(_OPERATORS)} {expression(pen, 1)}"
+    return f"{chain(pen)} {pen.pick(_OPERATORS)} {brief(pen)}"
 
 
 def quoted_call(pen: Pen) -> str:
@@ -36,7 +37,7 @@ def quoted_call(pen: Pen) -> str:
     Strings in either style may come before it, so that only the last opening mark decides.
     """
     before = [pen.pick((pen.string, lambda: atom(pen)))() for _ in range(pen.pick((0, 0, 0, 1, 2)))]
-    inside = ", ".join([*before, pen.string(1, 8)])
+    inside = ", ".join([*before, pen.string(1, 6)])
     function = pen.pick((pen.name(), chain(pen), "print", f"{chain(pen)}.{pen.name()}"))
     return f"{_start(pen)}{function}({inside})"
 
@@ -51,17 +52,21 @@ def _start(pen: Pen) -> str:
 
 
 def list_statement(pen: Pen) -> str:
-    """A list at the end of a line: one bracket or two."""
+    """A list at the end of a line: one bracket or two.
+
+    Two more often than one, because subscripts and other statements' lists end in one.
+    """
     start = pen.pick((f"{target(pen)} = ", f"{target(pen)} = ", f"{target(pen)} = "))
     if pen.chance(0.25):
         start = pen.pick(("return ", "yield ", f"{chain(pen)} += "))
-    return start + list_(pen)
+    make = list_ending_once if pen.chance(0.3) else list_ending_twice
+    return start + make(pen)
 
 
 def mapping_statement(pen: Pen) -> str:
     """A dict or a list with the same keys."""
     start = pen.pick((f"{target(pen)} = ", f"{target(pen)} = ", "return ", f"{chain(pen)} += "))
-    return start + dict_or_list(pen)
+    return start + dict_or_list(pen, dicts=0.7)
 
 
 def swap(pen: Pen) -> str:
@@ -82,34 +87,36 @@ def swap(pen: Pen) -> str:
 
 def lambda_statement(pen: Pen) -> str:
     """A lambda after ``return``, ``yield`` or ``=``, or in a call."""
-    text = lambda_(pen, 2)
+    text = lambda_(pen, pen.between(0, 1))
     draw = pen.random()
-    if draw < 0.4:
+    if draw < 0.5:
         return f"return {text}"
-    if draw < 0.55:
+    if draw < 0.65:
         return f"yield {text}"
-    if draw < 0.7:
+    if draw < 0.75:
         return f"{target(pen)} = {text}"
-    if draw < 0.8:
+    if draw < 0.82:
         return f"{target(pen)} = sorted({atom(pen)}, {pen.name()}={text})"
-    if draw < 0.9:
+    if draw < 0.93:
         return f"{chain(pen)}({atom(pen)}, {text})"
-    return f"{target(pen)} = [{text}, {lambda_(pen, 1)}]"
+    return f"{target(pen)} = [{text}, {lambda_(pen, 0)}]"
 
 
 def one_line_if(pen: Pen) -> str:
     """``if a: b = c``, or with a condition of several terms."""
     test = chain(pen)
-    if pen.chance(0.4):
+    if pen.chance(0.3):
         test = f"{chain(pen)} {pen.pick(('and', 'or'))} {pen.pick(('', 'not '))}{chain(pen)}"
     word = "while" if pen.chance(0.08) else "if"
     operator = "=" if pen.chance(0.9) else pen.pick(_OPERATORS)
-    return f"{word} {test}: {target(pen)} {operator} {expression(pen, 1)}"
+    return f"{word} {test}: {target(pen)} {operator} {brief(pen)}"
 
 
 def equals_test(pen: Pen) -> str:
     """``a and b == c`` as a condition, for the many places where one may stand."""
-    first = pen.pick((chain, chain, chain, lambda p: f"not {chain(p)}", lambda p: call(p, 1)))(pen)
+    first = pen.pick(
+        (chain, chain, chain, chain, lambda p: f"not {chain(p)}", lambda p: call(p, 0))
+    )(pen)
     text = f"{first} {pen.pick(('and', 'and', 'or'))} {chain(pen)} == {atom(pen)}"
     if pen.chance(0.12):
         text = f"{chain(pen)} and {text}"
@@ -164,7 +171,7 @@ def leaving(pen: Pen) -> str:
         return f"{word} {call(pen, 1) if word == 'raise' else chain(pen)}"
     if pen.chance(0.06):
         return f"{word} {equals_test(pen)}"
-    return f"{word} {condition(pen, 2)}"
+    return f"{word} {condition(pen)}"
 
 
 def boolean_assignment(pen: Pen) -> str:
@@ -172,22 +179,22 @@ def boolean_assignment(pen: Pen) -> str:
     return f"{target(pen)} = {pen.pick(('True', 'False', 'None', chain(pen)))}"
 
 
-SIMPLE = (
-    (assignment, 10),
-    (augmented, 4),
-    (lambda pen: call(pen, 2), 6),
-    (quoted_call, 9),
-    (list_statement, 8),
+_SIMPLE = (
+    (assignment, 4),
+    (augmented, 1),
+    (lambda pen: call(pen, 1), 3),
+    (quoted_call, 8),
+    (list_statement, 9),
     (mapping_statement, 8),
-    (swap, 8),
-    (lambda_statement, 8),
-    (one_line_if, 8),
-    (import_, 9),
-    (plain_opening, 8),
-    (leaving, 9),
+    (swap, 11),
+    (lambda_statement, 13),
+    (one_line_if, 10),
+    (import_, 13),
+    (plain_opening, 10),
+    (leaving, 7),
     (boolean_assignment, 3),
 )
-_MAKERS = tuple(make for make, weight in SIMPLE for _ in range(weight))
+_MAKERS = tuple(make for make, weight in _SIMPLE for _ in range(weight))
 
 
 def simple_statement(pen: Pen) -> str:
