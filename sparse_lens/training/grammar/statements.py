@@ -66,7 +66,7 @@ def list_statement(pen: Pen) -> str:
 def mapping_statement(pen: Pen) -> str:
     """A dict or a list with the same keys."""
     start = pen.pick((f"{target(pen)} = ", f"{target(pen)} = ", "return ", f"{chain(pen)} += "))
-    return start + dict_or_list(pen, dicts=0.7)
+    return start + dict_or_list(pen, dicts=0.85)
 
 
 def swap(pen: Pen) -> str:
