@@ -10,6 +10,7 @@ comes next, while `` ")\\n`` and ``]]\\n`` are single tokens.
 import json
 from collections.abc import Iterable, Sequence
 from itertools import chain
+from string import ascii_lowercase
 
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -25,6 +26,10 @@ REQUIRED_TOKENS = (
     *(" in", " as", " import", " ==", " =", " +=", ".add", " [", " [[", " {", " set", " str"),
     *(" lambda", " def", " for", " while", " return", " and", " with", " from", " if"),
     *(" name", " value", " data"),
+    # At the margin there is no space before these.
+    *("while", "for", "def", "return", "with", "from", "import", "class", "async", "if", "self"),
+    # A word that is no token must not begin with a bare space, which says nothing about it.
+    *(f" {letter}" for letter in ascii_lowercase),
 )
 
 
