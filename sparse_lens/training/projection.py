@@ -51,9 +51,7 @@ def _candidates(
 
 
 @torch.no_grad()
-def project(
-    parameters: list[SparseParameter], cfg: TrainingConfig, step: int
-) -> None:
+def project(parameters: list[SparseParameter], cfg: TrainingConfig, step: int) -> None:
     """Zero all but the largest entries of each parameter, as many as are due after `step`."""
     for sparse in parameters:
         fraction = nonzero_fraction(cfg, step, sparse.fraction)

@@ -31,8 +31,8 @@ class Trainer:
     def __init__(
         self,
         cfg: TrainingConfig,
-        train: Int[Tensor, "n"],
-        validation: dict[str, Int[Tensor, "m"]],
+        train: Int[Tensor, " n"],
+        validation: dict[str, Int[Tensor, " m"]],
         *,
         tokenizer: Any = None,
         device: torch.device | str | None = None,
@@ -182,7 +182,7 @@ def _optimizer(model: HookedSparseGPT, cfg: TrainingConfig) -> torch.optim.Optim
     return torch.optim.AdamW(groups, lr=cfg.learning_rate, betas=cfg.betas, eps=cfg.eps)
 
 
-def _windows(tokens: Int[Tensor, "n"], context: int) -> Int[Tensor, "count longer"]:
+def _windows(tokens: Int[Tensor, " n"], context: int) -> Int[Tensor, "count longer"]:
     """Non-overlapping windows of `context` inputs and, shifted by one, their targets."""
     count = (len(tokens) - 1) // context
     if count == 0:

@@ -1,0 +1,87 @@
+"""From a preset to a model directory: text, tokenizer, training, and a record of it all."""
+
+import dataclasses
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sparse_lens.models.checkpoint import save_sparse_gpt
+from sparse_lens.models.sparse_gpt import HookedSparseGPT
+from sparse_lens.training.corpus import StandardLibrary, build_corpus, train_tokenizer
+from sparse_lens.training.presets import PRESETS, Preset
+from sparse_lens.training.trainer import Progress, Trainer
+
+CHECKPOINT = "checkpoint.pt"
+
+
+def train_preset(
+    name: str,
+    out: Path,
+    *,
+    device: torch.device | str | None = None,
+    seed: int = 0,
+    n_steps: int | None = None,
+    progress: Progress | None = None,
+) -> HookedSparseGPT:
+    """Train a preset and write the model, its tokenizer, reference tokens and training record.
+
+    A run that was interrupted goes on from its last checkpoint in `out`, exactly.
+
+    Raises:
+        ValueError: for an unknown preset, or a checkpoint of another run.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"no training preset {name!r}; there are {', '.join(PRESETS)}.")
+    preset = PRESETS[name]
+    cfg = preset.training
+    if n_steps is not None:
+        cfg = dataclasses.replace(cfg, n_steps=n_steps)
+    library = StandardLibrary.load()
+    tokenizer = train_tokenizer(library, vocab_size=cfg.model.vocab_size)
+    corpus = build_corpus(tokenizer, library=library, grammar_share=cfg.grammar_share)
+    trainer = Trainer(
+        cfg,
+        corpus.train,
+        {"stdlib": corpus.validation, "grammar": corpus.validation_grammar},
+        tokenizer=tokenizer,
+        device=device,
+        seed=seed,
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    model = trainer.run(checkpoint=out / CHECKPOINT, progress=progress)
+    model.reference_tokens = _reference_tokens(corpus.train, cfg.context, cfg.n_reference_tokens)
+    # Half precision halves the files; the rounded model is the model from here on.
+    save_sparse_gpt(model, out, dtype=torch.float16)
+    command = f"sparse-lens train {name} --out DIR --seed {seed}"
+    if n_steps is not None:
+        command += f" --steps {n_steps}"
+    record = _record(preset, cfg, command, trainer, len(corpus.train))
+    (out / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return model
+
+
+def _reference_tokens(train: torch.Tensor, context: int, n_tokens: int) -> torch.Tensor:
+    """Windows spread evenly over the training text, `[n, context]`."""
+    n = max(1, n_tokens // context)
+    starts = torch.linspace(0, len(train) - context, n).long()
+    return torch.stack([train[start : start + context] for start in starts.tolist()]).long()
+
+
+def _record(preset: Preset, cfg: Any, command: str, trainer: Trainer, tokens: int) -> dict:
+    return {
+        "description": preset.description,
+        "command": command,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": str(trainer.device),
+        "training_tokens": tokens,
+        "steps": trainer.step,
+        "nonzero_weights": {
+            sparse.name: int(sparse.parameter.count_nonzero()) for sparse in trainer.sparse
+        },
+        "config": dataclasses.asdict(cfg),
+        "log": trainer.log,
+    }
