@@ -1,0 +1,25 @@
+"""Tasks: binary choices of the next token in Python code, as generators over a tokenizer."""
+
+from sparse_lens.evals.tasks.controls import constant_answer_accuracy, shared_suffixes
+from sparse_lens.evals.tasks.ngrams import NGramModel
+from sparse_lens.evals.tasks.registry import build, names, spec
+from sparse_lens.evals.tasks.splits import FUNCTION_OPENINGS, IDENTIFIERS, MODULE_OPENINGS, Splits
+from sparse_lens.evals.tasks.task_spec import TaskSpec
+from sparse_lens.evals.tasks.template import Pair
+from sparse_lens.evals.tasks.tokenising import build_task
+
+__all__ = [
+    "FUNCTION_OPENINGS",
+    "IDENTIFIERS",
+    "MODULE_OPENINGS",
+    "NGramModel",
+    "Pair",
+    "Splits",
+    "TaskSpec",
+    "build",
+    "build_task",
+    "constant_answer_accuracy",
+    "names",
+    "shared_suffixes",
+    "spec",
+]

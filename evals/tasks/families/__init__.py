@@ -1,0 +1,1 @@
+"""The twelve tasks, by what decides the answer."""

@@ -1,0 +1,98 @@
+"""Tasks in which the answer follows from what a variable is, or which variable it is."""
+
+from sparse_lens.evals.tasks.splits import IDENTIFIERS, Splits
+from sparse_lens.evals.tasks.task_spec import TaskSpec
+
+_NAMES = IDENTIFIERS.train + IDENTIFIERS.validation + IDENTIFIERS.held_out
+
+SET_OR_STRING = TaskSpec(
+    name="set_or_string",
+    question="Was this variable made a set, which is added to, or a string, which is extended?",
+    answers=(".add", " +="),
+    statements=Splits(
+        train=(
+            "    $a = $(set|str)()\n    $b = $x.$c\n    $a",
+            "    $a = $(set|str)()\n    for $b in $x:\n        $a",
+            "    $b = $1\n    $a = $(set|str)()\n    $c = $y\n    $a",
+            "    $a = $(set|str)($x)\n    $b = $c\n    $a",
+        ),
+        validation=(
+            "    $a = $(set|str)()\n    $b = $c + $1\n    $a",
+            "    $a = $(set|str)()\n    while $x:\n        $a",
+            "    $a_$d = $(set|str)()\n    $b = $y\n    $a_$d",
+            "    $a = $(set|str)()\n    if $y.$c:\n        $a",
+        ),
+        held_out=(
+            "    $a = $(set|str)()\n    $b = $x[$1]\n    $a",
+            "    $a = $(set|str)()\n    $b.$c = $y\n    $a",
+            "    $a = $(set|str)()\n    for $b, $c in $x:\n        $a",
+            "    $a_$d = $(set|str)()\n    if $b is $y:\n        $a_$d",
+            "    $a = $(set|str)()\n    $b($x, $c)\n    $a",
+        ),
+    ),
+)
+
+VAR_SWAP = TaskSpec(
+    name="var_swap",
+    question="Which of the two names has not been given a value from the other yet?",
+    answers=(" $a", " $b"),
+    statements=Splits(
+        train=(
+            "    $($a|$b), $($b|$a) = $($b|$a),",
+            "    if $x:\n        $($a|$b), $($b|$a) = $($b|$a),",
+            "    $c = $d[$1]\n    $($a|$b), $($b|$a) = $($b|$a),",
+            "    $c = $1\n    $($a|$b).$d, $($b|$a).$d = $($b|$a).$d,",
+        ),
+        validation=(
+            "    $c = $d\n    $($a|$b), $($b|$a) = $($b|$a),",
+            "    $c($x)\n    $($a|$b), $($b|$a) = $($b|$a),",
+            "    while $x:\n        $($a|$b), $($b|$a) = $($b|$a),",
+            "    $($a|$b).$d, $($b|$a).$d = $($b|$a).$d,",
+        ),
+        held_out=(
+            "    $c = $x[$1]\n    $($a|$b), $($b|$a) = $($b|$a),",
+            "    for $c in $x:\n        $($a|$b), $($b|$a) = $($b|$a),",
+            "    if $x < $y:\n        $($a|$b), $($b|$a) = $($b|$a),",
+            "    $c = $x.$e\n    $($a|$b).$d, $($b|$a).$d = $($b|$a).$d,",
+        ),
+    ),
+    identifiers=_NAMES,
+    deciding_tokens=3,
+)
+
+# The attributes are compounds with the same second half: `.width = width` alone is a trigram
+# that any code is full of, and would be answered without looking further back.
+CLASS_INIT = TaskSpec(
+    name="class_init",
+    question="Which parameter does this attribute take its value from?",
+    answers=(" $a", " $b"),
+    openings=None,
+    statements=Splits(
+        train=(
+            "class $S:\n    def __init__(self, $a_$c, $b_$c):\n        self.$($a|$b)_$c =",
+            "class $S:\n    def __init__(self, $a_$c, $b_$c, $d):\n"
+            "        self.$d = $d\n        self.$($a|$b)_$c =",
+            "class $S($T):\n    def __init__(self, $d, $a_$c, $b_$c):\n"
+            "        self.$d = $d\n        self.$($a|$b)_$c =",
+            "class $S($T):\n    def __init__(self, $a_$c=$1, $b_$c=$2):\n"
+            "        self.$($a|$b)_$c =",
+        ),
+        validation=(
+            "class $S($T):\n    def __init__(self, $a_$c, $b_$c):\n        self.$($a|$b)_$c =",
+            "class $S:\n    def __init__(self, $a_$c, $b_$c, $d=$1):\n        self.$($a|$b)_$c =",
+            "class $S:\n    def __init__(self, $a_$c, $b_$c):\n"
+            "        self.$d = $1\n        self.$($a|$b)_$c =",
+        ),
+        held_out=(
+            "class $S:\n    def __init__(self, $d, $a_$c, $b_$c):\n        self.$($a|$b)_$c =",
+            "class $S:\n    def __init__(self, $a_$c, $d, $b_$c):\n"
+            "        self.$d = $d\n        self.$($a|$b)_$c =",
+            "class $S($T):\n    def __init__(self, $a_$c, $b_$c=$1):\n        self.$($a|$b)_$c =",
+            "class $S:\n    def __init__(self, $a_$c, $b_$c):\n"
+            "        self.$d = $e($1)\n        self.$($a|$b)_$c =",
+        ),
+    ),
+    identifiers=_NAMES,
+    # An attribute can take more tokens than the name: `.`, `d`, `ata`.
+    deciding_tokens=3,
+)
