@@ -40,22 +40,25 @@ LAMBDA_FUNC = TaskSpec(
     statements=Splits(
         train=(
             "    $(return lambda|async def) $a_$b",
-            "    $($d = lambda|async def) $a_$b",
-            "    $e = $1\n    $($d = lambda|async def) $a_$b_$c",
+            "    $($d = lambda|async def) $a_$b_$c",
+            "    $e = $1\n    $(return lambda|async def) $a_$b_$c",
+            "    $e[$1] = $x\n    $(return lambda|async def) $a_$b",
         ),
         validation=(
             "    $(return lambda|async def) $a_$b_$c",
             "    $e = $x\n    $(return lambda|async def) $a_$b",
+            "    if $x:\n        $(return lambda|async def) $a_$b",
             "    $e = $f\n    $($d = lambda|async def) $a_$b",
         ),
         held_out=(
             "    $e = $y + $1\n    $(return lambda|async def) $a_$b",
-            "    $e = $f.$x\n    $($d = lambda|async def) $a_$b",
+            "    $e = $f.$x\n    $(return lambda|async def) $a_$b_$c",
+            "    if $x.$e:\n        $(return lambda|async def) $a_$b",
             "    $e($y)\n    $(return lambda|async def) $a_$b_$c",
             "    $e += $1\n    $($d = lambda|async def) $a_$b",
         ),
     ),
-    # Where ` async` is two tokens, the assignments still align.
+    # Where ` async` is two tokens, the assignments align and the returns do not.
     deciding_tokens=3,
 )
 
