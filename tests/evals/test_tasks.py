@@ -159,7 +159,7 @@ def is_python(source: str) -> bool:
 # How a prompt goes on after its answer, where an answer alone does not end the statement.
 CONTINUATIONS = {
     "while_return_true": {":\n": "        pass\n"},
-    "lambda_func": {":": " 1\n", "(": "thing):\n        pass\n"},
+    "lambda_func": {":": " 1\n", "(": "thing):\n            pass\n"},
     "for_while": {" in": " thing:\n            pass\n", ":\n": "            pass\n"},
     "with_as": {" as": " thing:\n        pass\n"},
     "if_equals": {" ==": " 1:\n        pass\n", " =": " 1\n"},
