@@ -3,6 +3,7 @@
 Imports are inside the commands, so that `--help` does not wait for torch.
 """
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -56,6 +57,29 @@ def main(
     ] = False,
 ) -> None:
     """Find circuits in language models, and compare the methods that find them."""
+
+
+@app.command()
+def train(
+    preset: Annotated[str, typer.Argument(metavar="PRESET", help="A name from --list.")] = "",
+    out: Annotated[
+        Path, typer.Option(help="Folder for the model and, until the end, its checkpoint.")
+    ] = Path("model"),
+    steps: Annotated[int | None, typer.Option(help="Steps, if not the preset's.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the weights and of the order of the text.")] = 0,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
+    listing: Annotated[bool, typer.Option("--list", help="List the presets and stop.")] = False,
+) -> None:
+    """Train a weight-sparse or dense GPT on Python; an interrupted run goes on where it was."""
+    from sparse_lens.training.console import presets_table, train_with_progress
+
+    if listing or not preset:
+        from rich.console import Console
+
+        Console().print(presets_table())
+        return
+    train_with_progress(preset, out, n_steps=steps, seed=seed, device=device)
+    typer.echo(out)
 
 
 @models.command("list")

@@ -18,7 +18,8 @@ from sparse_lens.training.config import TrainingConfig
 from sparse_lens.training.projection import project, sparse_parameters
 from sparse_lens.training.schedule import learning_rate
 
-Progress = Callable[[dict[str, float]], None]
+Progress = Callable[[dict[str, float], int], None]
+"""Is given the row of each step, and the number of steps."""
 
 
 class Trainer:
@@ -72,7 +73,7 @@ class Trainer:
                 row["seconds"] = round(time.perf_counter() - started, 1)
                 self.log.append(row)
             if progress is not None:
-                progress(row)
+                progress(row, self.cfg.n_steps)
             if checkpoint is not None and (self.step % save_every == 0 or self.step == last):
                 self.save(checkpoint)
         return self.model.eval()

@@ -1,0 +1,43 @@
+"""Training as seen on a terminal: the presets, and a run's progress."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from sparse_lens.training.presets import PRESETS
+from sparse_lens.training.run import train_preset
+
+
+def presets_table() -> Table:
+    """What can be trained by name."""
+    table = Table("preset", "steps", "what it trains")
+    for name, preset in PRESETS.items():
+        table.add_row(name, f"{preset.training.n_steps:,}", preset.description)
+    return table
+
+
+def train_with_progress(
+    name: str, out: Path, *, n_steps: int | None, seed: int, device: str | None
+) -> None:
+    """Train a preset, showing the training loss as it falls and each validation as a line."""
+    console = Console()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.3f}"),
+        TimeRemainingColumn(),
+    )
+    console.print("reading the standard library, training the tokenizer ...")
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(name, total=None, loss=float("nan"))
+
+        def show(row: dict[str, float], total: int) -> None:
+            bar.update(task, completed=row["step"], total=total, loss=row["train_loss"])
+            losses = [f"{k.removesuffix('_loss')} {v:.4f}" for k, v in row.items() if "_loss" in k]
+            if len(losses) > 1:
+                console.print(f"step {int(row['step'])}: {', '.join(losses)} nats")
+
+        train_preset(name, out, n_steps=n_steps, seed=seed, device=device, progress=show)
