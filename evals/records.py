@@ -1,0 +1,202 @@
+"""What one job of a comparison leaves behind: a record, one JSON line in `results.jsonl`.
+
+A record holds everything that its numbers depend on, and a list of measurements, each of one
+circuit on the held-out prompts: the chosen circuit, the controls beside it (the full model, the
+empty circuit, random circuits of the same size) and the curve over edge budgets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+MeasurementKind = Literal["chosen", "full", "empty", "random", "budget"]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One circuit on the held-out prompts: its sizes, and means over the prompts.
+
+    The fields that start with `necessity_` are of the complement: the circuit ablated and the rest
+    kept. A circuit that is necessary has a high `necessity_task_loss`.
+    """
+
+    kind: MeasurementKind
+    """`chosen`: the smallest circuit that meets the target on validation (the full circuit when
+    none does). `full`: the model itself. `empty`: everything ablated. `random`: as many random
+    nodes or edges as the chosen circuit has. `budget`: the method's best circuit of a size."""
+
+    n_nodes: int
+    """Kept nodes."""
+
+    n_edges: int
+    """Kept edges; those between the kept nodes for a circuit given by nodes."""
+
+    connected_nodes: int
+    """Kept nodes on a path from the input to the output."""
+
+    connected_edges: int
+
+    kl: float
+    """KL(full model || circuit) in nats, over the whole vocabulary."""
+
+    task_loss: float
+    """Cross-entropy in nats of the answer against the distractor."""
+
+    logit_difference: float
+    """Logit of the answer minus that of the distractor."""
+
+    accuracy: float
+    """Share of prompts whose answer has the larger logit of the two; a tie is half right."""
+
+    exact_match: float
+    """Share of prompts whose most likely token of the whole vocabulary is the full model's."""
+
+    necessity_kl: float
+    necessity_task_loss: float
+    necessity_logit_difference: float
+    necessity_accuracy: float
+    necessity_exact_match: float
+
+    requested_nodes: int | None = None
+    """Nodes asked for (`chosen` and `random` circuits of a node ranking)."""
+
+    requested_edges: int | None = None
+    """Edges asked for (`budget`, and what an edge ranking gives)."""
+
+    draw: int | None = None
+    """Which of the random circuits, from 0."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One job: a model, a task, a method and a seed, with all that came of it.
+
+    Where `status` is `failed`, `error` says why and what was not reached has its default.
+    """
+
+    job_id: str
+    """Hash of all that the job depends on."""
+
+    status: Literal["done", "failed"]
+
+    model: str
+    """Name, or the last part of its path; unique in a comparison."""
+
+    model_hash: str
+    """Of weights, configuration and reference tokens."""
+
+    nonzero_fraction: float
+    """Nonzero entries of the model's weight matrices over all entries; 1 for a dense model."""
+
+    n_parameters: int
+
+    task: str
+    task_seed: int | None
+    """Of the prompts; None where a task was passed as an object."""
+
+    method: str
+    """Label, unique in a comparison."""
+
+    method_class: str
+    hyperparameters: Mapping[str, Any]
+    """Every field of the method."""
+
+    graph: str
+    """`channel` or `component`."""
+
+    graph_fingerprint: str
+    graph_nodes: int
+    graph_edges: int
+
+    ablation: Mapping[str, Any]
+    """Class name under `type`, and every field; tensors as their hashes."""
+
+    seed: int
+    target_loss: float
+    """Nats a prompt."""
+
+    n_train: int = 0
+    n_validation: int = 0
+    n_held_out: int = 0
+    task_hash: str = ""
+    """Of the prompts' tokens."""
+
+    met_on_validation: bool = False
+    """Whether any circuit met the target where it was searched for."""
+
+    validation_loss: float | None = None
+    met_on_held_out: bool = False
+    """Whether the chosen circuit meets the target on prompts it was not chosen on."""
+
+    circuit: str | None = None
+    """The chosen circuit's file, relative to the results' folder; see `Circuit.load`."""
+
+    circuit_given_by: Literal["nodes", "edges"] | None = None
+    search: tuple[tuple[int, float], ...] = ()
+    """Every (number of nodes or edges, validation loss) that the search measured, in order."""
+
+    seconds: float = 0.0
+    """Of the discovery: ranking, and the search for the smallest circuit."""
+
+    forward_passes: int = 0
+    backward_passes: int = 0
+    peak_memory: int | None = None
+    """Bytes on a CUDA device; None elsewhere."""
+
+    job_seconds: float = 0.0
+    """Of the whole job, held-out measurements included."""
+
+    device: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Of sparse-lens, torch, transformer-lens and Python."""
+
+    measurements: tuple[Measurement, ...] = ()
+
+    error: str | None = None
+    """Traceback of a failed job."""
+
+    @property
+    def chosen(self) -> Measurement:
+        """The measurement of the chosen circuit."""
+        return self.of_kind("chosen")[0]
+
+    @property
+    def full(self) -> Measurement:
+        """The measurement of the model itself."""
+        return self.of_kind("full")[0]
+
+    @property
+    def curve(self) -> tuple[Measurement, ...]:
+        """Measurements over edge budgets, smallest first."""
+        return self.of_kind("budget")
+
+    def of_kind(self, kind: MeasurementKind) -> tuple[Measurement, ...]:
+        """Measurements of one kind, in order; none for a failed job."""
+        return tuple(m for m in self.measurements if m.kind == kind)
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in `results.jsonl`."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Record:
+        """Read what `to_json` gave.
+
+        Raises:
+            ValueError: when a field is missing or unknown.
+        """
+        known = {f.name for f in fields(cls)}
+        unknown = [name for name in row if name not in known]
+        if unknown:
+            raise ValueError(
+                f"not a record of this version of sparse-lens: unknown fields {unknown}."
+            )
+        values = dict(row)
+        values["measurements"] = tuple(Measurement(**m) for m in row.get("measurements", ()))
+        values["search"] = tuple((int(size), float(loss)) for size, loss in row.get("search", ()))
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise ValueError(f"not a record of this version of sparse-lens: {error}.") from error
