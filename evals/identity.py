@@ -1,0 +1,114 @@
+"""What a job depends on, as JSON and as hashes that are the same in every run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from sparse_lens.task import Task
+
+# Where a model computes, and which hook points are on, do not change what it computes.
+_NOT_THE_MODEL = ("device", "n_devices", "ungroup_grouped_query_attention")
+
+
+def describe(value: Any) -> Any:
+    """A value as JSON: dataclasses by class name and fields, tensors by their hashes.
+
+    Raises:
+        ValueError: for anything that has no such description.
+    """
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Tensor):
+        return f"tensor {list(value.shape)} {tensor_hash(value)}"
+    if is_dataclass(value) and not isinstance(value, type):
+        return {"type": type(value).__qualname__, **describe_fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): describe(item) for key, item in value.items()}
+    if isinstance(value, Sequence):
+        return [describe(item) for item in value]
+    raise ValueError(
+        f"cannot record {value!r}: a job is written down by the fields of its method and ablation, "
+        "which must be numbers, strings, tensors, sequences, mappings or dataclasses of these."
+    )
+
+
+def describe_fields(value: Any) -> dict[str, Any]:
+    """A dataclass's fields as JSON."""
+    return {f.name: describe(getattr(value, f.name)) for f in fields(value)}
+
+
+def json_hash(value: Any) -> str:
+    """Hex digest of a JSON value, whatever the order of its keys."""
+    return _hex(json.dumps(value, sort_keys=True).encode())
+
+
+def tensor_hash(tensor: Tensor) -> str:
+    """Hex digest of a tensor's type, shape and entries."""
+    return _hex(*_tensor_parts(tensor))
+
+
+def model_hash(model: HookedTransformer) -> str:
+    """Hex digest of all that a model computes from: weights, configuration, reference tokens."""
+    parts: list[bytes] = []
+    for name, tensor in sorted(model.state_dict().items()):
+        parts += [name.encode(), *_tensor_parts(tensor)]
+    reference = getattr(model, "reference_tokens", None)
+    if reference is not None:
+        parts += [b"reference_tokens", *_tensor_parts(reference)]
+    config = {
+        name: str(value)
+        for name, value in vars(model.cfg).items()
+        if name not in _NOT_THE_MODEL
+        and not name.startswith("use_")
+        and isinstance(value, (bool, int, float, str, list, tuple, torch.dtype))
+    }
+    config["use_sinks"] = str(getattr(model.cfg, "use_attention_sinks", None))
+    config["sparse_cfg"] = describe(getattr(model, "sparse_cfg", None))
+    return _hex(*parts, json_hash(config).encode())
+
+
+def task_hash(task: Task) -> str:
+    """Hex digest of a task's prompts and answers in all splits."""
+    parts = [describe(split) for split in (task.train, task.validation, task.held_out)]
+    return json_hash(parts)
+
+
+def tokenizer_hash(tokenizer: Any) -> str | None:
+    """Hex digest of what a tokenizer makes of text; None where there is none."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return None if backend is None else _hex(backend.to_str().encode())
+
+
+def nonzero_fraction(model: HookedTransformer) -> float:
+    """Nonzero entries of all weight matrices over all their entries.
+
+    Biases, gains and buffers are not counted.
+    """
+    total = nonzero = 0
+    for name, parameter in model.named_parameters():
+        if name.rsplit(".", 1)[-1].startswith("W_"):
+            total += parameter.numel()
+            nonzero += int(parameter.detach().count_nonzero())
+    return nonzero / total if total else 1.0
+
+
+def _tensor_parts(tensor: Tensor) -> list[bytes]:
+    tensor = tensor.detach().cpu().contiguous()
+    head = f"{tensor.dtype} {list(tensor.shape)}".encode()
+    return [head, tensor.reshape(-1).view(torch.uint8).numpy().tobytes()]
+
+
+def _hex(*parts: bytes) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.hexdigest()

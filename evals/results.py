@@ -1,0 +1,161 @@
+"""The records of a comparison, in a folder that grows as jobs end."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sparse_lens.evals.records import Record
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RESULTS_FILE = "results.jsonl"
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """Records, one a job, in the order in which the jobs ended."""
+
+    records: tuple[Record, ...]
+    folder: Path | None = None
+    """Where `results.jsonl` and `circuits/` lie; the circuits' paths are relative to it."""
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Results:
+        """Read the records of a folder; of a job that was run again after a failure, the last.
+
+        Raises:
+            FileNotFoundError: when it holds no results.
+            ValueError: when a line is not a record.
+        """
+        path = Path(folder) / RESULTS_FILE
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"no results in {folder}: expected {RESULTS_FILE}, which "
+                "`sparse-lens compare --out FOLDER` writes."
+            )
+        lines, _ = _whole_lines(path)
+        return cls(_last_of_each([_parse(path, i, line) for i, line in enumerate(lines)]), path.parent)
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self.records)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def done(self) -> tuple[Record, ...]:
+        """Records of the jobs that ended well."""
+        return tuple(record for record in self.records if record.status == "done")
+
+    @property
+    def failed(self) -> tuple[Record, ...]:
+        """Records of the jobs that did not."""
+        return tuple(record for record in self.records if record.status == "failed")
+
+    def circuit_path(self, record: Record) -> Path:
+        """The file of a record's chosen circuit, for `Circuit.load`.
+
+        Raises:
+            ValueError: when the job failed, or these results belong to no folder.
+        """
+        if self.folder is None or record.circuit is None:
+            raise ValueError(f"job {record.job_id} has no saved circuit (status {record.status}).")
+        return self.folder / record.circuit
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row a measurement, with the job's fields beside it; one row for a failed job.
+
+        Columns of the measurement are those of `Measurement`; nested fields of the job are JSON.
+        """
+        import pandas as pd
+
+        rows = []
+        for record in self.records:
+            job = record.to_json()
+            del job["measurements"], job["search"]
+            for name in ("hyperparameters", "ablation", "versions"):
+                job[name] = json.dumps(job[name])
+            rows += [{**job, **asdict(m)} for m in record.measurements] or [job]
+        return pd.DataFrame(rows)
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Write `to_pandas()` as CSV."""
+        self.to_pandas().to_csv(path, index=False)
+
+
+class ResultsWriter:
+    """Appends records to a folder's file: a line is there whole, or not at all.
+
+    A line that a killed run left half written is cut off, with a warning, when the file is opened.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        (self.folder / "circuits").mkdir(parents=True, exist_ok=True)
+        self._lock = threading.Lock()
+        path = self.folder / RESULTS_FILE
+        self.records: tuple[Record, ...] = ()
+        """What the file held when it was opened."""
+        if path.exists():
+            lines, length = _whole_lines(path)
+            if length < path.stat().st_size:
+                os.truncate(path, length)
+            self.records = _last_of_each([_parse(path, i, line) for i, line in enumerate(lines)])
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+
+    def append(self, record: Record) -> None:
+        """Write one record and wait until it is on disk."""
+        line = (json.dumps(record.to_json()) + "\n").encode()
+        with self._lock:
+            written = os.write(self._file, line)
+            if written < len(line):  # a full disk, or a signal: the rest must follow at once
+                _write_rest(self._file, line[written:])
+            os.fsync(self._file)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
+
+    def __enter__(self) -> ResultsWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _write_rest(file: int, rest: bytes) -> None:
+    while rest:
+        rest = rest[os.write(file, rest) :]
+
+
+def _whole_lines(path: Path) -> tuple[list[bytes], int]:
+    """The lines that end in a newline, and where the last of them ends in the file."""
+    content = path.read_bytes()
+    length = content.rfind(b"\n") + 1
+    if length < len(content):
+        warnings.warn(
+            f"{path} ends in a line that was not written to its end ({len(content) - length} "
+            "bytes): the run was interrupted there. It is left out, and its job will run again.",
+            stacklevel=3,
+        )
+    return content[:length].splitlines(), length
+
+
+def _parse(path: Path, index: int, line: bytes) -> Record:
+    try:
+        return Record.from_json(json.loads(line))
+    except ValueError as error:
+        raise ValueError(f"{path}, line {index + 1}: {error}") from error
+
+
+def _last_of_each(records: list[Record]) -> tuple[Record, ...]:
+    """One record a job: a job that failed and was run again counts with its last."""
+    return tuple({record.job_id: record for record in records}.values())
