@@ -54,6 +54,7 @@ def train_preset(
     model = trainer.run(checkpoint=out / CHECKPOINT, progress=progress)
     model.reference_tokens = _reference_tokens(corpus.train, cfg.context, cfg.n_reference_tokens)
     # Half precision halves the files; the rounded model is the model from here on.
+    _round_to_half(model)
     save_sparse_gpt(model, out, dtype=torch.float16)
     command = f"sparse-lens train {name} --out DIR --seed {seed}"
     if n_steps is not None:
@@ -61,6 +62,12 @@ def train_preset(
     record = _record(preset, cfg, command, trainer, len(corpus.train))
     (out / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return model
+
+
+@torch.no_grad()
+def _round_to_half(model: HookedSparseGPT) -> None:
+    for parameter in model.parameters():
+        parameter.copy_(parameter.half())
 
 
 def _reference_tokens(train: torch.Tensor, context: int, n_tokens: int) -> torch.Tensor:
@@ -83,5 +90,6 @@ def _record(preset: Preset, cfg: Any, command: str, trainer: Trainer, tokens: in
             sparse.name: int(sparse.parameter.count_nonzero()) for sparse in trainer.sparse
         },
         "config": dataclasses.asdict(cfg),
+        "final": trainer.validate(max_windows=None),
         "log": trainer.log,
     }

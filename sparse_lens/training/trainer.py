@@ -111,12 +111,12 @@ class Trainer:
         return self.windows[order[index * self.cfg.batch_size :][: self.cfg.batch_size]]
 
     @torch.no_grad()
-    def validate(self, max_windows: int = 256) -> dict[str, float]:
-        """Mean next-token loss in nats on each validation text."""
+    def validate(self, max_windows: int | None = 256) -> dict[str, float]:
+        """Mean next-token loss in nats on each validation text, or on evenly spaced windows."""
         self.model.eval()
         losses = {}
         for name, windows in self.validation.items():
-            stride = max(1, len(windows) // max_windows)
+            stride = 1 if max_windows is None else max(1, len(windows) // max_windows)
             parts = windows[::stride].split(self.cfg.batch_size)
             total = sum(float(self._loss(part)) * len(part) for part in parts)
             losses[f"{name}_loss"] = total / sum(len(part) for part in parts)
