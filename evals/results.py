@@ -111,6 +111,13 @@ class ResultsWriter:
             self.records = _last_of_each([_parse(path, i, line) for i, line in enumerate(lines)])
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
+    def finished(self, job_id: str) -> Record | None:
+        """The record of a job that an earlier run ended well, if its circuit is there as well."""
+        for record in self.records:
+            if record.job_id == job_id and record.status == "done":
+                return record if (self.folder / str(record.circuit)).is_file() else None
+        return None
+
     def append(self, record: Record) -> None:
         """Write one record and wait until it is on disk."""
         line = (json.dumps(record.to_json()) + "\n").encode()

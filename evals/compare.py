@@ -1,0 +1,228 @@
+"""The comparison: every model, task, method and seed is a job, and every job leaves a record."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import uuid
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from transformer_lens import HookedTransformer
+
+from sparse_lens.ablation import Ablation, MeanAblation
+from sparse_lens.evals.budgets import EdgeBudgets
+from sparse_lens.evals.jobs import Job, Outcome, Workbench, run_job, takes_target
+from sparse_lens.evals.records import Record
+from sparse_lens.evals.results import Results, ResultsWriter
+from sparse_lens.evals.sources import GraphOf, ModelSource, SplitSizes, TaskSource
+from sparse_lens.graphs.channel import ChannelGraph
+from sparse_lens.method import Method, registry
+from sparse_lens.task import Task
+
+TARGET_LOSS = 0.15
+"""Nats a prompt, as in Gao et al. 2025."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a comparison is; reported before and after every job."""
+
+    number: int
+    """Of this job, from 1."""
+
+    total: int
+    model: str
+    task: str
+    method: str
+    seed: int
+
+    record: Record | None
+    """None before the job runs."""
+
+    resumed: bool = False
+    """Whether the record is that of an earlier run."""
+
+
+def compare(
+    models: Sequence[str | Path | HookedTransformer],
+    tasks: Sequence[str | Task],
+    methods: Sequence[Method] | Mapping[str, Method],
+    *,
+    out: str | os.PathLike[str],
+    graph: GraphOf = ChannelGraph.from_model,
+    ablation: Ablation | None = None,
+    seeds: int | Sequence[int] = 1,
+    target_loss: float = TARGET_LOSS,
+    budgets: EdgeBudgets | None = None,
+    random_draws: int = 3,
+    splits: SplitSizes | None = None,
+    task_seed: int = 0,
+    device: str | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Results:
+    """Find and measure circuits for every model, task, method and seed.
+
+    For each, the smallest circuit that meets a loss on the validation prompts is found with the
+    same search, and it, its controls and a curve over edge budgets are measured on the held-out
+    prompts. Each job's record is appended to `out/results.jsonl` as the job ends, its circuit is
+    saved in `out/circuits`; run again with the same settings, finished jobs are taken from there.
+    A job that fails leaves a record with its traceback, and the others go on.
+
+    Args:
+        models: names, folders of checkpoints, or models; each with its own graph and tokens.
+        tasks: names from `sparse_lens.evals.tasks`, or tasks with all three splits.
+        methods: with your own labels, or labelled by their registered names. Their `target_loss`
+            is replaced by the comparison's.
+        out: folder of the results; made if it is not there.
+        graph: makes each model's graph.
+        ablation: what absent nodes and edges carry; the mean over reference tokens if not given.
+        seeds: how many, counted from 0, or which.
+        target_loss: two-way loss in nats that the smallest circuit must meet.
+        budgets: numbers of edges for the curve.
+        random_draws: random circuits of the chosen one's size.
+        splits: prompts per split, for tasks given by name.
+        task_seed: of the prompts of tasks given by name; the same for all models.
+        device: where models given by name are loaded.
+        progress: called before and after every job.
+
+    Raises:
+        ValueError: for an unknown model or task, a model without such a graph, or no jobs at all.
+    """
+    jobs = plan(
+        models,
+        tasks,
+        methods,
+        graph=graph,
+        ablation=ablation,
+        seeds=seeds,
+        target_loss=target_loss,
+        budgets=budgets,
+        random_draws=random_draws,
+        splits=splits,
+        task_seed=task_seed,
+        device=device,
+    )
+    report = progress or _silent
+    bench = Workbench()
+    records = []
+    with ResultsWriter(out) as writer:
+        for number, job in enumerate(jobs, start=1):
+            here = Progress(
+                number, len(jobs), job.model.label, job.task.name, job.label, job.seed, None
+            )
+            earlier = writer.finished(job.id)
+            if earlier is None:
+                report(here)
+                record = keep(run_job(job, bench), writer)
+            else:
+                record = earlier
+            records.append(record)
+            report(replace(here, record=record, resumed=earlier is not None))
+    return Results(tuple(records), Path(out))
+
+
+def plan(
+    models: Sequence[str | Path | HookedTransformer],
+    tasks: Sequence[str | Task],
+    methods: Sequence[Method] | Mapping[str, Method],
+    *,
+    graph: GraphOf = ChannelGraph.from_model,
+    ablation: Ablation | None = None,
+    seeds: int | Sequence[int] = 1,
+    target_loss: float = TARGET_LOSS,
+    budgets: EdgeBudgets | None = None,
+    random_draws: int = 3,
+    splits: SplitSizes | None = None,
+    task_seed: int = 0,
+    device: str | None = None,
+) -> tuple[Job, ...]:
+    """The jobs of a comparison, in the order in which one process runs them; see `compare`."""
+    seeds = range(seeds) if isinstance(seeds, int) else seeds
+    for name, given in (("models", models), ("tasks", tasks), ("methods", methods)):
+        if isinstance(given, str):
+            raise ValueError(f"{name} must be a list, got the string {given!r}; pass [{given!r}].")
+    if not (models and tasks and methods and seeds):
+        raise ValueError(
+            f"nothing to compare: got {len(models)} models, {len(tasks)} tasks, {len(methods)} "
+            f"methods and {len(seeds)} seeds; at least one of each is needed."
+        )
+    labelled = _labelled(methods)
+    targeted = {
+        label: replace(method, target_loss=target_loss) if takes_target(method) else method  # type: ignore[call-arg]
+        for label, method in labelled.items()
+    }
+    asked = [TaskSource.of(task, splits or SplitSizes(), task_seed) for task in tasks]
+    examined = [ModelSource.examine(model, graph, device=device) for model in models]
+    _refuse_twins("models", [model.label for model in examined])
+    _refuse_twins("tasks", [task.name for task in asked])
+    return tuple(
+        Job(
+            model=model,
+            task=task,
+            label=label,
+            method=method,
+            ablation=ablation or MeanAblation(),
+            seed=seed,
+            target_loss=target_loss,
+            budgets=budgets or EdgeBudgets(),
+            random_draws=random_draws,
+        )
+        for model in examined
+        for task in asked
+        for label, method in targeted.items()
+        for seed in seeds
+    )
+
+
+def keep(outcome: Outcome, writer: ResultsWriter) -> Record:
+    """Save an outcome: the circuit first, so that a record never names a file that is missing."""
+    if outcome.circuit is not None and outcome.record.circuit is not None:
+        path = writer.folder / outcome.record.circuit
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+        try:
+            temporary.write_bytes(outcome.circuit)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    writer.append(outcome.record)
+    return outcome.record
+
+
+def _labelled(methods: Sequence[Method] | Mapping[str, Method]) -> dict[str, Method]:
+    """Methods by registered name; where one occurs twice, with the fields that make it another."""
+    if isinstance(methods, Mapping):
+        return dict(methods)
+    names = {cls: name for name, cls in registry().items()}
+    plain = [names.get(type(method), type(method).__name__) for method in methods]
+    counts = Counter(plain)
+    labels = [
+        name if counts[name] == 1 else " ".join([name, *_own_fields(method)])
+        for name, method in zip(plain, methods, strict=True)
+    ]
+    _refuse_twins("methods", labels)
+    return dict(zip(labels, methods, strict=True))
+
+
+def _own_fields(method: Method) -> list[str]:
+    """Fields that are not at their defaults."""
+    return [
+        f"{f.name}={getattr(method, f.name)}"
+        for f in dataclasses.fields(method)
+        if getattr(method, f.name) != f.default
+    ]
+
+
+def _refuse_twins(what: str, labels: list[str]) -> None:
+    twins = sorted(label for label, count in Counter(labels).items() if count > 1)
+    if twins:
+        raise ValueError(
+            f"{what} must have different names, got {twins} more than once; their rows could not "
+            "be told apart."
+        )
+
+
+def _silent(_: Progress) -> None:
+    return None

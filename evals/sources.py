@@ -1,0 +1,143 @@
+"""Where a job gets its model and its task from: small values that travel to other processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformer_lens import HookedTransformer
+
+from sparse_lens.evals import tasks
+from sparse_lens.evals.identity import (
+    model_hash,
+    nonzero_fraction,
+    task_hash,
+    tokenizer_hash,
+)
+from sparse_lens.graphs.base import Graph
+from sparse_lens.models.checkpoint import load_sparse_gpt
+from sparse_lens.task import Task
+
+GraphOf = Callable[[HookedTransformer], Graph]
+"""Makes a model's graph: `ChannelGraph.from_model`, `ComponentGraph.from_model`, or your own."""
+
+
+@dataclass(frozen=True)
+class SplitSizes:
+    """Prompts in each split of a task that is given by name; all even."""
+
+    n_train: int = 128
+    n_validation: int = 64
+    n_held_out: int = 128
+
+
+@dataclass(frozen=True, eq=False)
+class ModelSource:
+    """A model of a comparison, and what its records say of it."""
+
+    label: str
+    origin: str | HookedTransformer
+    """Name, folder, or the model itself."""
+
+    device: str | None
+    """For models given by name."""
+
+    hash: str
+    nonzero_fraction: float
+    n_parameters: int
+    tokenizer_hash: str | None
+    graph_of: GraphOf
+    graph_kind: str
+    graph_fingerprint: str
+    graph_nodes: int
+    graph_edges: int
+
+    @classmethod
+    def examine(
+        cls, origin: str | Path | HookedTransformer, graph_of: GraphOf, *, device: str | None
+    ) -> ModelSource:
+        """Load the model once, to know which it is.
+
+        Raises:
+            ValueError: when there is no such model, or it has no such graph.
+        """
+        model = _load(origin, device)
+        graph = graph_of(model)
+        digest = model_hash(model)
+        if isinstance(origin, HookedTransformer):
+            label = f"{origin.cfg.model_name}-{digest[:8]}"
+        else:
+            label = Path(origin).name
+        return cls(
+            label=label,
+            origin=origin if isinstance(origin, HookedTransformer) else str(origin),
+            device=device,
+            hash=digest,
+            nonzero_fraction=nonzero_fraction(model),
+            n_parameters=sum(parameter.numel() for parameter in model.parameters()),
+            tokenizer_hash=tokenizer_hash(model.tokenizer),
+            graph_of=graph_of,
+            graph_kind=graph.kind,
+            graph_fingerprint=graph.fingerprint,
+            graph_nodes=graph.n_nodes,
+            graph_edges=graph.n_edges,
+        )
+
+    def load(self) -> HookedTransformer:
+        """The model."""
+        return _load(self.origin, self.device)
+
+
+@dataclass(frozen=True, eq=False)
+class TaskSource:
+    """A task of a comparison: one of ours by name, or one that was passed."""
+
+    name: str
+    task: Task | None = None
+    sizes: SplitSizes = SplitSizes()
+    seed: int = 0
+
+    @classmethod
+    def of(cls, task: str | Task, sizes: SplitSizes, seed: int) -> TaskSource:
+        """Of a name or a task.
+
+        Raises:
+            ValueError: when no task has that name, or a task lacks a split.
+        """
+        if isinstance(task, Task):
+            for split in ("validation", "held_out"):
+                task.split(split)
+            return cls(task.name, task)
+        tasks.spec(task)
+        return cls(task, None, sizes, seed)
+
+    def load(self, model: HookedTransformer) -> Task:
+        """The task in a model's tokens.
+
+        Raises:
+            ValueError: when the model has no tokenizer, or one that cannot carry the task.
+        """
+        if self.task is not None:
+            return self.task
+        if model.tokenizer is None:
+            raise ValueError(
+                f"task {self.name!r} is written as text and the model has no tokenizer: pass a "
+                "model that has one, or the task as sl.Task(...) in the model's tokens."
+            )
+        sizes: dict[str, Any] = vars(self.sizes)
+        return tasks.build(self.name, model.tokenizer, seed=self.seed, **sizes)  # type: ignore[arg-type]
+
+    def identity(self, tokenizer: str | None) -> dict[str, Any]:
+        """What the prompts depend on, as JSON."""
+        if self.task is not None:
+            return {"name": self.name, "hash": task_hash(self.task)}
+        sizes = vars(self.sizes)
+        return {"name": self.name, "seed": self.seed, "tokenizer": tokenizer, **sizes}
+
+
+def _load(origin: str | Path | HookedTransformer, device: str | None) -> HookedTransformer:
+    if isinstance(origin, HookedTransformer):
+        return origin
+    return load_sparse_gpt(origin, device=device)
