@@ -138,9 +138,7 @@ def run_job(job: Job, bench: Workbench | None = None) -> Outcome:
 
 def _run(job: Job, bench: Workbench) -> Outcome:
     bound, task = bench.bound(job), bench.task(job)
-    discovery = job.method.discover(
-        bound.model, bound.graph, task, ablation=bound, seed=job.seed
-    )
+    discovery = job.method.discover(bound.model, bound.graph, task, ablation=bound, seed=job.seed)
     chosen = _chosen(job, bound, task, discovery)
     measurements = measurements_of(
         bound,
@@ -174,9 +172,7 @@ def _run(job: Job, bench: Workbench) -> Outcome:
     return Outcome(record, _file_content(chosen.circuit))
 
 
-def _chosen(
-    job: Job, bound: BoundAblation, task: Task, discovery: Discovery
-) -> ChosenCircuit:
+def _chosen(job: Job, bound: BoundAblation, task: Task, discovery: Discovery) -> ChosenCircuit:
     """What the method chose; searched for here if it knows no target."""
     if discovery.chosen is not None and takes_target(job.method):
         return discovery.chosen

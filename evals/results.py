@@ -29,7 +29,10 @@ class Results:
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Results:
-        """Read the records of a folder; of a job that was run again after a failure, the last.
+        """Read the records of a folder.
+
+        Of jobs for the same model, task, method, graph, ablation and seed (run again after a
+        failure, or with other settings) the last counts.
 
         Raises:
             FileNotFoundError: when it holds no results.
@@ -42,7 +45,8 @@ class Results:
                 "`sparse-lens compare --out FOLDER` writes."
             )
         lines, _ = _whole_lines(path)
-        return cls(_last_of_each([_parse(path, i, line) for i, line in enumerate(lines)]), path.parent)
+        records = [_parse(path, i, line) for i, line in enumerate(lines)]
+        return cls(tuple({_cell(record): record for record in records}.values()), path.parent)
 
     def __iter__(self) -> Iterator[Record]:
         return iter(self.records)
@@ -102,21 +106,28 @@ class ResultsWriter:
         (self.folder / "circuits").mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
         path = self.folder / RESULTS_FILE
-        self.records: tuple[Record, ...] = ()
-        """What the file held when it was opened."""
+        self._done: dict[str, Record] = {}
+        self._last: dict[tuple[object, ...], str] = {}
         if path.exists():
             lines, length = _whole_lines(path)
             if length < path.stat().st_size:
                 os.truncate(path, length)
-            self.records = _last_of_each([_parse(path, i, line) for i, line in enumerate(lines)])
+            for index, line in enumerate(lines):
+                self._remember(_parse(path, index, line))
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
     def finished(self, job_id: str) -> Record | None:
-        """The record of a job that an earlier run ended well, if its circuit is there as well."""
-        for record in self.records:
-            if record.job_id == job_id and record.status == "done":
-                return record if (self.folder / str(record.circuit)).is_file() else None
-        return None
+        """The record of a job that an earlier run ended well, if its circuit is there as well.
+
+        If other settings ran since, it is written once more, so that it is what `Results.load`
+        finds.
+        """
+        record = self._done.get(job_id)
+        if record is None or not (self.folder / str(record.circuit)).is_file():
+            return None
+        if self._last[_cell(record)] != job_id:
+            self.append(record)
+        return record
 
     def append(self, record: Record) -> None:
         """Write one record and wait until it is on disk."""
@@ -126,10 +137,16 @@ class ResultsWriter:
             if written < len(line):  # a full disk, or a signal: the rest must follow at once
                 _write_rest(self._file, line[written:])
             os.fsync(self._file)
+            self._remember(record)
 
     def close(self) -> None:
         """Close the file."""
         os.close(self._file)
+
+    def _remember(self, record: Record) -> None:
+        self._last[_cell(record)] = record.job_id
+        if record.status == "done":
+            self._done[record.job_id] = record
 
     def __enter__(self) -> ResultsWriter:
         return self
@@ -163,6 +180,7 @@ def _parse(path: Path, index: int, line: bytes) -> Record:
         raise ValueError(f"{path}, line {index + 1}: {error}") from error
 
 
-def _last_of_each(records: list[Record]) -> tuple[Record, ...]:
-    """One record a job: a job that failed and was run again counts with its last."""
-    return tuple({record.job_id: record for record in records}.values())
+def _cell(record: Record) -> tuple[object, ...]:
+    """The place in a comparison that a record fills, whatever its other settings."""
+    ablation = json.dumps(record.ablation, sort_keys=True)
+    return (record.model, record.task, record.method, record.graph, ablation, record.seed)

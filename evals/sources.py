@@ -66,13 +66,13 @@ class ModelSource:
         model = _load(origin, device)
         graph = graph_of(model)
         digest = model_hash(model)
-        if isinstance(origin, HookedTransformer):
-            label = f"{origin.cfg.model_name}-{digest[:8]}"
+        if isinstance(origin, (str, Path)):
+            label, origin = Path(origin).name, str(origin)
         else:
-            label = Path(origin).name
+            label = f"{origin.cfg.model_name}-{digest[:8]}"
         return cls(
             label=label,
-            origin=origin if isinstance(origin, HookedTransformer) else str(origin),
+            origin=origin,
             device=device,
             hash=digest,
             nonzero_fraction=nonzero_fraction(model),
@@ -138,6 +138,6 @@ class TaskSource:
 
 
 def _load(origin: str | Path | HookedTransformer, device: str | None) -> HookedTransformer:
-    if isinstance(origin, HookedTransformer):
-        return origin
-    return load_sparse_gpt(origin, device=device)
+    if isinstance(origin, (str, Path)):
+        return load_sparse_gpt(origin, device=device)
+    return origin

@@ -82,6 +82,49 @@ def train(
     typer.echo(out)
 
 
+@app.command()
+def compare(
+    out: Annotated[
+        Path, typer.Option(help="Folder of results, circuits and report; a rerun goes on in it.")
+    ],
+    preset: Annotated[str, typer.Option(help="quick or full; flags override.")] = "quick",
+    models: Annotated[str | None, typer.Option(help="Names or folders, comma-separated.")] = None,
+    tasks: Annotated[str | None, typer.Option(help="Names, comma-separated; or all.")] = None,
+    methods: Annotated[str | None, typer.Option(help="Names, comma-separated.")] = None,
+    graph: Annotated[str | None, typer.Option(help="channel or component.")] = None,
+    ablation: Annotated[str | None, typer.Option(help="mean, zero or interchange.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="How many seeds.")] = None,
+    target_loss: Annotated[float | None, typer.Option(help="Nats that circuits must meet.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Of the methods that learn.")] = None,
+    fields: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="METHOD.FIELD=VALUE", help="Any field; can be repeated."),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
+    report: Annotated[bool, typer.Option(help="Write report.html at the end.")] = True,
+) -> None:
+    """Find the smallest circuits of several models with several methods, and measure them."""
+    from rich.console import Console
+
+    from sparse_lens.commands import compare as command
+
+    options = command.CompareOptions(
+        preset=preset,
+        models=models,
+        tasks=tasks,
+        methods=methods,
+        graph=graph,
+        ablation=ablation,
+        n_seeds=seeds,
+        target_loss=target_loss,
+        steps=steps,
+        fields=tuple(fields or ()),
+        device=device,
+    )
+    if command.run(options, out, report=report, console=Console()).failed:
+        raise typer.Exit(1)
+
+
 @models.command("list")
 def list_models(
     full: Annotated[bool, typer.Option("--all", help="Each of the sweep's models too.")] = False,

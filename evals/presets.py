@@ -1,0 +1,55 @@
+"""Ready-made comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from sparse_lens.evals import tasks
+from sparse_lens.evals.budgets import EdgeBudgets
+from sparse_lens.evals.sources import SplitSizes
+
+
+@dataclass(frozen=True)
+class ComparePreset:
+    """What `sparse-lens compare` does when no flag says otherwise."""
+
+    models: tuple[str, ...]
+    tasks: tuple[str, ...]
+
+    methods: Mapping[str, Mapping[str, Any]]
+    """Fields that are not at their defaults, by the method's registered name."""
+
+    graph: str = "channel"
+    ablation: str = "mean"
+    n_seeds: int = 1
+    target_loss: float = 0.15
+    splits: SplitSizes = field(default_factory=SplitSizes)
+    budgets: EdgeBudgets = field(default_factory=EdgeBudgets)
+    random_draws: int = 3
+
+
+QUICK = ComparePreset(
+    models=("py-sparse", "py-dense"),
+    tasks=("single_double_quote", "bracket_counting", "for_while", "with_as"),
+    methods=MappingProxyType(
+        {
+            "node-pruning": {"n_steps": 150, "batch_size": 64, "learning_rate": 1e-2},
+            "attribution-patching": {},
+        }
+    ),
+    splits=SplitSizes(n_train=128, n_validation=64, n_held_out=64),
+    budgets=EdgeBudgets(fractions=(0.1, 0.3, 1.0), counts=(3, 10, 30, 100, 300, 1000, 3000)),
+    random_draws=1,
+)
+
+FULL = ComparePreset(
+    models=("py-sparse", "py-dense", "py-dense-topk"),
+    tasks=tasks.names(),
+    methods=MappingProxyType({"node-pruning": {}, "attribution-patching": {}, "random": {}}),
+    n_seeds=3,
+)
+
+PRESETS: Mapping[str, ComparePreset] = MappingProxyType({"quick": QUICK, "full": FULL})

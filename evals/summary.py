@@ -1,0 +1,276 @@
+"""What a comparison comes to: who can do which task, mean sizes, and the dense-to-sparse ratio."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from sparse_lens.evals.intervals import Spread, geometric_mean, spread_of
+from sparse_lens.evals.records import Record
+
+CAN_DO_LOSS = 0.15
+CAN_DO_ACCURACY = 0.95
+SPARSE_BELOW = 0.5
+"""A model with a smaller share of nonzero weights counts as sparse."""
+
+EdgeCount = Literal["kept", "connected"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What must agree for edge counts to be comparable."""
+
+    method: str
+    graph: str
+    ablation: str
+    """Class name."""
+
+    @classmethod
+    def of(cls, record: Record) -> Setting:
+        """The setting of a record."""
+        return cls(record.method, record.graph, str(record.ablation["type"]))
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """A model, and which tasks it can do, by itself, on the held-out prompts."""
+
+    model: str
+    nonzero_fraction: float
+    n_parameters: int
+    full_loss: Mapping[str, float]
+    """Two-way loss of the full model, by task."""
+
+    can_do: tuple[str, ...]
+    cannot_do: tuple[str, ...]
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether most of its weights are zero."""
+        return self.nonzero_fraction < SPARSE_BELOW
+
+
+@dataclass(frozen=True)
+class MeanSize:
+    """Geometric mean of edge counts over the common tasks, of one model, method and seed."""
+
+    setting: Setting
+    model: str
+    seed: int
+    edges: float
+    """An unmet target counts as the full graph's edges, zero edges as one."""
+
+    tasks: tuple[str, ...]
+    """Those that the mean is over."""
+
+    unmet: tuple[str, ...]
+    """Tasks whose target no circuit met on validation: counted as the full graph."""
+
+    zero: tuple[str, ...]
+    """Tasks whose circuit has no edge: counted as one."""
+
+    unmet_on_held_out: tuple[str, ...]
+    """Tasks whose circuit met the target on validation and misses it on held-out prompts; their
+    edges are counted as they are."""
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times more edges a dense model needs than a sparse one."""
+
+    setting: Setting
+    dense: str
+    sparse: str
+    by_seed: Mapping[int, float]
+    by_task: Mapping[str, float]
+    """Geometric mean over seeds."""
+
+    spread: Spread
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The headline of a comparison."""
+
+    models: tuple[ModelSummary, ...]
+    common_tasks: tuple[str, ...]
+    """Tasks that all models can do."""
+
+    means: tuple[MeanSize, ...]
+    ratios: tuple[Ratio, ...]
+    n_failed: int
+    statements: tuple[str, ...]
+    """In words: the ratios, or why there are none."""
+
+
+def can_do(record: Record, *, loss: float = CAN_DO_LOSS, accuracy: float = CAN_DO_ACCURACY) -> bool:
+    """Whether the full model does the task on the held-out prompts."""
+    return record.full.task_loss <= loss and record.full.accuracy >= accuracy
+
+
+def edges_counted(record: Record, *, count: EdgeCount = "kept") -> int:
+    """The edges that a record counts with: the full graph's if unmet, and at least one."""
+    if not record.met_on_validation:
+        return record.graph_edges
+    chosen = record.chosen
+    return max(1, chosen.n_edges if count == "kept" else chosen.connected_edges)
+
+
+def summarize(records: Iterable[Record], *, count: EdgeCount = "kept") -> Summary:
+    """The headline of some records.
+
+    Args:
+        count: which of a circuit's edges: all that it keeps, or those on a path from the input to
+            the output.
+    """
+    everything = tuple(records)
+    done = [record for record in everything if record.status == "done"]
+    models = _models(done)
+    common = _common(models)
+    means, ratios = [], []
+    for setting in dict.fromkeys(Setting.of(record) for record in done):
+        own = [r for r in done if Setting.of(r) == setting and r.task in common]
+        complete = _complete(own, [model.model for model in models])
+        means += _means(setting, complete, count)
+        ratios += _ratios(setting, complete, models, count)
+    n_failed = len(everything) - len(done)
+    return Summary(
+        models=models,
+        common_tasks=common,
+        means=tuple(means),
+        ratios=tuple(ratios),
+        n_failed=n_failed,
+        statements=_statements(models, common, ratios, n_failed),
+    )
+
+
+def _models(done: Sequence[Record]) -> tuple[ModelSummary, ...]:
+    summaries = []
+    for name in dict.fromkeys(record.model for record in done):
+        by_task = {record.task: record for record in done if record.model == name}
+        first = next(iter(by_task.values()))
+        able = tuple(task for task, record in by_task.items() if can_do(record))
+        summaries.append(
+            ModelSummary(
+                model=name,
+                nonzero_fraction=first.nonzero_fraction,
+                n_parameters=first.n_parameters,
+                full_loss={task: record.full.task_loss for task, record in by_task.items()},
+                can_do=able,
+                cannot_do=tuple(task for task in by_task if task not in able),
+            )
+        )
+    return tuple(summaries)
+
+
+def _common(models: Sequence[ModelSummary]) -> tuple[str, ...]:
+    if not models:
+        return ()
+    return tuple(t for t in models[0].can_do if all(t in model.can_do for model in models))
+
+
+def _complete(records: Sequence[Record], models: Sequence[str]) -> dict[str, list[Record]]:
+    """By task, where every model has the same seeds: means over other tasks would not compare."""
+    by_task: dict[str, list[Record]] = {}
+    for record in records:
+        by_task.setdefault(record.task, []).append(record)
+    seeds = {(r.model, r.seed) for r in records}
+    wanted = {(model, seed) for model in models for _, seed in seeds}
+    return {
+        task: own for task, own in by_task.items() if {(r.model, r.seed) for r in own} == wanted
+    }
+
+
+def _means(
+    setting: Setting, by_task: Mapping[str, Sequence[Record]], count: EdgeCount
+) -> list[MeanSize]:
+    cells: dict[tuple[str, int], list[Record]] = {}
+    for own in by_task.values():
+        for record in own:
+            cells.setdefault((record.model, record.seed), []).append(record)
+    means = []
+    for (model, seed), own in cells.items():
+        met = [record for record in own if record.met_on_validation]
+        means.append(
+            MeanSize(
+                setting=setting,
+                model=model,
+                seed=seed,
+                edges=geometric_mean([edges_counted(record, count=count) for record in own]),
+                tasks=tuple(record.task for record in own),
+                unmet=tuple(record.task for record in own if not record.met_on_validation),
+                zero=tuple(r.task for r in met if _n_edges(r, count) == 0),
+                unmet_on_held_out=tuple(r.task for r in met if not r.met_on_held_out),
+            )
+        )
+    return means
+
+
+def _ratios(
+    setting: Setting,
+    by_task: Mapping[str, Sequence[Record]],
+    models: Sequence[ModelSummary],
+    count: EdgeCount,
+) -> list[Ratio]:
+    if not by_task:
+        return []
+    logs = {
+        (record.model, task, record.seed): math.log(edges_counted(record, count=count))
+        for task, own in by_task.items()
+        for record in own
+    }
+    seeds = list(dict.fromkeys(seed for _, _, seed in logs))
+    ratios = []
+    for sparse in (model.model for model in models if model.is_sparse):
+        for dense in (model.model for model in models if not model.is_sparse):
+            table = [  # a row a task, a column a seed
+                [logs[dense, task, seed] - logs[sparse, task, seed] for seed in seeds]
+                for task in by_task
+            ]
+            spread = spread_of(table)
+            ratios.append(
+                Ratio(
+                    setting=setting,
+                    dense=dense,
+                    sparse=sparse,
+                    by_seed=dict(zip(seeds, spread.by_column, strict=True)),
+                    by_task=dict(zip(by_task, spread.by_row, strict=True)),
+                    spread=spread,
+                )
+            )
+    return ratios
+
+
+def _n_edges(record: Record, count: EdgeCount) -> int:
+    return record.chosen.n_edges if count == "kept" else record.chosen.connected_edges
+
+
+def _statements(
+    models: Sequence[ModelSummary],
+    common: Sequence[str],
+    ratios: Sequence[Ratio],
+    n_failed: int,
+) -> tuple[str, ...]:
+    lines = []
+    if models and not common:
+        able = "; ".join(f"{m.model} can do {', '.join(m.can_do) or 'none'}" for m in models)
+        lines.append(
+            "No task can be done by all models, so their circuits' sizes cannot be compared "
+            f"({able})."
+        )
+    elif not any(m.is_sparse for m in models) or all(m.is_sparse for m in models):
+        kind = "sparse" if models and models[0].is_sparse else "dense"
+        lines.append(f"All models are {kind}: there is no dense-to-sparse ratio.")
+    for ratio in ratios:
+        spread = ratio.spread
+        lines.append(
+            f"{ratio.setting.method}: {ratio.dense} needs {spread.mean:.3g} times as many edges as "
+            f"{ratio.sparse} ({len(ratio.by_task)} tasks, 95% interval over tasks "
+            f"{spread.low:.3g} to {spread.high:.3g}; {len(ratio.by_seed)} seeds, "
+            f"{spread.minimum:.3g} to {spread.maximum:.3g})."
+        )
+    if n_failed:
+        lines.append(f"{n_failed} jobs failed; their records hold the tracebacks.")
+    return tuple(lines)

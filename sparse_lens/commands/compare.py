@@ -1,0 +1,159 @@
+"""`sparse-lens compare`: from strings to a comparison, shown as it runs."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.console import Console
+
+from sparse_lens.ablation import Ablation, InterchangeAblation, MeanAblation, ZeroAblation
+from sparse_lens.commands.compare_console import Display
+from sparse_lens.evals import tasks
+from sparse_lens.evals.compare import compare
+from sparse_lens.evals.presets import PRESETS, ComparePreset
+from sparse_lens.evals.results import Results
+from sparse_lens.evals.sources import GraphOf
+from sparse_lens.graphs.channel import ChannelGraph
+from sparse_lens.graphs.component import ComponentGraph
+from sparse_lens.method import Method, registry
+
+GRAPHS: Mapping[str, GraphOf] = {
+    "channel": ChannelGraph.from_model,
+    "component": ComponentGraph.from_model,
+}
+ABLATIONS: Mapping[str, Callable[[], Ablation]] = {
+    "mean": MeanAblation,
+    "zero": ZeroAblation,
+    "interchange": InterchangeAblation,
+}
+
+Thing = TypeVar("Thing")
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """The command's flags; None where one was not given and the preset decides."""
+
+    preset: str = "quick"
+    models: str | None = None
+    tasks: str | None = None
+    methods: str | None = None
+    graph: str | None = None
+    ablation: str | None = None
+    n_seeds: int | None = None
+    target_loss: float | None = None
+    steps: int | None = None
+    fields: tuple[str, ...] = ()
+    """`METHOD.FIELD=VALUE`."""
+
+    device: str | None = None
+
+
+def run(options: CompareOptions, out: Path, *, report: bool, console: Console) -> Results:
+    """Run a comparison with progress, print its summary, and write the report."""
+    preset = _with_flags(_named("preset", PRESETS, options.preset), options)
+    methods = {name: _method(name, given) for name, given in preset.methods.items()}
+    methods = _with_steps(_with_fields(methods, options.fields), options.steps)
+    with Display(console) as display:
+        results = compare(
+            preset.models,
+            preset.tasks,
+            methods,
+            out=out,
+            graph=_named("graph", GRAPHS, preset.graph),
+            ablation=_named("ablation", ABLATIONS, preset.ablation)(),
+            seeds=preset.n_seeds,
+            target_loss=preset.target_loss,
+            budgets=preset.budgets,
+            random_draws=preset.random_draws,
+            splits=preset.splits,
+            device=options.device,
+            progress=display.show,
+        )
+    display.summary(results)
+    console.print(f"Results: {out / 'results.jsonl'}", soft_wrap=True)
+    if report and results.done:
+        from sparse_lens.evals.report import write_report
+
+        path = write_report(results, out / "report.html")
+        console.print(f"Report:  {path}", soft_wrap=True)
+    return results
+
+
+def _with_flags(preset: ComparePreset, options: CompareOptions) -> ComparePreset:
+    given: dict[str, Any] = {
+        name: getattr(options, name)
+        for name in ("graph", "ablation", "n_seeds", "target_loss")
+        if getattr(options, name) is not None
+    }
+    if options.models is not None:
+        given["models"] = _names(options.models)
+    if options.tasks is not None:
+        given["tasks"] = tasks.names() if options.tasks == "all" else _names(options.tasks)
+    if options.methods is not None:
+        given["methods"] = {name: preset.methods.get(name, {}) for name in _names(options.methods)}
+    return replace(preset, **given)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _named(what: str, known: Mapping[str, Thing], name: str) -> Thing:
+    if name not in known:
+        raise ValueError(f"no {what} {name!r}; there are {', '.join(known)}.")
+    return known[name]
+
+
+def _method(name: str, given: Mapping[str, Any]) -> Method:
+    return _with_known_fields(name, _named("method", registry(), name)(), given)  # type: ignore[call-arg]
+
+
+def _with_known_fields(label: str, method: Method, given: Mapping[str, Any]) -> Method:
+    known = [f.name for f in dataclasses.fields(method)]
+    for name in given:
+        if name not in known:
+            raise ValueError(f"{label} has no field {name!r}; it has {', '.join(known)}.")
+    return replace(method, **given)
+
+
+def _with_steps(methods: dict[str, Method], steps: int | None) -> dict[str, Method]:
+    if steps is None:
+        return methods
+    learning = [name for name, method in methods.items() if hasattr(method, "n_steps")]
+    if not learning:
+        raise ValueError(f"--steps: none of {', '.join(methods)} takes steps.")
+    return {
+        name: _with_known_fields(name, method, {"n_steps": steps} if name in learning else {})
+        for name, method in methods.items()
+    }
+
+
+def _with_fields(methods: dict[str, Method], assignments: Sequence[str]) -> dict[str, Method]:
+    methods = dict(methods)
+    for assignment in assignments:
+        target, equals, text = assignment.partition("=")
+        label, dot, name = target.partition(".")
+        if not (equals and dot):
+            raise ValueError(
+                f"--set takes METHOD.FIELD=VALUE, as in node-pruning.k_coef=1e-3; got "
+                f"{assignment!r}."
+            )
+        method = _named("method in this comparison", methods, label)
+        methods[label] = _with_known_fields(label, method, {name: _value(assignment, text)})
+    return methods
+
+
+def _value(assignment: str, text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        raise ValueError(
+            f"--set {assignment!r}: {text!r} is not a number, True, False, None, a quoted string "
+            "or a tuple of these."
+        ) from None

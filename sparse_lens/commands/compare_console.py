@@ -1,0 +1,161 @@
+"""What a person sees of a running comparison."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+from rich.text import Text
+
+from sparse_lens.evals.compare import Progress
+from sparse_lens.evals.records import Record
+from sparse_lens.evals.results import Results
+from sparse_lens.evals.summary import MeanSize, Summary, summarize
+
+# Heading, width, and whether it is text.
+_COLUMNS = (
+    ("model", 14, True),
+    ("task", 20, True),
+    ("method", 20, True),
+    ("seed", 4, False),
+    ("edges/on paths", 17, False),
+    ("loss", 7, False),
+    ("KL", 7, False),
+    ("acc", 5, False),
+    ("ablated", 7, False),
+    ("seconds", 7, False),
+)
+
+
+class Display:
+    """Prints a row as each job ends, above a bar with the time that is left."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=console,
+        )
+        self._task = self._bar.add_task("loading models", total=None, left="")
+        self._started = time.monotonic()
+        self._ran = 0
+
+    def __enter__(self) -> Display:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def show(self, progress: Progress) -> None:
+        """For `compare(progress=...)`."""
+        if progress.number == 1 and (progress.record is None or progress.resumed):
+            self._started = time.monotonic()
+            self._print(Text(_line([name for name, _, _ in _COLUMNS]), style="bold"))
+        record = progress.record
+        if record is None:
+            name = f"{progress.model} {progress.task} {progress.method}"
+            self._bar.update(
+                self._task,
+                description=f"job {progress.number}: {escape(name)}",
+                total=progress.total,
+                completed=progress.number - 1,
+            )
+            return
+        self._ran += not progress.resumed
+        self._print(_row(record, resumed=progress.resumed))
+        self._bar.update(
+            self._task,
+            completed=progress.number,
+            total=progress.total,
+            left=self._left(progress.total - progress.number),
+        )
+
+    def summary(self, results: Results) -> None:
+        """The table of mean sizes, and the ratios in words."""
+        summary = summarize(results.records)
+        if summary.means:
+            self._console.print(_means_table(summary))
+        for statement in summary.statements:
+            self._console.print(Text(statement))
+        for record in results.failed:
+            last = (record.error or "").strip().splitlines()[-1:]
+            where = f"{record.model}, {record.task}, {record.method}, seed {record.seed}"
+            self._print(Text(f"failed: {where}: {' '.join(last)}", style="red"))
+
+    def _left(self, jobs: int) -> str:
+        if not self._ran:
+            return ""
+        seconds = (time.monotonic() - self._started) / self._ran * jobs
+        return f"{timedelta(seconds=round(seconds))} left"
+
+    def _print(self, text: Text) -> None:
+        self._console.print(text, soft_wrap=True, highlight=False)
+
+
+def _row(record: Record, *, resumed: bool) -> Text:
+    name = [record.model, record.task, record.method, str(record.seed)]
+    if record.status == "failed":
+        return Text(_line([*name, "failed"]), style="red")
+    chosen = record.chosen
+    unmet = "" if record.met_on_validation else "*"
+    cells = [
+        *name,
+        f"{unmet}{chosen.n_edges:,}/{chosen.connected_edges:,}",
+        f"{chosen.task_loss:.3f}",
+        f"{chosen.kl:.3f}",
+        f"{chosen.accuracy:.2f}",
+        f"{chosen.necessity_task_loss:.3f}",
+        "before" if resumed else f"{record.seconds:.1f}",
+    ]
+    return Text(_line(cells), style="" if record.met_on_held_out else "yellow")
+
+
+def _line(cells: list[str]) -> str:
+    parts = []
+    for cell, (_, width, is_text) in zip(cells, _COLUMNS, strict=False):
+        parts.append(f"{cell:<{width}.{width}}" if is_text else f"{cell:>{width}}")
+    return "  ".join(parts).rstrip()
+
+
+def _means_table(summary: Summary) -> Table:
+    n_tasks = len(summary.common_tasks)
+    table = Table(
+        "method",
+        "model",
+        "weights that are not 0",
+        "edges (geometric mean)",
+        "by seed",
+        "counted as full (*)",
+        "counted as 1",
+        title=f"Smallest circuits on the {n_tasks} tasks that all models can do",
+    )
+    nonzero = {model.model: model.nonzero_fraction for model in summary.models}
+    groups: dict[tuple[str, str], list[MeanSize]] = {}
+    for mean in summary.means:
+        groups.setdefault((mean.setting.method, mean.model), []).append(mean)
+    for (method, model), means in groups.items():
+        overall = 1.0
+        for mean in means:
+            overall *= mean.edges ** (1 / len(means))
+        table.add_row(
+            escape(method),
+            escape(model),
+            f"{nonzero[model]:.1%}",
+            f"{overall:,.1f}",
+            " ".join(f"{mean.edges:,.1f}" for mean in means),
+            str(sum(len(mean.unmet) for mean in means)),
+            str(sum(len(mean.zero) for mean in means)),
+        )
+    for column in table.columns[2:]:
+        column.justify = "right"
+    return table
