@@ -1,0 +1,234 @@
+"""What is drawn of a circuit: its nodes and edges as plain values, apart from graph and model."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from sparse_lens.circuit import Circuit
+from sparse_lens.graphs.channel import ChannelGraph
+from sparse_lens.scores import Scores
+
+FORMAT = "sparse-lens drawing 1"
+
+MAX_EDGES = 6000
+"""More lines than this are a grey wall on any screen, and slow."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A kept node."""
+
+    name: str
+    site: str
+    layer: int | None
+    index: int
+    connected: bool
+    """Lies on a path from input to output."""
+
+    score: float | None = None
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A kept edge between two of the nodes, by their numbers."""
+
+    name: str
+    source: int
+    target: int
+    port: str
+    """`q`, `k` or `v` where the reader is a head of a component graph, else empty."""
+
+    connected: bool
+    weight: float | None = None
+    score: float | None = None
+
+    @property
+    def strength(self) -> float | None:
+        """What gives the line its sign and width: the weight, or else the score."""
+        return self.score if self.weight is None else self.weight
+
+
+@dataclass(frozen=True)
+class Network:
+    """A circuit ready to be drawn, which a file can hold and a page can show without the model."""
+
+    kind: str
+    """`component` or `channel`."""
+
+    n_layers: int
+    n_heads: int
+    d_head: int
+    d_model: int
+    parallel: bool
+    """Attention and MLP of a block read the same stream."""
+
+    sites: tuple[str, ...]
+    """All sites of the graph, in forward order, also those without a kept node."""
+
+    nodes: tuple[Node, ...]
+    edges: tuple[Edge, ...]
+    n_edges: int
+    """Of the circuit; more than `len(edges)` when only the strongest are drawn."""
+
+    n_connected_nodes: int
+    n_connected_edges: int
+
+    @cached_property
+    def degrees(self) -> tuple[tuple[int, int], ...]:
+        """By node: how many drawn edges come in and go out."""
+        degrees = [[0, 0] for _ in self.nodes]
+        for edge in self.edges:
+            degrees[edge.target][0] += 1
+            degrees[edge.source][1] += 1
+        return tuple((into, out) for into, out in degrees)
+
+    @classmethod
+    def of(
+        cls,
+        circuit: Circuit,
+        model: HookedTransformer | None = None,
+        *,
+        scores: Scores | None = None,
+        max_edges: int = MAX_EDGES,
+    ) -> Network:
+        """What is to be drawn of a circuit.
+
+        Args:
+            model: gives the edges of a channel graph their weights.
+            scores: of the nodes or edges of the same graph.
+            max_edges: draw only the strongest of a larger circuit (and all of its nodes).
+
+        Raises:
+            ValueError: when the scores are of another graph, or the model has another shape.
+        """
+        graph = circuit.graph
+        if scores is not None and scores.graph != graph:
+            raise ValueError(
+                f"the scores are of another graph, {scores.graph}, than the circuit, {graph}."
+            )
+        weights: Mapping[str, Tensor] | None = None
+        if model is not None and isinstance(graph, ChannelGraph):
+            weights = {
+                block: weight.detach().float().cpu()
+                for block, weight in graph.edge_weights(model).items()
+            }
+        connected = circuit.connected()
+        nodes = _nodes(circuit, connected, scores)
+        edges = _edges(circuit, connected, weights, scores, nodes, max_edges)
+        return cls(
+            kind=graph.kind,
+            n_layers=graph.n_layers,
+            n_heads=graph.n_heads,
+            d_head=graph.d_head,
+            d_model=graph.d_model,
+            parallel=graph.parallel,
+            sites=tuple(graph.sites),
+            nodes=nodes,
+            edges=edges,
+            n_edges=circuit.n_edges,
+            n_connected_nodes=connected.n_nodes,
+            n_connected_edges=connected.n_edges,
+        )
+
+    def to_json(self) -> str:
+        """The same as text, which `from_json` reads."""
+        return json.dumps({"format": FORMAT, **asdict(self)}, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Network:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: when the text is something else.
+        """
+        try:
+            fields: dict[str, Any] = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"not a drawing of a circuit: {error}.") from error
+        found = fields.pop("format", None) if isinstance(fields, dict) else None
+        if found != FORMAT:
+            raise ValueError(f"not a drawing of a circuit: expected {FORMAT!r}, got {found!r}.")
+        fields["sites"] = tuple(fields["sites"])
+        fields["nodes"] = tuple(Node(**node) for node in fields["nodes"])
+        fields["edges"] = tuple(Edge(**edge) for edge in fields["edges"])
+        return cls(**fields)
+
+
+def _nodes(circuit: Circuit, connected: Circuit, scores: Scores | None) -> tuple[Node, ...]:
+    graph = circuit.graph
+    by_site = scores.nodes if scores is not None else None
+    return tuple(
+        Node(
+            name=graph.node_name(site, index),
+            site=site,
+            layer=graph.sites[site].layer,
+            index=index,
+            connected=bool(connected.node_masks[site][index]),
+            score=None if by_site is None else _number(by_site[site][index]),
+        )
+        for site, mask in circuit.node_masks.items()
+        for index in mask.nonzero().flatten().tolist()
+    )
+
+
+def _edges(
+    circuit: Circuit,
+    connected: Circuit,
+    weights: Mapping[str, Tensor] | None,
+    scores: Scores | None,
+    nodes: tuple[Node, ...],
+    max_edges: int,
+) -> tuple[Edge, ...]:
+    graph = circuit.graph
+    numbers = {graph.node_slices[node.site].start + node.index: i for i, node in enumerate(nodes)}
+    by_block = scores.edges if scores is not None else None
+    strengths = by_block if weights is None else weights
+    least = _least_strength(circuit, strengths, max_edges)
+    edges: list[Edge] = []
+    for block in graph.edge_support:
+        dst, src = graph.ordered_edges(block, circuit.edge_mask(block))
+        if strengths is not None and least > 0:
+            strong = strengths[block][dst, src].abs() >= least
+            dst, src = dst[strong], src[strong]
+        ends, on_path = graph.ends[block], connected.edge_mask(block)[dst, src].tolist()
+        for row, column, kept in zip(dst.tolist(), src.tolist(), on_path, strict=True):
+            name = graph.edge_name(block, row, column)
+            edges.append(
+                Edge(
+                    name=name,
+                    source=numbers[int(ends.src[column])],
+                    target=numbers[int(ends.dst[row])],
+                    port=name.partition("<")[2].rstrip(">"),
+                    connected=kept,
+                    weight=None if weights is None else _number(weights[block][row, column]),
+                    score=None if by_block is None else _number(by_block[block][row, column]),
+                )
+            )
+            if len(edges) == max_edges:
+                return tuple(edges)
+    return tuple(edges)
+
+
+def _least_strength(
+    circuit: Circuit, strengths: Mapping[str, Tensor] | None, max_edges: int
+) -> float:
+    """What an edge must have to be among the strongest; 0 when all of them are drawn."""
+    if strengths is None or circuit.n_edges <= max_edges:
+        return 0.0
+    kept = [strengths[block][circuit.edge_mask(block)].abs() for block in strengths]
+    return float(torch.cat(kept).topk(max_edges).values.min())
+
+
+def _number(value: Tensor) -> float | None:
+    """Six digits; None for the infinite score of a node that is always kept."""
+    number = float(value)
+    return float(f"{number:.6g}") if math.isfinite(number) else None
