@@ -1,29 +1,42 @@
-"""Released checkpoints to HookedSparseGPT and back.
+"""Checkpoint directories: a weight-sparse GPT in files, read whole and replaced whole.
 
-A checkpoint is a directory: `beeg_config.json` + `final_model.pt` as released, or
-`config.json` + `model.safetensors` as :func:`save_sparse_gpt` writes it. Both hold the released
-parameter names. Beside them may lie the tokenizer (`encoder.json`, `vocab.bpe`) and
-`reference_tokens.safetensors`, a sample of the training distribution.
+A checkpoint is `beeg_config.json` + `final_model.pt` as released, or `config.json` +
+`model.safetensors` as :func:`save_sparse_gpt` writes it; both hold the released parameter names.
+Beside them may lie the tokenizer (`encoder.json`, `vocab.bpe`) and `reference_tokens.safetensors`,
+a sample of the training distribution.
 """
 
 import json
 import os
 import pickle
+import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from sparse_lens.models import zoo
 from sparse_lens.models.config import SparseGPTConfig
+from sparse_lens.models.layout import load_released_state_dict, released_state_dict
 from sparse_lens.models.sparse_gpt import HookedSparseGPT
-from sparse_lens.models.tokenizer import load_tokenizer, save_tokenizer
+from sparse_lens.models.tokenizer import (
+    MERGES_FILE,
+    VOCABULARY_FILE,
+    load_tokenizer,
+    save_tokenizer,
+)
 
-_IGNORED_SUFFIXES = (".attn.bias", ".attn.masked_bias")  # causal-mask buffers of older files
+_CONFIG, _RELEASED_CONFIG = "config.json", "beeg_config.json"
+_WEIGHTS, _RELEASED_WEIGHTS = "model.safetensors", "final_model.pt"
+_REFERENCE = "reference_tokens.safetensors"
+_OPTIONAL = (_REFERENCE, VOCABULARY_FILE, MERGES_FILE)
+_UNFINISHED = ".unfinished-save"
+"""A folder of files that a save has yet to move into place: the rest belong to another model."""
 
 
 def load_sparse_gpt(
@@ -39,22 +52,29 @@ def load_sparse_gpt(
         dtype: of parameters and activations; float32 when not given.
 
     Raises:
-        ValueError: for an unknown name, a config key that is not supported, or a missing, extra or
-            misshapen weight.
+        ValueError: for an unknown name, a config key that is not supported, a missing, extra or
+            misshapen weight, or a file that is damaged or would run code.
         FileNotFoundError: when the directory lacks config or weights.
     """
     directory = zoo.resolve(name_or_path)
-    cfg = SparseGPTConfig.from_file(_one_of(directory, "config.json", "beeg_config.json"))
-    weights_path = _one_of(directory, "model.safetensors", "final_model.pt")
-    tokenizer = load_tokenizer(directory) if (directory / "encoder.json").exists() else None
-    model = HookedSparseGPT(cfg, tokenizer=tokenizer, device=device, dtype=dtype or torch.float32)
+    if (directory / _UNFINISHED).is_dir():
+        raise ValueError(
+            f"a save into {directory} was interrupted while files were replaced, so they belong to "
+            f"different models; save again, or move what is in {_UNFINISHED} up and remove it."
+        )
+    cfg = SparseGPTConfig.from_file(_one_of(directory, _CONFIG, _RELEASED_CONFIG))
+    weights_path = _one_of(directory, _WEIGHTS, _RELEASED_WEIGHTS)
+    tokenizer = load_tokenizer(directory) if (directory / VOCABULARY_FILE).exists() else None
+    weights = _read_weights(weights_path)
+    model = HookedSparseGPT(
+        cfg, tokenizer=tokenizer, device=device, dtype=dtype or torch.float32, seed=None
+    )
     try:
-        load_released_state_dict(model, _read_weights(weights_path))
+        load_released_state_dict(model, weights)
     except ValueError as error:
         raise ValueError(f"{weights_path}: {error}") from error
-    reference = directory / "reference_tokens.safetensors"
-    if reference.exists():
-        model.reference_tokens = safetensors.torch.load_file(reference)["tokens"].long()
+    if (directory / _REFERENCE).exists():
+        model.reference_tokens = _read_reference_tokens(directory / _REFERENCE, cfg)
     return model.eval()
 
 
@@ -63,116 +83,105 @@ def save_sparse_gpt(
 ) -> Path:
     """Write a directory of config and weights that :func:`load_sparse_gpt` reads.
 
-    Files are written beside their final names and renamed, so an interrupted save leaves what was
-    there. `dtype` rounds the stored weights (they load as float32 all the same).
+    All files are written first and then moved into place, so that an interrupted save leaves the
+    checkpoint that was there, or one that says what happened to it. Other files in the directory
+    are left alone. `dtype` rounds the stored weights, which load as float32 all the same.
+
+    Raises:
+        ValueError: when the model is not what its config says, or has reference tokens outside its
+            vocabulary or a tokenizer that the format cannot describe.
     """
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.cpu().clone() for name, tensor in released_state_dict(model)}
-    if dtype is not None:
-        weights = {name: tensor.to(dtype) for name, tensor in weights.items()}
-    _replace(path / "model.safetensors", safetensors.torch.save(weights))
-    config = json.dumps(model.sparse_cfg.to_dict(), indent=2) + "\n"
-    _replace(path / "config.json", config.encode())
-    if model.reference_tokens is not None:
-        tokens = {"tokens": model.reference_tokens.to(torch.int16).contiguous()}
-        _replace(path / "reference_tokens.safetensors", safetensors.torch.save(tokens))
-    if model.tokenizer is not None:
-        save_tokenizer(model.tokenizer, path)
+    staging = Path(tempfile.mkdtemp(dir=path, prefix=".save-"))
+    try:
+        _write(model, staging, dtype)
+        shutil.rmtree(path / _UNFINISHED, ignore_errors=True)
+        # From here on the folder's name tells what is left to do.
+        staging = staging.rename(path / _UNFINISHED)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    for name in _OPTIONAL:
+        if not (staging / name).exists():
+            (path / name).unlink(missing_ok=True)
+    for file in sorted(staging.iterdir()):
+        os.replace(file, path / file.name)
+    staging.rmdir()
     return path
 
 
-@torch.no_grad()
-def load_released_state_dict(model: HookedSparseGPT, weights: dict[str, Tensor]) -> None:
-    """Copy weights under their released names into a model.
-
-    Raises:
-        ValueError: naming every missing, extra or misshapen weight.
-    """
-    weights = {k: v for k, v in weights.items() if not k.endswith(_IGNORED_SUFFIXES)}
-    expected = dict(released_state_dict(model))
-    if "final_logits_bias" not in weights:
-        weights["final_logits_bias"] = torch.zeros_like(expected["final_logits_bias"])
-    if model.sparse_cfg.tied_unembed and "lm_head.weight" not in weights:
-        weights["lm_head.weight"] = weights.get("transformer.wte.weight", torch.empty(0))
-    _check_names_and_shapes(weights, expected)
-    if model.sparse_cfg.tied_unembed and not torch.equal(
-        weights["lm_head.weight"], weights["transformer.wte.weight"]
-    ):
-        raise ValueError("tied_unembed is set, but lm_head and transformer.wte differ.")
-    for name, views in _layout(model):
-        for view, part in zip(views, weights[name].split([len(v) for v in views]), strict=True):
-            view.copy_(part)
+def _write(model: HookedSparseGPT, directory: Path, dtype: torch.dtype | None) -> None:
+    weights = {k: v.to("cpu", dtype or v.dtype) for k, v in released_state_dict(model).items()}
+    safetensors.torch.save_file(weights, directory / _WEIGHTS)
+    config = json.dumps(model.sparse_cfg.to_dict(), indent=2) + "\n"
+    (directory / _CONFIG).write_text(config, encoding="utf-8")
+    if model.reference_tokens is not None:
+        tokens = _packed(model.reference_tokens, model.sparse_cfg)
+        safetensors.torch.save_file({"tokens": tokens}, directory / _REFERENCE)
+    tokenizer: Any = model.tokenizer
+    if tokenizer is not None:
+        save_tokenizer(tokenizer, directory)
 
 
-def released_state_dict(model: HookedSparseGPT) -> Iterator[tuple[str, Tensor]]:
-    """The model's weights under their released names and in the released layout."""
-    for name, views in _layout(model):
-        yield name, torch.cat([view.detach() for view in views])
+def _packed(tokens: Int[Tensor, "n pos"], cfg: SparseGPTConfig) -> Int[Tensor, "n pos"]:
+    """Reference tokens in the smallest type that holds the vocabulary."""
+    _check_reference_tokens(tokens, cfg)
+    types = (torch.uint8, torch.int16, torch.int32)
+    smallest = next(t for t in types if cfg.vocab_size - 1 <= torch.iinfo(t).max)
+    return tokens.to("cpu", smallest).contiguous()
 
 
-def _layout(model: HookedSparseGPT) -> Iterator[tuple[str, list[Tensor]]]:
-    """Released name -> views of the parameters stacked along its first axis."""
-    cfg = model.sparse_cfg
-    yield "transformer.wte.weight", [model.embed.W_E]
-    yield "transformer.wpe.weight", [model.pos_embed.W_pos]
-    for layer, block in enumerate(model.blocks):
-        prefix = f"transformer.h.{layer}"
-        norms = {"ln_1": block.ln1, "ln_2": block.ln2}
-        if cfg.d_pos_emb is not None:
-            norms |= {"ln_p1": block.ln_p1, "ln_p2": block.ln_p2}
-        for name, norm in norms.items():
-            yield from _norm(f"{prefix}.{name}", norm, cfg)
-        attn, mlp = block.attn, block.mlp
-        heads = [head.T for w in (attn.W_Q, attn.W_K, attn.W_V) for head in w]
-        yield f"{prefix}.attn.c_attn.weight", heads
-        yield f"{prefix}.attn.c_proj.weight", [attn.W_O.flatten(0, 1).T]
-        yield f"{prefix}.mlp.c_fc.weight", [mlp.W_in.T]
-        yield f"{prefix}.mlp.c_proj.weight", [mlp.W_out.T]
-        if cfg.bias:
-            biases = (attn.b_Q, attn.b_K, attn.b_V)
-            yield f"{prefix}.attn.c_attn.bias", [b.flatten() for b in biases]
-            yield f"{prefix}.attn.c_proj.bias", [attn.b_O]
-            yield f"{prefix}.mlp.c_fc.bias", [mlp.b_in]
-            yield f"{prefix}.mlp.c_proj.bias", [mlp.b_out]
-        if cfg.sink:
-            yield f"{prefix}.attn.attn_imp.sink_logit", [attn.sinks]
-    yield from _norm("transformer.ln_f", model.ln_final, cfg)
-    yield "lm_head.weight", [model.unembed.W_U.T]
-    yield "final_logits_bias", [model.unembed.b_U]
-    if cfg.enable_bigram_table:
-        yield "bigram_table", [model.bigram_table]
+def _read_reference_tokens(path: Path, cfg: SparseGPTConfig) -> Int[Tensor, "n pos"]:
+    held = _read_tensors(path)
+    if list(held) != ["tokens"]:
+        raise ValueError(f"{path} must hold one tensor, tokens, got {list(held)}.")
+    tokens = held["tokens"]
+    try:
+        _check_reference_tokens(tokens, cfg)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return tokens.long()
 
 
-def _norm(
-    name: str, norm: torch.nn.Module, cfg: SparseGPTConfig
-) -> Iterator[tuple[str, list[Tensor]]]:
-    yield f"{name}.weight", [norm.w]  # type: ignore[list-item]
-    if cfg.ln_bias and not cfg.rms_norm:
-        yield f"{name}.bias", [norm.b]  # type: ignore[list-item]
-
-
-def _check_names_and_shapes(weights: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    missing = [name for name in expected if name not in weights]
-    extra = [name for name in weights if name not in expected]
-    if missing or extra:
-        raise ValueError(f"weights do not fit the config: missing {missing}, unexpected {extra}.")
-    for name, tensor in expected.items():
-        if weights[name].shape != tensor.shape:
-            raise ValueError(
-                f"{name} has shape {tuple(weights[name].shape)}, the config asks for "
-                f"{tuple(tensor.shape)}."
-            )
+def _check_reference_tokens(tokens: Tensor, cfg: SparseGPTConfig) -> None:
+    if tokens.ndim != 2 or tokens.is_floating_point() or tokens.shape[1] > cfg.block_size:
+        raise ValueError(
+            f"reference tokens must be integers [n, pos] with pos up to {cfg.block_size}, got "
+            f"{tokens.dtype} of shape {tuple(tokens.shape)}."
+        )
+    if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < cfg.vocab_size:
+        raise ValueError(
+            f"reference tokens lie between {int(tokens.min())} and {int(tokens.max())}, outside a "
+            f"vocabulary of {cfg.vocab_size}."
+        )
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
+    weights = _read_tensors(path)
+    odd = [name for name, weight in weights.items() if not torch.is_floating_point(weight)]
+    odd = [name for name in odd if not name.endswith(".attn.bias")]
+    if odd:
+        raise ValueError(f"{path} must hold floating-point weights, not {', '.join(odd)}.")
+    return weights
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (safetensors.SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile,
-            RuntimeError, EOFError) as error:
-        raise ValueError(f"{path} is not a readable weights file ({error}); fetch it again.") from error
+        held: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is no readable safetensors file ({error}).") from error
+    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError) as error:
+        # What torch says goes on to recommend loading without protection.
+        raise ValueError(
+            f"{path} is no plain state dict of tensors: it is damaged, or holds objects that would "
+            "run code when read, which is never done. Fetch it again from where you trust it."
+        ) from error
+    if not isinstance(held, dict) or not all(isinstance(t, Tensor) for t in held.values()):
+        raise ValueError(f"{path} must hold a dictionary of tensors by name, and nothing else.")
+    return held
 
 
 def _one_of(directory: Path, *names: str) -> Path:
@@ -180,16 +189,3 @@ def _one_of(directory: Path, *names: str) -> Path:
         if (directory / name).is_file():
             return directory / name
     raise FileNotFoundError(f"{directory} holds no {' or '.join(names)}; it is not a checkpoint.")
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file in one step."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

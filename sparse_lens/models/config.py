@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 import json
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,32 +22,40 @@ AFRAC_LOCTYPES = (
 )
 """Every place at which an AbsTopK may stand."""
 
-# Keys of released files that leave the forward pass alone: kernels, training, sizes stored twice.
 _HARMLESS = frozenset(
-    {
-        "dropout",
-        "dropout_cat_pos_emb",
-        "debug_nans",
-        "debug_exact_topk",
-        "grad_checkpointing",
-        "enable_sparse_kernels",
-        "sparse_matmul_impl",
-        "flash",
-        "pfrac",
-        "expansion_factor",
-        "expansion_factor_mlp",
-        "bigram_table_rank",
-        "afrac_approx",
-        "ignore_dw_grad",
-        "rtopk",
-    }
+    [
+        # How activations are computed, not what they are; and what acts in training alone.
+        *("dropout", "dropout_cat_pos_emb", "debug_nans", "debug_exact_topk", "grad_checkpointing"),
+        *("flash", "enable_sparse_kernels", "sparse_matmul_impl", "afrac_approx", "rtopk"),
+        *("ignore_dw_grad", "compile", "dtype"),
+        # What sizes were derived from.
+        *("pfrac", "expansion_factor", "expansion_factor_mlp", "bigram_table_rank", "n_embd"),
+        # How the model was trained.
+        *("lr", "learning_rate", "min_lr", "weight_decay", "beta1", "beta2", "betas", "grad_clip"),
+        *("optimizer", "batch_size", "max_iters", "max_steps", "n_steps", "warmup_iters"),
+        *("warmup_steps", "seed", "dataset", "run_name", "wandb_project", "wandb_name"),
+    ]
 )
-_TRAINING = re.compile(
-    r"(lr|learning_rate|weight_decay|betas?\d?|eps|seed|batch_size|grad_|optim|warmup|anneal|l0_|"
-    r"max_(iters|steps)|n_steps|total_|log_|eval_|save_|wandb|run_|dataset|data_|compile|dtype)"
-)
+"""Keys of released files and training scripts that leave the forward pass alone."""
+
 _RENAMED = {"n_mlp": "d_mlp"}
-_FALLBACK = {"n_embd": "d_model"}  # read when the newer key is absent, else a size stored twice
+_FALLBACK = {"n_embd": "d_model"}  # an older key, read only when the newer one is absent
+
+_SIZES = ("block_size", "vocab_size", "n_layer", "n_head", "d_model")
+_SWITCHES = (
+    "bias",
+    "ln_bias",
+    "rms_norm",
+    "tied_unembed",
+    "enable_bigram_table",
+    "learnable_bigram_table",
+    "sinusoidal_cat_pos_emb",
+    "sink",
+)
+_CHOICES = {
+    "activation_type": ("gelu", "relu"),
+    "residual_activation_type": ("identity", "relu"),
+}
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,8 @@ class SparseGPTConfig:
     """Architecture of a weight-sparse GPT (Gao et al. 2025, 2511.13653).
 
     Raises:
-        ValueError: for a value out of range or of the wrong kind.
+        ValueError: for a value out of range or of the wrong kind, or an `afrac` so small that an
+            AbsTopK would keep nothing.
     """
 
     block_size: int = 1024
@@ -91,7 +100,7 @@ class SparseGPTConfig:
     """Fraction of entries that every AbsTopK keeps; None for no AbsTopK anywhere."""
 
     afrac_loctypes: str = "attn_in,attn_out,mlp_in,mlp_out"
-    """Comma-separated places of the AbsTopKs, out of `AFRAC_LOCTYPES`."""
+    """Comma-separated places of the AbsTopKs, out of `AFRAC_LOCTYPES`, in any order."""
 
     tied_unembed: bool = True
     """Embedding and unembedding share one matrix."""
@@ -117,46 +126,57 @@ class SparseGPTConfig:
     """Keys of the file that do not concern the forward pass."""
 
     def __post_init__(self) -> None:
-        for name, default in (
-            ("d_head", self.d_model // max(self.n_head, 1)),
-            ("d_mlp", 4 * self.d_model),
-        ):
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, default)
-        self._check_sizes()
-        self._check_choices()
+        for name in _SIZES:
+            _check_size(name, getattr(self, name))
+        if self.d_mlp is None:
+            object.__setattr__(self, "d_mlp", 4 * self.d_model)
+        if self.d_head is None:
+            if self.d_model % self.n_head:
+                raise ValueError(
+                    f"d_model {self.d_model} is no multiple of n_head {self.n_head}: give d_head."
+                )
+            object.__setattr__(self, "d_head", self.d_model // self.n_head)
+        for name in ("d_head", "d_mlp"):
+            _check_size(name, getattr(self, name))
+        self._check_kinds()
+        self._check_places()
 
-    def _check_sizes(self) -> None:
-        for name in ("block_size", "vocab_size", "n_layer", "n_head", "d_model", "d_head", "d_mlp"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be a positive integer, got {value!r}.")
-        if self.d_pos_emb is not None and (
-            not isinstance(self.d_pos_emb, int) or self.d_pos_emb < 1
-        ):
-            raise ValueError(f"d_pos_emb must be a positive integer or null, got {self.d_pos_emb}.")
-        if self.afrac is not None and not 0 < self.afrac <= 1:
-            raise ValueError(f"afrac must lie in (0, 1] or be null, got {self.afrac}.")
-
-    def _check_choices(self) -> None:
-        for name, allowed in (
-            ("activation_type", ("gelu", "relu")),
-            ("residual_activation_type", ("identity", "relu")),
-        ):
+    def _check_kinds(self) -> None:
+        if self.d_pos_emb is not None:
+            _check_size("d_pos_emb", self.d_pos_emb)
+        elif self.sinusoidal_cat_pos_emb:
+            raise ValueError("sinusoidal_cat_pos_emb needs d_pos_emb, the width to concatenate.")
+        for name in _SWITCHES:
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}.")
+        for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}.")
+
+    def _check_places(self) -> None:
+        if not isinstance(self.afrac_loctypes, str):
+            raise ValueError(
+                "afrac_loctypes must be names of places with commas between, got "
+                f"{self.afrac_loctypes!r}."
+            )
         unknown = [place for place in self._listed_places() if place not in AFRAC_LOCTYPES]
         if unknown:
             raise ValueError(f"afrac_loctypes names {unknown}; known places: {AFRAC_LOCTYPES}.")
-        if self.sinusoidal_cat_pos_emb and self.d_pos_emb is None:
-            raise ValueError("sinusoidal_cat_pos_emb needs d_pos_emb, the width to concatenate.")
-
-    def _listed_places(self) -> list[str]:
-        return [place for place in self.afrac_loctypes.split(",") if place]
+        if self.afrac is None:
+            return
+        number = isinstance(self.afrac, int | float) and not isinstance(self.afrac, bool)
+        if not number or not 0 < self.afrac <= 1:
+            raise ValueError(f"afrac must lie in (0, 1] or be null, got {self.afrac!r}.")
+        for place in self._listed_places():
+            if self._rounded_down(place) < 1:
+                raise ValueError(
+                    f"afrac {self.afrac} keeps none of the {self._width(place)} entries at {place} "
+                    f"(int({self.afrac} * {self._width(place)}) is 0); raise it."
+                )
 
     @property
     def d_in(self) -> int:
-        """Channels that a sublayer reads: d_model, and d_pos_emb when positions are concatenated."""
+        """Channels that a sublayer reads: d_model, and d_pos_emb if positions are concatenated."""
         return self.d_model + (self.d_pos_emb or 0)
 
     @property
@@ -167,16 +187,29 @@ class SparseGPTConfig:
         )
 
     def has_abs_topk(self, place: str) -> bool:
-        """Whether an AbsTopK stands at a place of `AFRAC_LOCTYPES`."""
-        return self.afrac is not None and place in self._listed_places()
+        """Whether an AbsTopK at a place of `AFRAC_LOCTYPES` drops anything (afrac 1 does not)."""
+        return self.kept(place) is not None
 
     def kept(self, place: str) -> int | None:
-        """Number of entries that the AbsTopK at `place` keeps; None where there is none."""
+        """Number of entries that the AbsTopK at `place` keeps; None where all pass.
+
+        Rounded down as upstream does it, in floating point: 0.29 of 100 is 28.
+
+        Raises:
+            ValueError: for a name that is not in `AFRAC_LOCTYPES`.
+        """
         if place not in AFRAC_LOCTYPES:
             raise ValueError(f"no place {place!r} for an AbsTopK; known: {AFRAC_LOCTYPES}.")
-        if not self.has_abs_topk(place):
+        if self.afrac is None or place not in self._listed_places():
             return None
+        kept = self._rounded_down(place)
+        return kept if kept < self._width(place) else None
+
+    def _rounded_down(self, place: str) -> int:
         return int((self.afrac or 0) * self._width(place))
+
+    def _listed_places(self) -> list[str]:
+        return [place for place in self.afrac_loctypes.split(",") if place]
 
     def _width(self, place: str) -> int:
         if place in ("attn_in", "mlp_in"):
@@ -186,7 +219,7 @@ class SparseGPTConfig:
         return self.d_mlp if place == "mlp_neuron" else self.d_model
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "SparseGPTConfig":
+    def from_dict(cls, values: Mapping[str, Any]) -> "SparseGPTConfig":
         """Read the keys of a released file.
 
         Raises:
@@ -201,26 +234,30 @@ class SparseGPTConfig:
             if key in _FALLBACK and _FALLBACK[key] not in values:
                 name = _FALLBACK[key]
             if name in known:
-                if name in read and read[name] != value:
+                if read.get(name) not in (None, value) and value is not None:
                     raise ValueError(
-                        f"config gives {name} twice: {read[name]!r}, and {value!r} as {key!r}."
+                        f"the config gives {name} twice: {read[name]!r} and {value!r}."
                     )
-                read[name] = value
-            elif _is_harmless(key, value):
+                read[name] = read.get(name) if value is None else value
+            elif key in _HARMLESS or value is None or value is False:
                 ignored[key] = value
             else:
                 raise ValueError(_refusal(key, value, known))
-        if not isinstance(read.get("afrac_loctypes", ""), str):
-            read["afrac_loctypes"] = ",".join(read["afrac_loctypes"] or ())
-        return cls(**read, ignored=ignored)
+        if isinstance(read.get("afrac_loctypes"), list | tuple):
+            read["afrac_loctypes"] = ",".join(map(str, read["afrac_loctypes"]))
+        return cls(**_without_nulls(read), ignored=ignored)
 
     @classmethod
     def from_file(cls, path: Path) -> "SparseGPTConfig":
-        """Read a `beeg_config.json` or `config.json`."""
+        """Read a `beeg_config.json` or `config.json`.
+
+        Raises:
+            ValueError: naming the file, when it is not a JSON object or :meth:`from_dict` refuses.
+        """
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is not valid JSON ({error}); fetch the file again.") from error
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is not valid JSON ({error}); fetch it again.") from error
         if not isinstance(values, dict):
             raise ValueError(f"{path} must hold a JSON object, got {type(values).__name__}.")
         try:
@@ -235,10 +272,17 @@ class SparseGPTConfig:
         return values
 
 
-def _is_harmless(key: str, value: Any) -> bool:
-    """A key about something else than the forward pass, or a feature that is switched off."""
-    about_something_else = key in _HARMLESS or key in _FALLBACK or _TRAINING.match(key)
-    return bool(about_something_else) or value is None or value is False
+def _check_size(name: str, value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be a positive integer, got {value!r}.")
+
+
+def _without_nulls(values: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what is null and has a default: only a width or fraction is null for "none"."""
+    optional = {"d_head", "d_mlp", "d_pos_emb", "afrac"}
+    if values.get("afrac") is None:
+        optional.add("afrac_loctypes")
+    return {k: v for k, v in values.items() if v is not None or k not in optional}
 
 
 def _refusal(key: str, value: Any, known: set[str]) -> str:

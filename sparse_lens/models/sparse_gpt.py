@@ -5,33 +5,45 @@ cannot be given other parts, so the classes here call the constructor one level 
 their own; all parts share one config object, which is how the `set_*` flags reach them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 import torch.nn as nn
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens import HookedTransformer, HookedTransformerConfig
-from transformer_lens.components import Embed, LayerNorm, PosEmbed, RMSNorm, Unembed
-from transformer_lens.hook_points import HookedRootModule, HookPoint
-from transformer_lens.utils import USE_DEFAULT_VALUE, get_attention_mask
+from transformer_lens import HookedTransformerConfig
+from transformer_lens.components.embed import Embed
+from transformer_lens.components.layer_norm import LayerNorm
+from transformer_lens.components.pos_embed import PosEmbed
+from transformer_lens.components.rms_norm import RMSNorm
+from transformer_lens.components.unembed import Unembed
+from transformer_lens.hook_points import HookPoint
+from transformer_lens.HookedRootModule import HookedRootModule
+from transformer_lens.HookedTransformer import Output
+from transformer_lens.utilities.defaults_utils import USE_DEFAULT_VALUE, LocallyOverridenDefaults
+from transformer_lens.utilities.tokenize_utils import get_attention_mask
 
 from sparse_lens.models.block import SparseBlock
+from sparse_lens.models.caching import CachingHookedTransformer
 from sparse_lens.models.config import SparseGPTConfig
-from sparse_lens.models.generation import generate_tokens
-from sparse_lens.models.refusals import SparseActivationCache, refuse_processing
+from sparse_lens.models.generation import GeneratingHookedTransformer
+from sparse_lens.models.initial import draw_weights, freeze_absent_parameters
+from sparse_lens.models.refusals import RefusingHookedTransformer
 
-INIT_STD = 0.02
 
-
-class HookedSparseGPT(HookedTransformer):
+class HookedSparseGPT(
+    CachingHookedTransformer, GeneratingHookedTransformer, RefusingHookedTransformer
+):
     """A weight-sparse GPT (Gao et al. 2025, 2511.13653) as a HookedTransformer.
 
     Beside the stock hook points there are, in each layer, `attn.hook_input` and `mlp.hook_input`
     (what the sublayer reads: after norm, concatenated positions and AbsTopK) and, before the
     AbsTopK of the same name, `attn.hook_q_pre`, `attn.hook_k_pre`, `attn.hook_v_pre`,
-    `attn.hook_out_pre` and `mlp.hook_out_pre`. Stock hook points lie behind the AbsTopK.
+    `attn.hook_out_pre` and `mlp.hook_out_pre`. Stock hook points lie behind the AbsTopK;
+    `unembed.hook_out` lies before a bigram table is added. As in any HookedTransformer,
+    `hook_attn_in`, `hook_q_input`, `hook_k_input`, `hook_v_input`, `hook_mlp_in` and
+    `attn.hook_result` are silent until the `set_use_*` method of their name switches them on.
     """
 
     def __init__(
@@ -41,9 +53,15 @@ class HookedSparseGPT(HookedTransformer):
         tokenizer: Any = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
-        seed: int = 0,
+        seed: int | None = 0,
     ) -> None:
-        """A model with random weights: normal, std 0.02, output projections / sqrt(2 n_layer)."""
+        """A model with random weights.
+
+        Args:
+            device: where to put it; the CPU, or CUDA when there is some, when not given.
+            seed: of the weights, see :meth:`init_weights`; None leaves the matrices as the memory
+                was, to be filled by a checkpoint.
+        """
         HookedRootModule.__init__(self)
         self.sparse_cfg = sparse_cfg
         self.cfg = _hooked_config(sparse_cfg, device, dtype)
@@ -56,9 +74,8 @@ class HookedSparseGPT(HookedTransformer):
         self.hook_embed = HookPoint()  # [batch, pos, d_model]
         self.pos_embed = PosEmbed(self.cfg)
         if sparse_cfg.d_pos_emb is not None:
-            self.pos_embed.W_pos = nn.Parameter(
-                torch.empty(sparse_cfg.block_size, sparse_cfg.d_pos_emb, dtype=dtype)
-            )
+            shape = (sparse_cfg.block_size, sparse_cfg.d_pos_emb)
+            self.pos_embed.W_pos = nn.Parameter(torch.empty(shape, dtype=dtype))
         self.hook_pos_embed = HookPoint()  # [batch, pos, d_model or d_pos_emb]
         self.blocks = nn.ModuleList(  # type: ignore[assignment]
             SparseBlock(self.cfg, sparse_cfg, layer) for layer in range(sparse_cfg.n_layer)
@@ -66,52 +83,19 @@ class HookedSparseGPT(HookedTransformer):
         self.ln_final = RMSNorm(self.cfg) if sparse_cfg.rms_norm else LayerNorm(self.cfg)
         self.unembed = Unembed(self.cfg)
         if sparse_cfg.enable_bigram_table:
-            self.bigram_table = nn.Parameter(
-                torch.zeros(sparse_cfg.vocab_size, sparse_cfg.vocab_size, dtype=dtype),
-                requires_grad=sparse_cfg.learnable_bigram_table,
-            )
+            shape = (sparse_cfg.vocab_size, sparse_cfg.vocab_size)
+            self.bigram_table = nn.Parameter(torch.zeros(shape, dtype=dtype))
         if tokenizer is not None:
             self.set_tokenizer(tokenizer, default_padding_side="right")
-        self._freeze_absent_parameters()
-        self.init_weights(seed)
+        freeze_absent_parameters(self, sparse_cfg)
+        if seed is not None:
+            self.init_weights(seed)
         self.to(self.cfg.device)
         self.setup()
 
-    def _freeze_absent_parameters(self) -> None:
-        """TransformerLens has every bias; those that the architecture lacks stay at zero."""
-        absent = []
-        for name, _ in self.named_parameters():
-            leaf = name.rsplit(".", 1)[-1]
-            projection_bias = leaf in ("b_Q", "b_K", "b_V", "b_O", "b_in", "b_out")
-            norm_bias = leaf == "b" and not self.sparse_cfg.rms_norm
-            fixed_positions = leaf == "W_pos" and self.sparse_cfg.sinusoidal_cat_pos_emb
-            if (
-                leaf == "b_U"
-                or (projection_bias and not self.sparse_cfg.bias)
-                or (norm_bias and not self.sparse_cfg.ln_bias)
-                or fixed_positions
-            ):
-                absent.append(name)
-        for name in absent:
-            self.get_parameter(name).requires_grad_(False)
-
-    @torch.no_grad()
     def init_weights(self, seed: int = 0) -> None:
-        """Draw new weights with the scales of the released models' training code."""
-        generator = torch.Generator().manual_seed(seed)
-        into_stream = INIT_STD / (2 * self.sparse_cfg.n_layer) ** 0.5
-        for name, parameter in self.named_parameters():
-            leaf = name.rsplit(".", 1)[-1]
-            if leaf.startswith("W_"):
-                std = into_stream if leaf in ("W_O", "W_out") else INIT_STD
-                drawn = torch.empty(parameter.shape).normal_(0, std, generator=generator)
-                parameter.copy_(drawn)
-            else:
-                parameter.fill_(1.0 if leaf == "w" else 0.0)
-        if self.sparse_cfg.sinusoidal_cat_pos_emb:
-            self.pos_embed.W_pos.copy_(sinusoidal_positions(*self.pos_embed.W_pos.shape))
-        if self.sparse_cfg.tied_unembed:
-            self.unembed.W_U.copy_(self.embed.W_E.T)
+        """Draw new weights: normal, std 0.02, those into the stream / sqrt(2 n_layer)."""
+        draw_weights(self, self.sparse_cfg, seed)
 
     def forward(  # type: ignore[override]
         self,
@@ -121,182 +105,137 @@ class HookedSparseGPT(HookedTransformer):
         prepend_bos: bool | None = USE_DEFAULT_VALUE,
         padding_side: Literal["left", "right"] | None = USE_DEFAULT_VALUE,
         start_at_layer: int | None = None,
-        tokens: Int[Tensor, "batch pos"] | None = None,
-        shortformer_pos_embed: Tensor | None = None,
+        tokens: Int[Tensor, "*batch pos"] | None = None,
+        shortformer_pos_embed: Float[Tensor, "batch pos d_pos_emb"] | None = None,
         attention_mask: Tensor | None = None,
         stop_at_layer: int | None = None,
         past_kv_cache: Any = None,
     ) -> Any:
         """As `HookedTransformer.forward`, with the bigram table added to the logits.
 
-        `shortformer_pos_embed` is where concatenated position embeddings travel. With a bigram
-        table `tokens` must be given when starting at a layer.
+        With `start_at_layer`, `tokens` are needed for a loss or when there is a bigram table;
+        `shortformer_pos_embed` is where concatenated position embeddings travel, and those of a
+        sequence from its beginning are taken when it is not given.
+
+        Raises:
+            ValueError: for an input that is not tokens, text or (with `start_at_layer`) a stream,
+                that is longer than the context, or lacks the tokens that it needs.
         """
-        if isinstance(input, str | list):
-            input = self.to_tokens(input, prepend_bos=prepend_bos, padding_side=padding_side)
-        rest = {
-            "prepend_bos": prepend_bos,
-            "padding_side": padding_side,
-            "start_at_layer": start_at_layer,
-            "shortformer_pos_embed": shortformer_pos_embed,
-            "attention_mask": attention_mask,
-            "stop_at_layer": stop_at_layer,
-            "past_kv_cache": past_kv_cache,
-        }
-        plain = not self.sparse_cfg.enable_bigram_table or return_type is None
-        if plain or stop_at_layer is not None:
-            return super().forward(
-                input, return_type, loss_per_token=loss_per_token, tokens=tokens, **rest
-            )
-        if start_at_layer is None:
-            tokens = input if input.ndim == 2 else input[None]
-        elif tokens is None:
+        if return_type not in (None, "logits", "loss", "both"):
             raise ValueError(
-                "this model adds a bigram table to the logits: pass tokens= with start_at_layer."
+                f"return_type must be logits, loss, both or None, got {return_type!r}."
             )
-        logits = super().forward(input, "logits", tokens=tokens, **rest)
-        logits = logits + self.bigram_table[tokens.to(logits.device)].to(logits.dtype)
-        if return_type == "logits":
-            return logits
-        if attention_mask is None and self.tokenizer and self.tokenizer.padding_side == "left":
-            attention_mask = get_attention_mask(
-                self.tokenizer, tokens, bool(self.cfg.default_prepend_bos)
+        with LocallyOverridenDefaults(self, prepend_bos=prepend_bos, padding_side=padding_side):
+            if start_at_layer is None:
+                tokens = self._as_tokens(input, past_kv_cache)
+                attention_mask = self._as_mask(attention_mask, tokens, past_kv_cache)
+                stream, tokens, positions, attention_mask = self.input_to_embed(
+                    tokens, attention_mask=attention_mask, past_kv_cache=past_kv_cache
+                )
+            else:
+                stream = self._as_stream(input)
+                tokens = None if tokens is None else self._as_tokens(tokens)
+                positions = shortformer_pos_embed
+                if self.sparse_cfg.d_pos_emb is not None and positions is None:
+                    offset = self.get_pos_offset(past_kv_cache, len(stream))
+                    _, positions = self.get_residual(stream, offset, attention_mask=attention_mask)
+        if tokens is None and stop_at_layer is None:
+            self._check_no_tokens_are_needed(return_type)
+        for layer in range(self.cfg.n_layers)[start_at_layer:stop_at_layer]:
+            stream = self.blocks[layer](
+                stream,
+                shortformer_pos_embed=positions,
+                past_kv_cache_entry=None if past_kv_cache is None else past_kv_cache[layer],
+                attention_mask=attention_mask,
             )
-        loss = self.loss_fn(logits, tokens, attention_mask, per_token=loss_per_token)
-        return loss if return_type == "loss" else (logits, loss)
-
-    def run_with_cache(  # type: ignore[override]
-        self, *model_args: Any, return_cache_object: bool = True, **kwargs: Any
-    ) -> tuple[Any, Any]:
-        """As `HookedTransformer.run_with_cache`.
-
-        The cache refuses decompositions that AbsTopK makes wrong.
-        """
-        remove_batch_dim = kwargs.get("remove_batch_dim", False)
-        output, cache = super().run_with_cache(*model_args, return_cache_object=False, **kwargs)
-        if return_cache_object:
-            cache = SparseActivationCache(cache, self, has_batch_dim=not remove_batch_dim)
-        return output, cache
-
-    @torch.inference_mode()
-    def generate(  # type: ignore[override]
-        self,
-        input: str | list[str] | Int[Tensor, "batch pos"] = "",
-        max_new_tokens: int = 10,
-        stop_at_eos: bool = True,
-        eos_token_id: int | Sequence[int] | None = None,
-        do_sample: bool = True,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        temperature: float = 1.0,
-        freq_penalty: float = 0.0,
-        use_past_kv_cache: bool = True,
-        prepend_bos: bool | None = USE_DEFAULT_VALUE,
-        padding_side: Literal["left", "right"] | None = USE_DEFAULT_VALUE,
-        return_type: str | None = "input",
-        verbose: bool = False,
-    ) -> Any:
-        """Sample a continuation, as `HookedTransformer.generate`.
-
-        The stock method skips the tokens (and so a bigram table) and, with a key-value cache and
-        no tokenizer, numbers positions wrongly; this one gives the same with and without a cache.
-        """
-        tokens = generate_tokens(
-            self,
-            input,
-            max_new_tokens=max_new_tokens,
-            stop_tokens=self._stop_tokens(eos_token_id) if stop_at_eos else (),
-            sampling={
-                "top_k": top_k,
-                "top_p": top_p,
-                "temperature": temperature,
-                "freq_penalty": freq_penalty,
-            }
-            if do_sample
-            else None,
-            use_past_kv_cache=use_past_kv_cache,
-            prepend_bos=prepend_bos,
-            verbose=verbose,
+        if stop_at_layer is not None:
+            return stream
+        return self._output(
+            self.ln_final(stream), tokens, attention_mask, return_type, loss_per_token
         )
-        if return_type == "input":
-            return_type = "tokens" if isinstance(input, Tensor) else "str"
-        if return_type == "tokens":
-            return tokens
-        if return_type != "str":
-            raise ValueError(f"return_type must be input, str or tokens, got {return_type!r}.")
-        texts = [self.tokenizer.decode(row, skip_special_tokens=True) for row in tokens]
-        return texts if isinstance(input, list) else texts[0]
 
-    def _stop_tokens(self, eos_token_id: int | Sequence[int] | None) -> tuple[int, ...]:
-        if eos_token_id is None:
-            if self.tokenizer is None or self.tokenizer.eos_token_id is None:
-                raise ValueError("stop_at_eos needs a tokenizer with an end-of-text token, or "
-                                 "eos_token_id; pass one, or stop_at_eos=False.")
-            eos_token_id = self.tokenizer.eos_token_id
-        return (eos_token_id,) if isinstance(eos_token_id, int) else tuple(eos_token_id)
+    def _output(
+        self,
+        normed: Float[Tensor, "batch pos d_model"],
+        tokens: Int[Tensor, "batch pos"] | None,
+        attention_mask: Tensor | None,
+        return_type: str | None,
+        loss_per_token: bool,
+    ) -> Any:
+        if return_type is None:
+            return None
+        logits = self.unembed(normed)
+        if self.sparse_cfg.enable_bigram_table:
+            logits = logits + self.bigram_table[tokens]
+        if return_type == "logits" or tokens is None:
+            return logits
+        if attention_mask is not None:  # with a key-value cache it covers earlier tokens too
+            attention_mask = attention_mask[:, -logits.shape[1] :]
+        loss = self.loss_fn(logits, tokens, attention_mask, per_token=loss_per_token)
+        return loss if return_type == "loss" else Output(logits, loss)
 
-    def to(self, *args: Any, **kwargs: Any) -> "HookedSparseGPT":  # type: ignore[override]
-        """Move to devices and dtypes, in any of torch's spellings; the config follows."""
-        kwargs.pop("print_details", None)
-        for target in (*args, *kwargs.values()):
-            if isinstance(target, Tensor):
-                self.to(target.device, target.dtype)
-            elif isinstance(target, torch.device | str | int | torch.dtype) and not isinstance(
-                target, bool
-            ):
-                target = f"cuda:{target}" if isinstance(target, int) else target
-                super().to(target, print_details=False)
+    def _as_tokens(
+        self, input: str | list[str] | Tensor, past_kv_cache: Any = None
+    ) -> Int[Tensor, "batch pos"]:
+        if not isinstance(input, Tensor):
+            if self.tokenizer is None:
+                raise ValueError("this model has no tokenizer to read text with; pass tokens.")
+            input = self.to_tokens(input).long()  # no text at all comes as no floats
+        if input.ndim not in (1, 2) or input.is_floating_point() or input.dtype == torch.bool:
+            raise ValueError(
+                f"expected tokens, integers of shape [batch, pos] or [pos], got {input.dtype} of "
+                f"shape {tuple(input.shape)}; a stream goes with start_at_layer."
+            )
+        tokens = torch.atleast_2d(input).to(self.cfg.device).long()
+        length = tokens.shape[1] + self.get_pos_offset(past_kv_cache, len(tokens))
+        if length > self.cfg.n_ctx:
+            raise ValueError(f"{length} tokens exceed the model's context of {self.cfg.n_ctx}.")
+        return tokens
+
+    def _as_mask(
+        self, attention_mask: Tensor | None, tokens: Int[Tensor, "batch pos"], past_kv_cache: Any
+    ) -> Tensor | None:
+        """Stock code takes an end-of-text for padding when it is fed alone, with a cache."""
+        if attention_mask is not None or past_kv_cache is None:
+            return attention_mask
+        begun = past_kv_cache.previous_attention_mask.bool().any(1, keepdim=True)
+        if self.tokenizer is None or self.tokenizer.padding_side == "right":
+            return torch.ones_like(tokens)
+        padding = get_attention_mask(self.tokenizer, tokens, bool(self.cfg.default_prepend_bos))
+        return torch.where(begun, 1, padding)
+
+    def _as_stream(self, input: Any) -> Float[Tensor, "batch pos d_model"]:
+        if not isinstance(input, Tensor) or not input.is_floating_point():
+            raise ValueError("start_at_layer needs a stream [batch, pos, d_model] as input.")
+        return input
+
+    def _check_no_tokens_are_needed(self, return_type: str | None) -> None:
+        bigram = self.sparse_cfg.enable_bigram_table and return_type is not None
+        if bigram or return_type in ("loss", "both"):
+            reason = (
+                "this model adds a bigram table to the logits" if bigram else "a loss needs them"
+            )
+            raise ValueError(f"pass tokens= with start_at_layer: {reason}.")
+
+    def to(  # type: ignore[override]
+        self, *args: Any, print_details: bool = False, **kwargs: Any
+    ) -> "HookedSparseGPT":
+        """Move to a device, a dtype or both, in any of torch's spellings."""
+        nn.Module.to(self, *args, **kwargs)
         return self
 
-    def float(self) -> "HookedSparseGPT":
-        """The model in float32."""
-        return self.to(torch.float32)
-
-    def double(self) -> "HookedSparseGPT":
-        """The model in float64."""
-        return self.to(torch.float64)
-
-    def half(self) -> "HookedSparseGPT":
-        """The model in float16."""
-        return self.to(torch.float16)
-
-    def bfloat16(self) -> "HookedSparseGPT":
-        """The model in bfloat16."""
-        return self.to(torch.bfloat16)
-
-
-for _name in (
-    "process_weights_",
-    "load_and_process_state_dict",
-    "fold_layer_norm",
-    "center_writing_weights",
-    "center_unembed",
-    "fold_value_biases",
-    "refactor_factored_attn_matrices",
-    "from_pretrained",
-    "from_pretrained_no_processing",
-    "generate_stream",
-):
-    setattr(HookedSparseGPT, _name, refuse_processing(_name))
-
-
-def sinusoidal_positions(n_positions: int, width: int) -> Float[Tensor, "n_positions width"]:
-    """Fixed sinusoids: sines, then cosines, of log-spaced periods from 4 to `n_positions` tokens."""
-    half = max(1, width // 2)
-    longest = max(4.0, float(n_positions))
-    periods = torch.logspace(
-        torch.log10(torch.tensor(4.0)).item(), torch.log10(torch.tensor(longest)).item(), half
-    )
-    angles = torch.arange(n_positions)[:, None] * (2 * torch.pi / periods)
-    table = torch.zeros(n_positions, max(width, 2 * half))
-    table[:, :half], table[:, half : 2 * half] = angles.sin(), angles.cos()
-    return table[:, :width]
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "HookedSparseGPT":
+        """Every way to move a module (`to`, `cuda`, `bfloat16`, ...) comes by here."""
+        super()._apply(fn, recurse)
+        weight = self.embed.W_E
+        self.cfg.device, self.cfg.dtype = str(weight.device), weight.dtype
+        return self
 
 
 def _hooked_config(
     cfg: SparseGPTConfig, device: torch.device | str | None, dtype: torch.dtype
 ) -> HookedTransformerConfig:
-    return HookedTransformerConfig(
+    hooked = HookedTransformerConfig(
         n_layers=cfg.n_layer,
         d_model=cfg.d_model,
         n_ctx=cfg.block_size,
@@ -316,3 +255,7 @@ def _hooked_config(
         device=None if device is None else str(device),
         dtype=dtype,
     )
+    # The stock count takes it that sublayers read d_model channels.
+    attention = cfg.n_head * cfg.d_head * (3 * cfg.d_in + cfg.d_model)
+    hooked.n_params = cfg.n_layer * (attention + cfg.d_mlp * (cfg.d_in + cfg.d_model))
+    return hooked
