@@ -35,7 +35,7 @@ class Spread:
     """Geometric means over the rows."""
 
 
-def geometric_mean(values: Sequence[float]) -> float:
+def geometric_mean(values: Sequence[float | int]) -> float:
     """Exponential of the mean logarithm.
 
     Raises:

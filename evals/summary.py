@@ -260,17 +260,24 @@ def _statements(
             "No task can be done by all models, so their circuits' sizes cannot be compared "
             f"({able})."
         )
-    elif not any(m.is_sparse for m in models) or all(m.is_sparse for m in models):
-        kind = "sparse" if models and models[0].is_sparse else "dense"
+    elif models and len({m.is_sparse for m in models}) == 1:
+        kind = "sparse" if models[0].is_sparse else "dense"
         lines.append(f"All models are {kind}: there is no dense-to-sparse ratio.")
     for ratio in ratios:
         spread = ratio.spread
         lines.append(
             f"{ratio.setting.method}: {ratio.dense} needs {spread.mean:.3g} times as many edges as "
             f"{ratio.sparse} ({len(ratio.by_task)} tasks, 95% interval over tasks "
-            f"{spread.low:.3g} to {spread.high:.3g}; {len(ratio.by_seed)} seeds, "
-            f"{spread.minimum:.3g} to {spread.maximum:.3g})."
+            f"{spread.low:.3g} to {spread.high:.3g}{_over_seeds(ratio)})."
         )
     if n_failed:
-        lines.append(f"{n_failed} jobs failed; their records hold the tracebacks.")
+        jobs = "1 job" if n_failed == 1 else f"{n_failed} jobs"
+        lines.append(f"{jobs} failed; the tracebacks are in the records.")
     return tuple(lines)
+
+
+def _over_seeds(ratio: Ratio) -> str:
+    spread = ratio.spread
+    if spread.sd_log is None:
+        return ", one seed"
+    return f", over {len(ratio.by_seed)} seeds {spread.minimum:.3g} to {spread.maximum:.3g}"

@@ -1,0 +1,253 @@
+"""The harness: records against direct computation, failures, identity of jobs."""
+
+import copy
+import json
+import pickle
+from collections import Counter
+from dataclasses import fields, replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import sparse_lens as sl
+from sparse_lens.circuit import Circuit
+from sparse_lens.evals.compare import compare, plan
+from sparse_lens.evals.controls import complement
+from sparse_lens.evals.jobs import run_job
+from sparse_lens.evals.metrics import measure
+from sparse_lens.evals.records import Measurement, Record
+from sparse_lens.evals.results import Results
+from sparse_lens.graphs import ChannelGraph, ComponentGraph
+from sparse_lens.method import registry
+from sparse_lens.search import choose_circuit
+from tests.evals import toy_comparison as toy
+from tests.evals.toy_comparison import BUDGETS, ByIndex, EdgesByIndex, Failing
+
+METHODS = {"nodes": ByIndex(), "edges": EdgesByIndex()}
+EASY = 0.9
+"""A target that some random circuit meets."""
+METRICS = ("kl", "task_loss", "logit_difference", "accuracy", "exact_match")
+
+
+def direct_means(logits, full, prompts):
+    """Task loss and accuracy of logits at all positions."""
+    rows = torch.arange(len(prompts))
+    at = logits[rows, prompts.answer_positions]
+    two = torch.stack([at[rows, prompts.answers], at[rows, prompts.distractors]], -1)
+    loss = F.cross_entropy(two, torch.zeros(len(rows), dtype=torch.long))
+    log_p = full[rows, prompts.answer_positions].log_softmax(-1)
+    kl = F.kl_div(at.log_softmax(-1), log_p, log_target=True, reduction="batchmean")
+    return float(loss), float((two[:, 0] > two[:, 1]).float().mean()), float(kl)
+
+
+@pytest.mark.parametrize("graph_of", [ChannelGraph.from_model, ComponentGraph.from_model])
+def test_records_against_direct_computation(tmp_path, graph_of):
+    model, task = toy.model(), toy.task()
+    results = sl.compare(
+        [model], [task], METHODS, out=tmp_path, graph=graph_of, budgets=BUDGETS,
+        target_loss=EASY, random_draws=2,
+    )  # fmt: skip
+    graph = graph_of(model)
+    ablation = sl.MeanAblation()
+    with torch.no_grad():
+        full = model(task.held_out.clean)
+        empty = sl.run_circuit(model, Circuit.empty(graph), task.held_out, ablation=ablation)
+    assert len(results) == 2
+    for record in results:
+        assert record.status == "done", record.error
+        kinds = Counter(m.kind for m in record.measurements)
+        n_budgets = len(BUDGETS.of(graph))
+        assert kinds == {"chosen": 1, "full": 1, "empty": 1, "random": 2, "budget": n_budgets}
+        (none,) = record.of_kind("empty")
+        for measurement, logits in ((record.full, full), (none, empty)):
+            loss, accuracy, kl = direct_means(logits, full, task.held_out)
+            assert measurement.task_loss == pytest.approx(loss, abs=1e-6)
+            assert measurement.accuracy == accuracy
+            assert measurement.kl == pytest.approx(kl, abs=1e-6)
+        assert (record.full.kl, record.full.exact_match) == (0.0, 1.0)
+        assert record.full.necessity_task_loss == none.task_loss
+        assert none.necessity_task_loss == record.full.task_loss
+        assert (none.n_nodes, none.n_edges) == (0, 0)
+        assert (record.graph_nodes, record.graph_edges) == (graph.n_nodes, graph.n_edges)
+        assert (record.graph, record.graph_fingerprint) == (graph.kind, graph.fingerprint)
+        assert [m.requested_edges for m in record.curve] == list(BUDGETS.of(graph))
+        assert all(m.connected_edges <= m.n_edges <= m.requested_edges for m in record.curve)
+
+
+def test_a_saved_circuit_run_again_gives_the_numbers(tmp_path):
+    model, task = toy.model(), toy.task()
+    compare([model], [task], METHODS, out=tmp_path, budgets=BUDGETS, target_loss=EASY)
+    results = Results.load(tmp_path)
+    graph = ChannelGraph.from_model(model)
+    bound = toy.bound(graph, model)
+    for record in results:
+        circuit = Circuit.load(results.circuit_path(record), graph)
+        again = measure(bound, circuit, task.held_out).means()
+        ablated = measure(bound, complement(circuit), task.held_out).means()
+        for name in METRICS:
+            assert getattr(record.chosen, name) == again[name]
+            assert getattr(record.chosen, f"necessity_{name}") == ablated[name]
+        assert record.chosen.n_edges == circuit.n_edges
+        assert record.chosen.connected_edges == circuit.connected().n_edges
+        assert record.circuit_given_by == ("nodes" if record.method == "nodes" else "edges")
+        assert record.met_on_held_out == (again["task_loss"] <= EASY)
+
+
+def test_every_method_is_given_the_same_target_and_search(tmp_path):
+    model, task = toy.model(), toy.task()
+    by_label = {
+        record.method: record
+        for record in compare(
+            [model], [task], METHODS, out=tmp_path, budgets=BUDGETS, target_loss=EASY
+        )
+    }
+    assert by_label["nodes"].hyperparameters["target_loss"] == EASY
+    graph = ChannelGraph.from_model(model)
+    bound = toy.bound(graph, model)
+    for label, method in METHODS.items():
+        scores = method.discover(model, graph, task, ablation=bound).scores
+        expected = choose_circuit(bound, scores, task, target_loss=EASY)
+        record = by_label[label]
+        assert record.met_on_validation == expected.met_target
+        assert record.validation_loss == expected.loss
+        assert record.search == expected.tried
+        assert record.chosen.n_edges == expected.circuit.n_edges
+    assert by_label["nodes"].chosen.requested_nodes == by_label["nodes"].chosen.n_nodes
+    assert by_label["edges"].chosen.requested_edges == by_label["edges"].chosen.n_edges
+
+
+def test_a_failure_is_recorded_and_the_others_go_on(tmp_path):
+    seen = []
+    results = compare(
+        [toy.model()], [toy.task()], {"bad": Failing(), "good": ByIndex()}, out=tmp_path,
+        seeds=2, budgets=BUDGETS, progress=seen.append,
+    )  # fmt: skip
+    assert [record.status for record in results] == ["failed", "failed", "done", "done"]
+    assert "ZeroDivisionError: no circuit today" in str(results.failed[0].error)
+    assert "discover" in str(results.failed[0].error)
+    assert results.failed[0].measurements == ()
+    assert [p.record is None for p in seen] == [True, False] * 4
+    assert [(p.number, p.total, p.seed) for p in seen[::2]] == [
+        (1, 4, 0), (2, 4, 1), (3, 4, 0), (4, 4, 1),
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="no saved circuit"):
+        results.circuit_path(results.failed[0])
+
+
+def test_jobs_travel_and_repeat():
+    methods = {"nodes": ByIndex(), "scores": registry()["attribution-patching"]()}
+    jobs = plan([toy.model()], [toy.task()], methods, seeds=[3], budgets=BUDGETS)
+    for job in jobs:
+        there = pickle.loads(pickle.dumps(job))
+        assert there.id == job.id
+        here, away = run_job(job), run_job(there)
+        assert here.record.status == "done", here.record.error
+        assert here.circuit == away.circuit
+        assert without_times(here.record) == without_times(away.record)
+
+
+def without_times(record: Record) -> Record:
+    return replace(record, seconds=0.0, job_seconds=0.0)
+
+
+def test_the_id_depends_on_everything():
+    model, other = toy.model(), toy.model()
+    with torch.no_grad():
+        other.blocks[0].mlp.b_out[0] += 1e-6  # type: ignore[operator, index]
+    reference = toy.model()
+    reference.reference_tokens = reference.reference_tokens.flip(0)  # type: ignore[union-attr]
+    task = toy.task()
+    longer = replace(task, held_out=toy.prompts(5, 2))
+    common = {"graph": ChannelGraph.from_model, "budgets": BUDGETS}
+
+    def id_of(model=model, task=task, method=METHODS["nodes"], label="nodes", **changes):
+        (job,) = plan([model], [task], {label: method}, **(common | {"seeds": [0]} | changes))
+        return job.id
+
+    ids = [
+        id_of(),
+        id_of(model=other),
+        id_of(model=reference),
+        id_of(model=toy.model(activation_type="relu")),
+        id_of(task=longer),
+        id_of(method=ByIndex(step=8)),
+        id_of(label="mine"),
+        id_of(graph=ComponentGraph.from_model),
+        id_of(ablation=sl.ZeroAblation()),
+        id_of(ablation=sl.MeanAblation(per_position=True)),
+        id_of(ablation=sl.MeanAblation(tokens=torch.zeros(1, 4, dtype=torch.long))),
+        id_of(seeds=[1]),
+        id_of(target_loss=0.2),
+        id_of(budgets=replace(BUDGETS, counts=(3,))),
+        id_of(random_draws=1),
+    ]
+    assert len(set(ids)) == len(ids)
+    assert id_of(model=copy.deepcopy(model)) == ids[0]
+    model.set_use_split_qkv_input(True)
+    assert id_of() == ids[0], "flags of hook points do not change what a model computes"
+
+
+def test_tasks_by_name_need_a_tokenizer_that_carries_them(tmp_path, tokenizer, bytes_tokenizer):
+    model = toy.model(vocab_size=1024, block_size=128)
+    results = compare([model], ["for_while"], METHODS, out=tmp_path / "none", budgets=BUDGETS)
+    assert "no tokenizer" in str(results.failed[0].error)
+    model.set_tokenizer(bytes_tokenizer)
+    results = compare([model], ["for_while"], METHODS, out=tmp_path / "bytes", budgets=BUDGETS)
+    assert "ValueError" in str(results.failed[0].error)
+    model.set_tokenizer(tokenizer)
+    sizes = sl.evals.sources.SplitSizes(n_train=8, n_validation=6, n_held_out=4)
+    (record,) = compare(
+        [model], ["for_while"], {"nodes": ByIndex()}, out=tmp_path / "ours", budgets=BUDGETS,
+        splits=sizes, task_seed=5,
+    )  # fmt: skip
+    assert record.status == "done", record.error
+    assert (record.n_train, record.n_validation, record.n_held_out) == (8, 6, 4)
+    assert record.task_seed == 5
+
+
+def test_labels(tmp_path):
+    pruning = registry()["node-pruning"]
+    jobs = plan([toy.model()], [toy.task()], [pruning(), pruning(n_steps=5), ByIndex()])
+    assert [job.label for job in jobs] == ["node-pruning", "node-pruning n_steps=5", "ByIndex"]
+    assert jobs[0].model.label.endswith(jobs[0].model.hash[:8])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"models": []}, "nothing to compare"),
+        ({"seeds": 0}, "nothing to compare"),
+        ({"models": "py-sparse"}, "must be a list"),
+        ({"models": ["nobody"]}, "no model 'nobody'"),
+        ({"tasks": ["nothing"]}, "no task 'nothing'"),
+        ({"tasks": [toy.task(), toy.task()]}, "'toy'.* more than once"),
+        ({"tasks": [sl.Task("bare", train=toy.prompts(2, 0))]}, "no validation split"),
+        ({"methods": [ByIndex(), ByIndex()]}, "more than once"),
+        ({"models": [toy.model(activation_type="relu", residual_activation_type="relu")],
+          "graph": ComponentGraph.from_model}, "relu"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_refused_before_anything_runs(arguments, message):
+    given = {"models": [toy.model()], "tasks": [toy.task()], "methods": [ByIndex()], **arguments}
+    with pytest.raises(ValueError, match=message):
+        plan(given.pop("models"), given.pop("tasks"), given.pop("methods"), **given)
+
+
+def test_records_and_tables(tmp_path):
+    methods = {**METHODS, "bad": Failing()}
+    results = compare([toy.model()], [toy.task()], methods, out=tmp_path, budgets=BUDGETS)
+    loaded = Results.load(tmp_path)
+    assert loaded.records == tuple(Record.from_json(r.to_json()) for r in results)
+    table = loaded.to_pandas()
+    assert len(table) == 1 + sum(len(r.measurements) for r in results)
+    assert {f.name for f in fields(Measurement)} <= set(table.columns)
+    one = table[(table.method == "nodes") & (table.kind == "chosen")].iloc[0]
+    assert one.task_loss == results.records[0].chosen.task_loss
+    assert json.loads(one.hyperparameters)["step"] == 7
+    loaded.to_csv(tmp_path / "table.csv")
+    assert len((tmp_path / "table.csv").read_text().splitlines()) >= len(table)
+    with pytest.raises(ValueError, match="unknown fields \\['colour'\\]"):
+        Record.from_json({**results.records[0].to_json(), "colour": 1})
+    with pytest.raises(FileNotFoundError, match="no results"):
+        Results.load(tmp_path / "elsewhere")

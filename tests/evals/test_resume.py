@@ -1,0 +1,164 @@
+"""A comparison that was interrupted goes on where it was, and its file stays whole."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sparse_lens.evals.compare import compare
+from sparse_lens.evals.results import RESULTS_FILE, Results, ResultsWriter
+from tests.evals import toy_comparison as toy
+from tests.evals.toy_comparison import BUDGETS, ByIndex, Failing
+
+LABELS = {"a": ByIndex(step=3), "b": ByIndex(step=5)}
+MODEL, TASK = toy.model(), toy.task()
+
+
+def run(out: Path, methods=None, **changes):
+    """A comparison, and the labels of the jobs that really ran."""
+    ran = []
+
+    def note(progress):
+        if progress.record is not None and not progress.resumed:
+            ran.append((progress.method, progress.seed))
+
+    results = compare(
+        [MODEL], [TASK], methods or LABELS, out=out, budgets=BUDGETS, random_draws=1,
+        progress=note, **changes,
+    )  # fmt: skip
+    return results, ran
+
+
+def test_finished_jobs_are_not_run_again(tmp_path):
+    first, ran = run(tmp_path)
+    assert ran == [("a", 0), ("b", 0)]
+    content = (tmp_path / RESULTS_FILE).read_bytes()
+    second, ran = run(tmp_path)
+    assert ran == []
+    assert second.records == first.records
+    assert (tmp_path / RESULTS_FILE).read_bytes() == content
+    more, ran = run(tmp_path, seeds=2)
+    assert ran == [("a", 1), ("b", 1)]
+    assert [(r.method, r.seed) for r in more] == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
+    assert len(Results.load(tmp_path)) == 4
+
+
+@pytest.mark.parametrize("left", [1, 40, -1])
+def test_a_line_cut_short_is_dropped_and_its_job_runs_again(tmp_path, left):
+    whole, _ = run(tmp_path)
+    path = tmp_path / RESULTS_FILE
+    first, second = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first + second[:left])
+    with pytest.warns(UserWarning, match="was not written to its end"):
+        assert [record.method for record in Results.load(tmp_path)] == ["a"]
+    with pytest.warns(UserWarning, match="was not written to its end"):
+        again, ran = run(tmp_path)
+    assert ran == [("b", 0)]
+    assert [json.loads(line)["method"] for line in path.read_bytes().splitlines()] == ["a", "b"]
+    assert _without_times(again) == _without_times(whole)
+
+
+def test_a_broken_line_inside_is_an_error_with_its_number(tmp_path):
+    run(tmp_path)
+    path = tmp_path / RESULTS_FILE
+    first, second = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first[:50] + b"\n" + second)
+    with pytest.raises(ValueError, match="line 1"):
+        Results.load(tmp_path)
+
+
+def test_a_lost_circuit_is_found_again(tmp_path):
+    results, _ = run(tmp_path)
+    results.circuit_path(results.records[1]).unlink()
+    again, ran = run(tmp_path)
+    assert ran == [("b", 0)]
+    assert again.circuit_path(again.records[1]).is_file()
+    assert len(Results.load(tmp_path)) == 2
+
+
+def test_failed_jobs_run_again_and_the_last_record_counts(tmp_path):
+    broken, _ = run(tmp_path, {"a": Failing()})
+    assert len(broken.failed) == 1
+    _, ran = run(tmp_path, {"a": Failing()})
+    assert ran == [("a", 0)]
+    _, ran = run(tmp_path, {"a": ByIndex()})
+    assert ran == [("a", 0)]
+    loaded = Results.load(tmp_path)
+    assert [record.status for record in loaded] == ["done"]
+    assert len((tmp_path / RESULTS_FILE).read_bytes().splitlines()) == 3
+
+
+def test_what_ran_last_in_a_place_is_what_is_read(tmp_path):
+    """Other settings under the same label do not mix with the old rows, nor hide them for ever."""
+    run(tmp_path, target_loss=0.15)
+    run(tmp_path, target_loss=0.9)
+    assert {record.target_loss for record in Results.load(tmp_path)} == {0.9}
+    back, ran = run(tmp_path, target_loss=0.15)
+    assert ran == []
+    assert Results.load(tmp_path).records == back.records
+    assert len((tmp_path / RESULTS_FILE).read_bytes().splitlines()) == 6
+
+
+def test_every_append_is_one_whole_line(tmp_path):
+    results, _ = run(tmp_path)
+    record = results.records[0]
+    with ResultsWriter(tmp_path) as writer:
+        writer.append(replace(record, error="two\nlines", task="ünïcode\u2028"))
+    lines = (tmp_path / RESULTS_FILE).read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 3
+    assert json.loads(lines[-1])["error"] == "two\nlines"
+
+
+SCRIPT = """
+import sys
+from sparse_lens.evals.compare import compare
+from tests.evals import toy_comparison as toy
+
+def say(progress):
+    if progress.record is not None:
+        sys.stdout.write(f"{progress.number} {progress.resumed}\\n")
+        sys.stdout.flush()
+
+methods = {f"m{step}": toy.ByIndex(step=step) for step in (3, 5, 7, 9)}
+compare([toy.model()], [toy.task()], methods, out=sys.argv[1], budgets=toy.BUDGETS, progress=say)
+"""
+
+
+@pytest.mark.slow
+def test_killed_and_started_again(tmp_path):
+    """SIGKILL while the third job runs: the first two are there, the rest follows."""
+    root = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+
+    def start(out: Path) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", SCRIPT, str(out)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+
+    process = start(tmp_path / "killed")
+    assert process.stdout is not None
+    assert [process.stdout.readline() for _ in range(2)] == ["1 False\n", "2 False\n"]
+    time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+
+    output, _ = start(tmp_path / "killed").communicate()
+    finished = output.splitlines()
+    assert finished[:2] == ["1 True", "2 True"]
+    assert finished[-1] == "4 False"
+    start(tmp_path / "whole").communicate()
+    killed, whole = Results.load(tmp_path / "killed"), Results.load(tmp_path / "whole")
+    assert _without_times(killed) == _without_times(whole)
+    for record in killed:
+        path = killed.circuit_path(record)
+        assert path.read_bytes() == whole.circuit_path(record).read_bytes()
+
+
+def _without_times(results: Results):
+    return [replace(record, seconds=0.0, job_seconds=0.0) for record in results]

@@ -1,0 +1,99 @@
+"""Tiny models, a task in their tokens, and methods that need no learning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sparse_lens.ablation import MeanAblation
+from sparse_lens.evals.budgets import EdgeBudgets
+from sparse_lens.method import Discovery, Method, metered
+from sparse_lens.objectives import Objective, TaskLoss
+from sparse_lens.patching import bind
+from sparse_lens.scores import Scores
+from sparse_lens.search import choose_circuit
+from sparse_lens.task import Prompts, Task
+from tests.graphs.tiny import sparse_model
+
+BUDGETS = EdgeBudgets(fractions=(0.3, 1.0), counts=(2,))
+
+
+def model(**changes: Any):
+    """A sparse GPT with reference tokens; dense enough that no two logits are equal."""
+    made = sparse_model(density=0.7, **changes)
+    made.reference_tokens = torch.arange(40).reshape(5, 8) % 11
+    return made
+
+
+def prompts(n: int, seed: int) -> Prompts:
+    """Random tokens, some padded, pairs of members that are each other's corrupted prompt."""
+    generator = torch.Generator().manual_seed(seed)
+    one = torch.randint(11, (n, 6), generator=generator)
+    other = one.clone()
+    other[:, 1] = (one[:, 1] + 1) % 11
+    return Prompts(
+        clean=torch.cat([one, other]),
+        corrupted=torch.cat([other, one]),
+        answers=torch.cat([torch.full((n,), 3), torch.full((n,), 7)]),
+        distractors=torch.cat([torch.full((n,), 7), torch.full((n,), 3)]),
+        lengths=torch.randint(3, 7, (n,), generator=generator).repeat(2),
+    )
+
+
+def task(name: str = "toy") -> Task:
+    """A task that random weights cannot do."""
+    return Task(name, train=prompts(3, 0), validation=prompts(3, 1), held_out=prompts(4, 2))
+
+
+@dataclass(frozen=True)
+class ByIndex(Method):
+    """Ranks nodes by a fixed rule; searches for the target like the real methods."""
+
+    objective: Objective = TaskLoss()
+    step: int = 7
+    target_loss: float = 0.15
+
+    def discover(self, model, graph, task, *, ablation, seed=0):
+        with metered(model) as meter:
+            scores = _scores(graph, self.step + seed)
+            bound = bind(model, graph, ablation)
+            chosen = choose_circuit(bound, scores, task, target_loss=self.target_loss)
+            return Discovery(self, task.name, scores, chosen, meter.cost(), seed)
+
+
+@dataclass(frozen=True)
+class EdgesByIndex(Method):
+    """Ranks edges, and knows of no target."""
+
+    objective: Objective = TaskLoss()
+
+    def discover(self, model, graph, task, *, ablation, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        edges = {
+            block: torch.rand(support.shape, generator=generator)
+            for block, support in graph.edge_support.items()
+        }
+        with metered(model) as meter:
+            return Discovery(self, task.name, Scores(graph, edges=edges), None, meter.cost(), seed)
+
+
+@dataclass(frozen=True)
+class Failing(Method):
+    """Does not work."""
+
+    objective: Objective = TaskLoss()
+
+    def discover(self, model, graph, task, *, ablation, seed=0):
+        raise ZeroDivisionError("no circuit today")
+
+
+def bound(graph, model):
+    """A mean over the model's reference tokens."""
+    return bind(model, graph, MeanAblation())
+
+
+def _scores(graph, step: int) -> Scores:
+    values = (torch.arange(graph.n_nodes) * step % 101).float()
+    return Scores(graph, nodes=graph.unflatten(values))

@@ -1,0 +1,115 @@
+"""`sparse-lens compare`: flags become a comparison, and rows are shown as they come."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from sparse_lens.cli import app
+from sparse_lens.evals.results import Results
+from sparse_lens.models.checkpoint import save_sparse_gpt
+from tests.evals import toy_comparison as toy
+from tests.evals import toy_tokenizers
+
+QUICKLY = ("--tasks", "for_while", "--methods", "attribution-patching", "--no-report")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Two checkpoint folders with tokenizers, as the flag takes them."""
+    folder = tmp_path_factory.mktemp("models")
+    tokenizer = toy_tokenizers.suitable()
+    for name, activation in (("one", "gelu"), ("two", "relu")):
+        model = toy.model(
+            vocab_size=1024, block_size=64, tied_unembed=False, activation_type=activation
+        )
+        model.set_tokenizer(copy.deepcopy(tokenizer))
+        model.reference_tokens = torch.arange(128).reshape(2, 64)
+        save_sparse_gpt(model, folder / name)
+    return f"{folder / 'one'},{folder / 'two'}"
+
+
+def run(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, ["compare", *arguments], env={"COLUMNS": "140"})
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_rows_summary_and_files(models: str, tmp_path: Path):
+    code, printed, _ = run("--models", models, *QUICKLY, "--seeds", "2", "--out", str(tmp_path))
+    assert code == 0
+    rows = [line for line in printed.splitlines() if " for_while " in line and "job" not in line]
+    assert [row.split()[:4] for row in rows] == [
+        [model, "for_while", "attribution-patching", seed]
+        for model in ("one", "two")
+        for seed in ("0", "1")
+    ]
+    assert "No task can be done by all models" in printed
+    results = Results.load(tmp_path)
+    assert [(r.model, r.seed) for r in results] == [("one", 0), ("one", 1), ("two", 0), ("two", 1)]
+    for record, row in zip(results, rows, strict=True):
+        chosen = record.chosen
+        mark = "" if record.met_on_validation else "*"
+        assert row.split()[4] == f"{mark}{chosen.n_edges:,}/{chosen.connected_edges:,}"
+        assert row.split()[5] == f"{chosen.task_loss:.3f}"
+        assert results.circuit_path(record).is_file()
+    assert not (tmp_path / "report.html").exists()
+    code, printed, _ = run("--models", models, *QUICKLY, "--seeds", "2", "--out", str(tmp_path))
+    assert (code, printed.count("  before")) == (0, 4)
+
+
+def test_flags_reach_the_methods(models: str, tmp_path: Path):
+    one = models.split(",")[0]
+    code, _, _ = run(
+        "--models", one, "--tasks", "for_while", "--methods", "attribution-patching",
+        "--graph", "component", "--ablation", "zero", "--target-loss", "0.5", "--no-report",
+        "--set", "attribution-patching.batch_size=32", "--set", "attribution-patching.nodes=True",
+        "--out", str(tmp_path),
+    )  # fmt: skip
+    assert code == 0
+    (record,) = Results.load(tmp_path).records
+    assert (record.graph, record.ablation["type"]) == ("component", "ZeroAblation")
+    assert record.circuit_given_by == "nodes"
+    assert record.target_loss == 0.5
+    expected = {"batch_size": 32, "nodes": True, "target_loss": 0.5}
+    assert expected.items() <= dict(record.hyperparameters).items()
+
+
+def test_a_failed_job_gives_exit_code_1(models: str, tmp_path: Path):
+    code, printed, _ = run(
+        "--models", models.split(",")[0], *QUICKLY, "--out", str(tmp_path),
+        "--set", "attribution-patching.batch_size=0",
+    )  # fmt: skip
+    assert code == 1
+    assert "failed: one, for_while, attribution-patching, seed 0" in printed
+    assert "1 job failed" in printed
+    assert Results.load(tmp_path).failed[0].error is not None
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--preset", "slow"), "no preset 'slow'; there are quick, full"),
+        (("--graph", "tree"), "no graph 'tree'; there are channel, component"),
+        (("--ablation", "one"), "no ablation 'one'; there are mean, zero, interchange"),
+        (("--methods", "magic"), "no method 'magic'; there are attribution-patching"),
+        (("--models", "nobody"), "no model 'nobody'"),
+        (("--tasks", "nothing"), "no task 'nothing'"),
+        (("--set", "k_coef=1"), "--set takes METHOD.FIELD=VALUE"),
+        (("--set", "magic.k=1"), "no method in this comparison 'magic'"),
+        (("--set", "node-pruning.k=1"), "node-pruning has no field 'k'; it has objective"),
+        (("--set", "node-pruning.k_coef=high"), "'high' is not a number"),
+        (
+            ("--methods", "attribution-patching", "--steps", "3"),
+            "none of attribution-patching takes",
+        ),
+    ],
+)
+def test_bad_flags_are_one_line(flags: tuple[str, ...], message: str, models: str, tmp_path: Path):
+    given = flags if "--models" in flags else ("--models", models, *flags)
+    code, _, error = run(*given, "--out", str(tmp_path / "none"))
+    assert code == 2
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "none").exists(), "nothing is made before the flags are understood"
