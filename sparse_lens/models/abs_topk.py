@@ -64,8 +64,7 @@ def _threshold_by_partition(magnitude: Tensor, k: int) -> Tensor | None:
     fast = magnitude.dtype in (torch.float32, torch.float64)
     if not fast or magnitude.device.type != "cpu" or type(magnitude) is not Tensor:
         return None
-    # A program that is being recorded must hold the computation, not the numbers of this run.
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
+    if torch.compiler.is_compiling():  # a program must hold the computation, not this run's numbers
         return None
     if torch.get_num_threads() >= _THREADS_OF_TOPK:
         return None
@@ -79,4 +78,4 @@ def _threshold_by_partition(magnitude: Tensor, k: int) -> Tensor | None:
 
 def _mask_by_topk(magnitude: Tensor, k: int) -> Tensor:
     kept = magnitude.topk(k, dim=-1, sorted=False).indices
-    return torch.zeros_like(magnitude, dtype=torch.bool).scatter_(-1, kept, True)
+    return torch.zeros_like(magnitude, dtype=torch.bool).scatter(-1, kept, True)
