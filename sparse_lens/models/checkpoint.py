@@ -10,6 +10,7 @@ import json
 import os
 import pickle
 import shutil
+import struct
 import tempfile
 import zipfile
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, Integer
 from torch import Tensor
 
 from sparse_lens.models import zoo
@@ -37,6 +38,12 @@ _REFERENCE = "reference_tokens.safetensors"
 _OPTIONAL = (_REFERENCE, VOCABULARY_FILE, MERGES_FILE)
 _UNFINISHED = ".unfinished-save"
 """A folder of files that a save has yet to move into place: the rest belong to another model."""
+
+_UNREADABLE = (
+    *(pickle.UnpicklingError, zipfile.BadZipFile, EOFError, OSError, RuntimeError, struct.error),
+    *(LookupError, ValueError, TypeError, AttributeError),
+)
+"""What unpickling a damaged file may raise."""
 
 
 def load_sparse_gpt(
@@ -124,7 +131,7 @@ def _write(model: HookedSparseGPT, directory: Path, dtype: torch.dtype | None) -
         save_tokenizer(tokenizer, directory)
 
 
-def _packed(tokens: Int[Tensor, "n pos"], cfg: SparseGPTConfig) -> Int[Tensor, "n pos"]:
+def _packed(tokens: Int[Tensor, "n pos"], cfg: SparseGPTConfig) -> Integer[Tensor, "n pos"]:
     """Reference tokens in the smallest type that holds the vocabulary."""
     _check_reference_tokens(tokens, cfg)
     types = (torch.uint8, torch.int16, torch.int32)
@@ -167,18 +174,21 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors":
+        try:
             return safetensors.torch.load_file(path)
-        held: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is no readable safetensors file ({error}).") from error
-    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError) as error:
-        # What torch says goes on to recommend loading without protection.
-        raise ValueError(
-            f"{path} is no plain state dict of tensors: it is damaged, or holds objects that would "
-            "run code when read, which is never done. Fetch it again from where you trust it."
-        ) from error
+        except safetensors.SafetensorError as error:
+            raise ValueError(f"{path} is no readable safetensors file ({error}).") from error
+    with path.open("rb") as file:
+        try:
+            held: Any = torch.load(file, map_location="cpu", weights_only=True)
+        except _UNREADABLE as error:
+            # What torch says goes on to recommend loading without protection.
+            raise ValueError(
+                f"{path} is no plain state dict of tensors: it is damaged, or holds objects that "
+                "would run code when read, which is never done. Fetch it again from where you "
+                "trust it."
+            ) from error
     if not isinstance(held, dict) or not all(isinstance(t, Tensor) for t in held.values()):
         raise ValueError(f"{path} must hold a dictionary of tensors by name, and nothing else.")
     return held

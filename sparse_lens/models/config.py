@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 AFRAC_LOCTYPES = (
     "attn_in",
@@ -41,21 +41,12 @@ _HARMLESS = frozenset(
 _RENAMED = {"n_mlp": "d_mlp"}
 _FALLBACK = {"n_embd": "d_model"}  # an older key, read only when the newer one is absent
 
-_SIZES = ("block_size", "vocab_size", "n_layer", "n_head", "d_model")
-_SWITCHES = (
-    "bias",
-    "ln_bias",
-    "rms_norm",
-    "tied_unembed",
-    "enable_bigram_table",
-    "learnable_bigram_table",
-    "sinusoidal_cat_pos_emb",
-    "sink",
-)
 _CHOICES = {
     "activation_type": ("gelu", "relu"),
     "residual_activation_type": ("identity", "relu"),
 }
+
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
 @dataclass(frozen=True)
@@ -126,8 +117,8 @@ class SparseGPTConfig:
     """Keys of the file that do not concern the forward pass."""
 
     def __post_init__(self) -> None:
-        for name in _SIZES:
-            _check_size(name, getattr(self, name))
+        for name in ("block_size", "vocab_size", "n_layer", "n_head", "d_model"):
+            self._check_size(name)
         if self.d_mlp is None:
             object.__setattr__(self, "d_mlp", 4 * self.d_model)
         if self.d_head is None:
@@ -137,36 +128,31 @@ class SparseGPTConfig:
                 )
             object.__setattr__(self, "d_head", self.d_model // self.n_head)
         for name in ("d_head", "d_mlp"):
-            _check_size(name, getattr(self, name))
-        self._check_kinds()
-        self._check_places()
-
-    def _check_kinds(self) -> None:
+            self._check_size(name)
         if self.d_pos_emb is not None:
-            _check_size("d_pos_emb", self.d_pos_emb)
+            self._check_size("d_pos_emb")
         elif self.sinusoidal_cat_pos_emb:
             raise ValueError("sinusoidal_cat_pos_emb needs d_pos_emb, the width to concatenate.")
-        for name in _SWITCHES:
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}.")
+        self._check_choices()
+        self._check_places()
+
+    def _check_size(self, name: str) -> None:
+        if getattr(self, name) < 1:
+            raise ValueError(f"{name} must be a positive integer, got {getattr(self, name)}.")
+
+    def _check_choices(self) -> None:
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}.")
 
     def _check_places(self) -> None:
-        if not isinstance(self.afrac_loctypes, str):
-            raise ValueError(
-                "afrac_loctypes must be names of places with commas between, got "
-                f"{self.afrac_loctypes!r}."
-            )
         unknown = [place for place in self._listed_places() if place not in AFRAC_LOCTYPES]
         if unknown:
             raise ValueError(f"afrac_loctypes names {unknown}; known places: {AFRAC_LOCTYPES}.")
         if self.afrac is None:
             return
-        number = isinstance(self.afrac, int | float) and not isinstance(self.afrac, bool)
-        if not number or not 0 < self.afrac <= 1:
-            raise ValueError(f"afrac must lie in (0, 1] or be null, got {self.afrac!r}.")
+        if not 0 < self.afrac <= 1:
+            raise ValueError(f"afrac must lie in (0, 1] or be null, got {self.afrac}.")
         for place in self._listed_places():
             if self._rounded_down(place) < 1:
                 raise ValueError(
@@ -243,9 +229,7 @@ class SparseGPTConfig:
                 ignored[key] = value
             else:
                 raise ValueError(_refusal(key, value, known))
-        if isinstance(read.get("afrac_loctypes"), list | tuple):
-            read["afrac_loctypes"] = ",".join(map(str, read["afrac_loctypes"]))
-        return cls(**_without_nulls(read), ignored=ignored)
+        return cls(**_of_right_kinds(_without_nulls(read)), ignored=ignored)
 
     @classmethod
     def from_file(cls, path: Path) -> "SparseGPTConfig":
@@ -272,17 +256,27 @@ class SparseGPTConfig:
         return values
 
 
-def _check_size(name: str, value: Any) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be a positive integer, got {value!r}.")
-
-
 def _without_nulls(values: dict[str, Any]) -> dict[str, Any]:
     """Leave out what is null and has a default: only a width or fraction is null for "none"."""
     optional = {"d_head", "d_mlp", "d_pos_emb", "afrac"}
     if values.get("afrac") is None:
         optional.add("afrac_loctypes")
     return {k: v for k, v in values.items() if v is not None or k not in optional}
+
+
+def _of_right_kinds(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON values in the types of the fields."""
+    values = dict(values)
+    if isinstance(values.get("afrac_loctypes"), list):
+        values["afrac_loctypes"] = ",".join(map(str, values["afrac_loctypes"]))
+    if type(values.get("afrac")) is int:
+        values["afrac"] = float(values["afrac"])
+    hints = get_type_hints(SparseGPTConfig)
+    for name, value in values.items():
+        kind = next(kind for kind in _KINDS if kind in (hints[name], *get_args(hints[name])))
+        if type(value) is not kind:
+            raise ValueError(f"{name} must be {_KINDS[kind]}, got {value!r}.")
+    return values
 
 
 def _refusal(key: str, value: Any, known: set[str]) -> str:

@@ -26,9 +26,10 @@ DEFAULTS = {
     "d_pos_emb": None,
     "sink": False,
 }
-PLACES = (
-    "attn_in attn_q attn_k attn_v attn_out mlp_in mlp_neuron mlp_out resid_post_attn resid_post_mlp"
-).split()
+PLACES = [
+    *("attn_in", "attn_q", "attn_k", "attn_v", "attn_out", "mlp_in", "mlp_neuron", "mlp_out"),
+    *("resid_post_attn", "resid_post_mlp"),
+]
 
 
 def filled(config: dict[str, Any]) -> dict[str, Any]:
