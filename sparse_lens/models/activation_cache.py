@@ -6,7 +6,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import ActivationCache
-from transformer_lens.utilities.slice import Slice
 
 from sparse_lens.models.refusals import refusal, require_linear, require_sum
 
@@ -111,7 +110,7 @@ class SparseActivationCache(ActivationCache):
         pos_slice: Any = None,
         batch_slice: Any = None,
         has_batch_dim: bool = True,
-    ) -> Float[Tensor, " *rest"]:
+    ) -> Float[Tensor, "part ..."]:
         """What each part of the final stream adds to the logits of tokens.
 
         Over all parts that is the logit, less the unembedding of the final norm's bias and the
@@ -134,8 +133,8 @@ class SparseActivationCache(ActivationCache):
             directions = directions - incorrect
         scaled = self.apply_ln_to_stack(
             residual_stack,
-            pos_slice=Slice.unwrap(pos_slice),
-            batch_slice=Slice.unwrap(batch_slice),
+            pos_slice=pos_slice,
+            batch_slice=batch_slice,
             has_batch_dim=has_batch_dim,
         )
         return (scaled * self.model.ln_final.w * directions).sum(-1)

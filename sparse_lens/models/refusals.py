@@ -101,7 +101,7 @@ class RefusingHookedTransformer(HookedTransformer):
         raise refusal("load_sample_training_dataset", "its data come as model.reference_tokens")
 
     @property
-    def W_E_pos(self) -> Float[Tensor, "d_vocab+n_ctx d_model"]:
+    def W_E_pos(self) -> Float[Tensor, "rows d_model"]:
         """Embedding and position embedding, one above the other, as a basis of the input space.
 
         Raises:
