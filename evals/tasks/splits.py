@@ -36,20 +36,17 @@ class Splits:
         return getattr(self, split)
 
 
-# Frequent names are spread over the three, so that each has some that are one token in a small
-# vocabulary. The grammar our own models are trained on uses none of them.
+# Words like those of the training grammar, which uses none of these: a small vocabulary cuts both
+# into the same kind of pieces, so a prompt asks about its construct and not about a rare word.
 IDENTIFIERS = Splits(
-    train=(
-        *("name", "data", "line", "item", "file", "mode", "start"),
-        *("buffer", "config", "event", "width", "label", "left", "second"),
+    train=tuple(
+        "harbor lantern falcon velvet copper marble willow saddle barrel candle ribbon anchor meadow".split()
     ),
-    validation=(
-        *("value", "path", "result", "size", "type", "level", "prefix"),
-        *("match", "user", "color", "title", "first"),
+    validation=tuple(
+        "canyon beacon goblet hammer ladder mirror needle oyster parrot pillow rabbit rocket sandal".split()
     ),
-    held_out=(
-        *("key", "index", "node", "text", "code", "args", "count", "end"),
-        *("state", "message", "target", "source", "height", "right"),
+    held_out=tuple(
+        "shovel spider temple tunnel turtle violin walnut wagon zebra basket bucket cactus dragon wizard".split()
     ),
 )
 

@@ -3,7 +3,7 @@
 from sparse_lens.evals.tasks.splits import IDENTIFIERS, Splits
 from sparse_lens.evals.tasks.task_spec import TaskSpec
 
-_NAMES = IDENTIFIERS.train + IDENTIFIERS.validation + IDENTIFIERS.held_out
+_NAMES = tuple("name data line file value path result type key node text args".split())
 
 SET_OR_STRING = TaskSpec(
     name="set_or_string",

@@ -9,6 +9,7 @@ import random
 from collections.abc import Iterator
 
 from sparse_lens.training.grammar.blocks import snippet
+from sparse_lens.training.grammar.drills import drill
 from sparse_lens.training.grammar.pen import Pen
 from sparse_lens.training.grammar.statements import import_
 from sparse_lens.training.grammar.words import GRAMMAR_IDENTIFIERS, RESERVED_IDENTIFIERS
@@ -20,8 +21,9 @@ def generate_module(rng: random.Random) -> str:
     """One module: a few snippets that share a vocabulary, from a line to about a page."""
     pen = Pen(rng)
     lines = [import_(pen) for _ in range(rng.choice((0, 0, 0, 1, 2, 4)))]
-    for _ in range(rng.randint(1, 7)):
-        lines += snippet(pen)
+    for _ in range(rng.randint(2, 12)):
+        # Drills are about half as long as snippets: this makes them two thirds of the text.
+        lines += drill(pen) if pen.chance(0.8) else snippet(pen)
     return "\n".join(lines) + "\n"
 
 

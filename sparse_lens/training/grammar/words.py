@@ -9,6 +9,9 @@ _RESERVED = """
 name value data path key line result index item node size text file code args type mode level
 count start end prefix buffer state config message match event target source user width height
 color label title left right first second
+harbor lantern falcon velvet copper marble willow saddle barrel candle ribbon anchor meadow
+canyon beacon goblet hammer ladder mirror needle oyster parrot pillow rabbit rocket sandal
+shovel spider temple tunnel turtle violin walnut wagon zebra basket bucket cactus dragon wizard
 """
 RESERVED_IDENTIFIERS = frozenset(_RESERVED.split())
 
