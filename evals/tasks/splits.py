@@ -39,14 +39,17 @@ class Splits:
 # Words like those of the training grammar, which uses none of these: a small vocabulary cuts both
 # into the same kind of pieces, so a prompt asks about its construct and not about a rare word.
 IDENTIFIERS = Splits(
-    train=tuple(
-        "harbor lantern falcon velvet copper marble willow saddle barrel candle ribbon anchor meadow".split()
+    train=(
+        *("harbor", "lantern", "falcon", "velvet", "copper", "marble", "willow"),
+        *("saddle", "barrel", "candle", "ribbon", "anchor", "meadow"),
     ),
-    validation=tuple(
-        "canyon beacon goblet hammer ladder mirror needle oyster parrot pillow rabbit rocket sandal".split()
+    validation=(
+        *("canyon", "beacon", "goblet", "hammer", "ladder", "mirror", "needle"),
+        *("oyster", "parrot", "pillow", "rabbit", "rocket", "sandal"),
     ),
-    held_out=tuple(
-        "shovel spider temple tunnel turtle violin walnut wagon zebra basket bucket cactus dragon wizard".split()
+    held_out=(
+        *("shovel", "spider", "temple", "tunnel", "turtle", "violin", "walnut"),
+        *("wagon", "zebra", "basket", "bucket", "cactus", "dragon", "wizard"),
     ),
 )
 

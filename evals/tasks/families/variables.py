@@ -1,9 +1,14 @@
 """Tasks in which the answer follows from what a variable is, or which variable it is."""
 
-from sparse_lens.evals.tasks.splits import IDENTIFIERS, Splits
+from sparse_lens.evals.tasks.splits import Splits
 from sparse_lens.evals.tasks.task_spec import TaskSpec
 
-_NAMES = tuple("name data line file value path result type key node text args".split())
+# The answer is a name here, so these are words that a vocabulary of 1,024 keeps whole; all splits
+# share them, for a circuit cannot carry a name that it was not found on.
+_NAMES = (
+    *("name", "data", "line", "file", "value", "path"),
+    *("result", "type", "key", "node", "text", "args"),
+)
 
 SET_OR_STRING = TaskSpec(
     name="set_or_string",
