@@ -96,7 +96,8 @@ def test_answers_are_the_ones_the_task_names(task, tokenizer):
     answers = tasks.spec(task.name).answers
     prompts = task.held_out
     if "$" in "".join(answers):
-        known = {" " + name for split in SPLITS for name in tasks.IDENTIFIERS.of(split)}
+        pool = tasks.spec(task.name).identifiers
+        known = {" " + name for name in (pool.held_out if isinstance(pool, Splits) else pool)}
         assert {tokenizer.decode([token]) for token in prompts.answers} <= known
     else:
         assert tokenizer.decode(prompts.answers[::2].unique()) == answers[0]
