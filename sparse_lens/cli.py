@@ -125,6 +125,40 @@ def compare(
         raise typer.Exit(1)
 
 
+@app.command()
+def show(
+    circuit: Annotated[Path, typer.Argument(help="A saved circuit.")],
+    model: Annotated[
+        str | None,
+        typer.Option(help="Name or folder; a comparison's circuits know theirs."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The page to write; beside the circuit if left out.")
+    ] = None,
+) -> None:
+    """Draw a circuit as a page for the browser, and print its path."""
+    from sparse_lens.commands import show as command
+
+    typer.echo(command.show(circuit, model, out))
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="What `compare --out` wrote to.")],
+    models: Annotated[
+        list[str] | None,
+        typer.Option("--model", help="Name or folder, to draw circuits with; can be repeated."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The page to write; report.html in the folder.")
+    ] = None,
+) -> None:
+    """Write the report of a comparison again, from its results, and print its path."""
+    from sparse_lens.commands import show as command
+
+    typer.echo(command.report(folder, models or [], out))
+
+
 @models.command("list")
 def list_models(
     full: Annotated[bool, typer.Option("--all", help="Each of the sweep's models too.")] = False,

@@ -129,7 +129,9 @@ def _ordered_rails(network: Network, groups: Groups) -> tuple[list[int], list[in
     Barycentre sweeps: a group goes to the mean of its rails, a rail to the mean of its groups.
     Position channels stay at the bottom. Channels that no edge reads or writes are idle.
     """
-    on_rail = {i: node.index for i, node in enumerate(network.nodes) if kind_of(node.site) in STREAM}
+    on_rail = {
+        i: node.index for i, node in enumerate(network.nodes) if kind_of(node.site) in STREAM
+    }
     group_of: dict[int, tuple[str, int]] = {}
     for name, heads in groups.items():
         for head, members in heads.items():
@@ -155,9 +157,7 @@ def _ordered_rails(network: Network, groups: Groups) -> tuple[list[int], list[in
     return rails, idle
 
 
-def _wanted(
-    network: Network, rows: dict[int, float], default: float
-) -> Callable[[int], float]:
+def _wanted(network: Network, rows: dict[int, float], default: float) -> Callable[[int], float]:
     """Where a node would like to stand: the mean of the rails that it is joined to."""
     joined: dict[int, list[float]] = defaultdict(list)
     for edge in network.edges:
@@ -213,9 +213,7 @@ def _boxes(
         yield Box(f"h{head}", low, high)
 
 
-def _stream_links(
-    network: Network, positions: tuple[Point, ...], width: float
-) -> Iterator[Link]:
+def _stream_links(network: Network, positions: tuple[Point, ...], width: float) -> Iterator[Link]:
     """Along each rail: from the embedding to the first write, and on to the last read."""
     reads, writes = defaultdict(list), defaultdict(list)
     final = "final_resid" if "final_resid" in network.sites else None
@@ -227,7 +225,7 @@ def _stream_links(
         read, written = reads[channel, y], [x for x, _ in writes[channel, y]]
         first = min(written, default=width)
         last = max([x for x, _ in read], default=0.0)
-        if final is None and written or any(kind == final for _, kind in read):
+        if (final is None and written) or any(kind == final for _, kind in read):
             last = width
         from_input = [x for x, kind in read if kind != final]
         if from_input:

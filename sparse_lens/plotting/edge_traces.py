@@ -7,12 +7,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 from typing import Any
-
-import plotly.graph_objects as go
 
 from sparse_lens.plotting.layout import Layout, Point
 from sparse_lens.plotting.network import Edge, Network
+from sparse_lens.plotting.spec import Spec, scatter
 from sparse_lens.plotting.theme import LETTERS, NEGATIVE, NEUTRAL, POSITIVE
 
 Coordinates = tuple[list[float | None], list[float | None]]
@@ -46,7 +46,7 @@ class _Look:
     opacity: float
 
 
-def link_traces(layout: Layout) -> Iterator[go.Scatter]:
+def link_traces(layout: Layout) -> Iterator[Spec]:
     """Links as thin dotted lines, one trace a kind, which the legend switches."""
     by_kind: dict[str, list[Sequence[Point]]] = defaultdict(list)
     for link in layout.links:
@@ -55,7 +55,7 @@ def link_traces(layout: Layout) -> Iterator[go.Scatter]:
         if not by_kind[kind]:
             continue
         x, y = polylines(by_kind[kind])
-        yield go.Scatter(
+        yield scatter(
             x=x,
             y=y,
             mode="lines",
@@ -69,7 +69,7 @@ def link_traces(layout: Layout) -> Iterator[go.Scatter]:
         )
 
 
-def edge_traces(network: Network, layout: Layout) -> Iterator[go.Scatter]:
+def edge_traces(network: Network, layout: Layout) -> Iterator[Spec]:
     """Edges as lines, and a point without a mark in the middle of each, to hover at."""
     strongest = max((abs(e.strength) for e in network.edges if e.strength is not None), default=0)
     fade = min(1.0, max(0.2, math.sqrt(_FADE_FROM / max(len(network.edges), 1))))
@@ -79,11 +79,12 @@ def edge_traces(network: Network, layout: Layout) -> Iterator[go.Scatter]:
     # The faintest first, so that strong edges lie on top; a legend entry shows the strongest.
     looks = sorted(by_look, key=lambda look: (look.opacity, look.width, look.legend))
     shown = {look.legend: look for look in looks}
-    order = {legend: rank for rank, legend in enumerate(sorted(shown, reverse=True))}
+    # Positive before negative, and what is on no path last.
+    order = sorted(shown, key=lambda legend: (legend == DANGLING, "negative" in legend, legend))
     for look in looks:
         numbers = by_look[look]
         x, y = polylines(layout.routes[number] for number in numbers)
-        yield go.Scatter(
+        yield scatter(
             x=x,
             y=y,
             mode="lines",
@@ -92,7 +93,7 @@ def edge_traces(network: Network, layout: Layout) -> Iterator[go.Scatter]:
             name=look.legend,
             legendgroup=look.legend,
             showlegend=shown[look.legend] is look,
-            legendrank=100 + order[look.legend],
+            legendrank=100 + order.index(look.legend),
             hoverinfo="skip",
             meta={"role": "edges", "edges": numbers},
         )
@@ -111,8 +112,8 @@ def polylines(lines: Iterable[Sequence[Point]]) -> Coordinates:
 
 
 def number_text(value: float) -> str:
-    """A signed number of three digits, with a real minus."""
-    return f"{value:+.3g}".replace("-", "−")
+    """A signed number of three digits, with a minus sign in place of the hyphen."""
+    return f"{value:+.3g}".replace("-", "\N{MINUS SIGN}")
 
 
 def _look(edge: Edge, strongest: float, edges: Sequence[Edge]) -> _Look:
@@ -131,13 +132,13 @@ def _look(edge: Edge, strongest: float, edges: Sequence[Edge]) -> _Look:
     return _Look(f"negative {what}", NEGATIVE, width, opacity)
 
 
-def _hover_points(network: Network, layout: Layout) -> go.Scatter:
+def _hover_points(network: Network, layout: Layout) -> Spec:
     middles = [_middle(route) for route in layout.routes]
-    return go.Scatter(
+    return scatter(
         x=[round(x, 3) for x, _ in middles],
         y=[round(y, 3) for _, y in middles],
         mode="none",
-        text=[_hover_text(edge) for edge in network.edges],
+        text=[_hover_text(network, edge) for edge in network.edges],
         hoverinfo="text",
         customdata=[[i, edge.source, edge.target] for i, edge in enumerate(network.edges)],
         showlegend=False,
@@ -148,15 +149,15 @@ def _hover_points(network: Network, layout: Layout) -> go.Scatter:
 def _middle(route: Sequence[Point]) -> Point:
     """The point half way along the route's x."""
     half = (route[0][0] + route[-1][0]) / 2
-    for (x0, y0), (x1, y1) in zip(route, route[1:], strict=False):
+    for (x0, y0), (x1, y1) in pairwise(route):
         if x0 <= half <= x1:
             share = (half - x0) / (x1 - x0) if x1 > x0 else 0.0
             return half, y0 + share * (y1 - y0)
     return route[len(route) // 2]
 
 
-def _hover_text(edge: Edge) -> str:
-    source, _, target = edge.name.partition("->")
+def _hover_text(network: Network, edge: Edge) -> str:
+    source, _, target = network.edge_name(edge).partition("->")
     lines = [f"<b>{escape(source)} → {escape(target)}</b>"]
     values: dict[str, Any] = {"weight": edge.weight, "score": edge.score}
     lines += [f"{name} {number_text(v)}" for name, v in values.items() if v is not None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -12,10 +12,13 @@ from transformer_lens import HookedTransformer
 from sparse_lens.circuit import Circuit
 from sparse_lens.plotting.channel_layout import channel_layout
 from sparse_lens.plotting.component_layout import component_layout
+from sparse_lens.plotting.curves import Curve, curves_spec
 from sparse_lens.plotting.edge_traces import edge_traces, link_traces, polylines
 from sparse_lens.plotting.layout import Layout
 from sparse_lens.plotting.network import MAX_EDGES, Network
 from sparse_lens.plotting.node_traces import end_traces, node_traces, port_traces
+from sparse_lens.plotting.sizes import SizeRow, sizes_spec
+from sparse_lens.plotting.spec import Spec, scatter
 from sparse_lens.plotting.theme import template
 from sparse_lens.scores import Scores
 
@@ -52,22 +55,46 @@ def circuit_figure(
         ValueError: when model or scores belong to another graph.
     """
     network = Network.of(circuit, model, scores=scores, max_edges=max_edges)
-    return network_figure(network, title=title)
+    return figure_of(network_spec(network, title=title))
 
 
-def network_figure(network: Network, *, title: str | None = None) -> go.Figure:
+def curves_figure(
+    curves: Sequence[Curve],
+    *,
+    y_title: str = "",
+    log_y: bool = False,
+    level: float | None = None,
+    title: str | None = None,
+) -> go.Figure:
+    """Values over the number of edges; see `sparse_lens.plotting.curves.curves_spec`."""
+    return figure_of(curves_spec(curves, y_title=y_title, log_y=log_y, level=level, title=title))
+
+
+def sizes_figure(
+    tasks: Mapping[str, Sequence[SizeRow]], *, target_loss: float | None = None
+) -> go.Figure:
+    """Circuits' sizes task by task; see `sparse_lens.plotting.sizes.sizes_spec`."""
+    return figure_of(sizes_spec(tasks, target_loss=target_loss))
+
+
+def figure_of(spec: Spec, *, mode: str = "light") -> go.Figure:
+    """A figure that plotly has checked, for light or dark ground."""
+    figure = go.Figure(spec)
+    return figure.update_layout(template=template(mode))
+
+
+def network_spec(network: Network, *, title: str | None = None) -> Spec:
     """The figure of a circuit that was made ready with `Network.of`, or read from a file."""
     is_channel = network.kind == "channel"
     layout = channel_layout(network) if is_channel else component_layout(network)
     pitch = min(24.0 if is_channel else 30.0, max(7.0, _ROWS_HEIGHT / layout.height))
-    figure = go.Figure(layout=_frame(network, layout, pitch, title))
-    traces: list[go.Scatter] = [*link_traces(layout), *edge_traces(network, layout)]
+    traces: list[Spec] = [*link_traces(layout), *edge_traces(network, layout)]
     if layout.boxes:
         traces.insert(0, _boxes(layout))
     traces += end_traces(layout)
     traces += port_traces(layout)
-    figure.add_traces([*traces, *node_traces(network, layout, pitch)])
-    return figure
+    traces += node_traces(network, layout, pitch)
+    return {"data": traces, "layout": _frame(network, layout, pitch, title)}
 
 
 def _frame(network: Network, layout: Layout, pitch: float, title: str | None) -> dict[str, Any]:
@@ -76,7 +103,6 @@ def _frame(network: Network, layout: Layout, pitch: float, title: str | None) ->
     hidden_axis = {"showgrid": False, "zeroline": False, "showline": False, "ticks": ""}
     rails = _thinned(layout, pitch)
     return {
-        "template": template(),
         "title": {"text": escape(title), "y": 0.99, "yanchor": "top"} if title else None,
         "height": round(layout.height * pitch + top + 60),
         "margin": {"l": 48, "r": 24, "t": top, "b": 60},
@@ -92,7 +118,7 @@ def _frame(network: Network, layout: Layout, pitch: float, title: str | None) ->
             "tickvals": [row for row, _ in rails],
             "ticktext": [label for _, label in rails],
             "tickfont": {"size": 9},
-            "range": [-0.2, layout.height + 0.2],
+            "range": [-0.3, layout.height + (0.9 if layout.boxes else 0.3)],
         },
         "shapes": [_band_shape(band.start, band.stop) for band in layout.bands],
         "annotations": list(_annotations(network, layout, pitch)),
@@ -161,14 +187,14 @@ def _annotations(network: Network, layout: Layout, pitch: float) -> Iterator[dic
         }
 
 
-def _boxes(layout: Layout) -> go.Scatter:
+def _boxes(layout: Layout) -> Spec:
     """Frames of heads, as one line."""
     frames = []
     for box in layout.boxes:
         (x0, y0), (x1, y1) = box.low, box.high
         frames.append([(x0, y0), (x0, y1), (x1, y1), (x1, y0), (x0, y0)])
     x, y = polylines(frames)
-    return go.Scatter(
+    return scatter(
         x=x,
         y=y,
         mode="lines",

@@ -111,10 +111,12 @@ def bands_of(spans: Sequence[tuple[float, float] | None], stop: float) -> tuple[
             edge = span[1]
             continue
         if i and spans[i - 1] is None:
-            first = bands.pop().label.split()[-1].split("–")[0]
-            label = f"layers {first}–{i}"
+            first = bands.pop().label.split()[1]
+            label = f"layers {first} to {i}"
         else:
             label = f"layer {i}"
         following = next((s for s in spans[i:] if s is not None), None)
-        bands.append(Band(label, edge + 0.2, stop if following is None else following[0] - 0.2, True))
+        bands.append(
+            Band(label, edge + 0.2, stop if following is None else following[0] - 0.2, True)
+        )
     return tuple(bands)

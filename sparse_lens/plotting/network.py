@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
@@ -19,7 +19,7 @@ from sparse_lens.scores import Scores
 
 FORMAT = "sparse-lens drawing 1"
 
-MAX_EDGES = 6000
+MAX_EDGES = 4000
 """More lines than this are a grey wall on any screen, and slow."""
 
 
@@ -34,6 +34,10 @@ class Node:
     connected: bool
     """Lies on a path from input to output."""
 
+    n_in: int
+    n_out: int
+    """Kept edges that end and start here."""
+
     score: float | None = None
 
 
@@ -41,7 +45,6 @@ class Node:
 class Edge:
     """A kept edge between two of the nodes, by their numbers."""
 
-    name: str
     source: int
     target: int
     port: str
@@ -82,14 +85,10 @@ class Network:
     n_connected_nodes: int
     n_connected_edges: int
 
-    @cached_property
-    def degrees(self) -> tuple[tuple[int, int], ...]:
-        """By node: how many drawn edges come in and go out."""
-        degrees = [[0, 0] for _ in self.nodes]
-        for edge in self.edges:
-            degrees[edge.target][0] += 1
-            degrees[edge.source][1] += 1
-        return tuple((into, out) for into, out in degrees)
+    def edge_name(self, edge: Edge) -> str:
+        """The edge's name, as in the graph."""
+        port = f"<{edge.port}>" if edge.port else ""
+        return f"{self.nodes[edge.source].name}->{self.nodes[edge.target].name}{port}"
 
     @classmethod
     def of(
@@ -141,7 +140,10 @@ class Network:
 
     def to_json(self) -> str:
         """The same as text, which `from_json` reads."""
-        return json.dumps({"format": FORMAT, **asdict(self)}, separators=(",", ":"))
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values["nodes"] = _columns(Node, self.nodes)
+        values["edges"] = _columns(Edge, self.edges)
+        return json.dumps({"format": FORMAT, **values}, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> Network:
@@ -151,21 +153,27 @@ class Network:
             ValueError: when the text is something else.
         """
         try:
-            fields: dict[str, Any] = json.loads(text)
+            values: dict[str, Any] = json.loads(text)
         except json.JSONDecodeError as error:
             raise ValueError(f"not a drawing of a circuit: {error}.") from error
-        found = fields.pop("format", None) if isinstance(fields, dict) else None
+        found = values.pop("format", None) if isinstance(values, dict) else None
         if found != FORMAT:
             raise ValueError(f"not a drawing of a circuit: expected {FORMAT!r}, got {found!r}.")
-        fields["sites"] = tuple(fields["sites"])
-        fields["nodes"] = tuple(Node(**node) for node in fields["nodes"])
-        fields["edges"] = tuple(Edge(**edge) for edge in fields["edges"])
-        return cls(**fields)
+        values["sites"] = tuple(values["sites"])
+        values["nodes"] = tuple(map(Node, *values["nodes"].values()))
+        values["edges"] = tuple(map(Edge, *values["edges"].values()))
+        return cls(**values)
+
+
+def _columns(cls: type, values: tuple[Any, ...]) -> dict[str, list[Any]]:
+    """By field a list, in the order of the fields."""
+    return {f.name: [getattr(value, f.name) for value in values] for f in fields(cls)}
 
 
 def _nodes(circuit: Circuit, connected: Circuit, scores: Scores | None) -> tuple[Node, ...]:
     graph = circuit.graph
     by_site = scores.nodes if scores is not None else None
+    into, out = _degrees(circuit)
     return tuple(
         Node(
             name=graph.node_name(site, index),
@@ -173,11 +181,25 @@ def _nodes(circuit: Circuit, connected: Circuit, scores: Scores | None) -> tuple
             layer=graph.sites[site].layer,
             index=index,
             connected=bool(connected.node_masks[site][index]),
+            n_in=int(into[graph.node_slices[site].start + index]),
+            n_out=int(out[graph.node_slices[site].start + index]),
             score=None if by_site is None else _number(by_site[site][index]),
         )
         for site, mask in circuit.node_masks.items()
         for index in mask.nonzero().flatten().tolist()
     )
+
+
+def _degrees(circuit: Circuit) -> tuple[Int[Tensor, " nodes"], Int[Tensor, " nodes"]]:
+    """By node: kept edges that come in, and that go out."""
+    graph = circuit.graph
+    into = torch.zeros(graph.n_nodes, dtype=torch.long)
+    out = torch.zeros(graph.n_nodes, dtype=torch.long)
+    for block, ends in graph.ends.items():
+        mask = circuit.edge_mask(block)
+        into.index_add_(0, ends.dst, mask.sum(1))
+        out.index_add_(0, ends.src, mask.sum(0))
+    return into, out
 
 
 def _edges(
@@ -201,13 +223,11 @@ def _edges(
             dst, src = dst[strong], src[strong]
         ends, on_path = graph.ends[block], connected.edge_mask(block)[dst, src].tolist()
         for row, column, kept in zip(dst.tolist(), src.tolist(), on_path, strict=True):
-            name = graph.edge_name(block, row, column)
             edges.append(
                 Edge(
-                    name=name,
                     source=numbers[int(ends.src[column])],
                     target=numbers[int(ends.dst[row])],
-                    port=name.partition("<")[2].rstrip(">"),
+                    port=graph.edge_name(block, row, column).partition("<")[2].rstrip(">"),
                     connected=kept,
                     weight=None if weights is None else _number(weights[block][row, column]),
                     score=None if by_block is None else _number(by_block[block][row, column]),

@@ -7,12 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
-import plotly.graph_objects as go
-
 from sparse_lens.plotting.channel_layout import STREAM, kind_of
 from sparse_lens.plotting.edge_traces import DANGLING, number_text, polylines
 from sparse_lens.plotting.layout import Layout, Point
 from sparse_lens.plotting.network import Network, Node
+from sparse_lens.plotting.spec import Spec, scatter
 from sparse_lens.plotting.theme import LETTERS, NEUTRAL, NODE
 
 _INSIDE = 17
@@ -34,7 +33,7 @@ class _Look:
     connected: bool
 
 
-def node_traces(network: Network, layout: Layout, pitch: float) -> Iterator[go.Scatter]:
+def node_traces(network: Network, layout: Layout, pitch: float) -> Iterator[Spec]:
     """Nodes by their role, one trace each.
 
     Args:
@@ -56,7 +55,7 @@ def node_traces(network: Network, layout: Layout, pitch: float) -> Iterator[go.S
             outline = {"color": look.colour if look.connected else NEUTRAL}
         else:
             outline = {"line": {"color": NODE, "width": 1.5}}
-        yield go.Scatter(
+        yield scatter(
             x=[round(layout.positions[i][0], 3) for i in numbers],
             y=[round(layout.positions[i][1], 3) for i in numbers],
             mode="markers+text",
@@ -80,10 +79,10 @@ def node_traces(network: Network, layout: Layout, pitch: float) -> Iterator[go.S
         )
 
 
-def end_traces(layout: Layout) -> Iterator[go.Scatter]:
+def end_traces(layout: Layout) -> Iterator[Spec]:
     """The model's input and output as bars that every rail starts or ends at."""
     for name, x in layout.ends:
-        yield go.Scatter(
+        yield scatter(
             x=[x, x],
             y=[0, layout.height],
             mode="lines",
@@ -96,12 +95,12 @@ def end_traces(layout: Layout) -> Iterator[go.Scatter]:
         )
 
 
-def port_traces(layout: Layout) -> Iterator[go.Scatter]:
+def port_traces(layout: Layout) -> Iterator[Spec]:
     """Where edges into q, k and v of heads arrive, and which head each belongs to."""
     if not layout.ports:
         return
     x, y = polylines((port.at, layout.positions[port.node]) for port in layout.ports)
-    yield go.Scatter(
+    yield scatter(
         x=x,
         y=y,
         mode="lines",
@@ -113,7 +112,7 @@ def port_traces(layout: Layout) -> Iterator[go.Scatter]:
     for letter, colour in LETTERS.items():
         at = [port.at for port in layout.ports if port.letter == letter]
         if at:
-            yield go.Scatter(
+            yield scatter(
                 x=[round(x, 3) for x, _ in at],
                 y=[round(y, 3) for _, y in at],
                 mode="markers",
@@ -163,9 +162,20 @@ def _labelled(network: Network, positions: Sequence[Point], pitch: float) -> set
     return labelled
 
 
+def _head(network: Network, node: Node) -> str:
+    if kind_of(node.site) not in LETTERS:
+        return ""
+    head, channel = divmod(node.index, network.d_head)
+    return f", head {head}, channel {channel} of {network.d_head}"
+
+
 def _hover_text(network: Network, number: int) -> str:
-    node, (into, out) = network.nodes[number], network.degrees[number]
-    lines = [f"<b>{escape(node.name)}</b>", f"site {escape(node.site)}", f"{into} edges in, {out} out"]
+    node = network.nodes[number]
+    lines = [
+        f"<b>{escape(node.name)}</b>",
+        f"site {escape(node.site)}{_head(network, node)}",
+        f"{node.n_in} edges in, {node.n_out} out",
+    ]
     if node.score is not None:
         lines.append(f"score {number_text(node.score)}")
     if not node.connected:

@@ -1,0 +1,170 @@
+"""The report of a comparison: one page that needs nothing but itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from sparse_lens.evals.report_cells import Cells
+from sparse_lens.evals.report_drawings import Drawings, Model
+from sparse_lens.evals.report_figures import METRICS, setting_sizes, task_curves
+from sparse_lens.evals.report_headline import headline, measured, models_section
+from sparse_lens.evals.report_legend import curves_legend
+from sparse_lens.evals.report_table import circuit_caption, failures, numbers_table
+from sparse_lens.evals.results import Results
+from sparse_lens.evals.summary import Summary, summarize
+from sparse_lens.plotting.figure import network_spec
+from sparse_lens.plotting.page import choice, figure_place, render_page, write_page
+from sparse_lens.plotting.spec import Spec
+
+FIRST = "0"
+"""Number of the method that is shown first."""
+
+CIRCUIT_NOTE = {
+    "channel": (
+        "A channel of the residual stream is a level line, on which nodes read (hollow) and write "
+        "(full). Point at a node or an edge for names and weights; a node lights up its edges. "
+        "Drag to move, click in the legend to hide."
+    ),
+    "component": (
+        "Heads read at their ports for q, k and v. Point at a node or an edge for names and "
+        "scores; a node lights up its edges. Drag to move, click in the legend to hide."
+    ),
+}
+"""How to read a drawing, by the kind of graph."""
+
+Figures = dict[str, Spec]
+
+
+def write_report(
+    results: Results, path: str | os.PathLike[str], *, models: Iterable[Model] = ()
+) -> Path:
+    """Write the page of a comparison, in one step; the same results give the same bytes.
+
+    Args:
+        models: names, folders or models, to draw circuits whose drawings are not kept beside them
+            yet. Models that are embedded or in the cache are found by their names.
+
+    Raises:
+        ValueError: when no job is done.
+        FileNotFoundError: when there is no such folder.
+    """
+    return write_page(path, report_html(results, models=models))
+
+
+def report_html(results: Results, *, models: Iterable[Model] = ()) -> str:
+    """The page of a comparison as HTML; see `write_report`."""
+    cells = Cells.of(results.records)
+    if not cells.done:
+        raise ValueError(
+            f"there is nothing to report: none of {len(results)} jobs is done. Run the comparison "
+            "again; errors are in results.jsonl."
+        )
+    summary = summarize(cells.records)
+    figures: Figures = {}
+    circuits: list[dict[str, Any]] = []
+    body = [
+        headline(cells, summary),
+        models_section(cells, summary),
+        _sizes(cells, summary, figures),
+        _curves(cells, figures),
+        _circuits(cells, Drawings(results, models), figures, circuits),
+        "<h2>All numbers</h2>",
+        '<p class="note">Means over seeds on held-out prompts; point at a number for its range. '
+        "Click on a heading to sort.</p>",
+        numbers_table(cells),
+        measured(cells),
+        failures(cells),
+    ]
+    return render_page("Circuits compared", "\n".join(body), figures, data={"circuits": circuits})
+
+
+def _sizes(cells: Cells, summary: Summary, figures: Figures) -> str:
+    methods = {}
+    for i, setting in enumerate(cells.settings):
+        ratios = [ratio for ratio in summary.ratios if ratio.setting == setting]
+        figures[f"sizes-{i}"] = setting_sizes(cells, setting, ratios)
+        methods[str(i)] = cells.setting_name(setting)
+    first = f"sizes-{FIRST}"
+    return (
+        "<h2>Task by task, with controls</h2>"
+        '<p class="note">Left, the edges of the smallest circuit that meets the target, a mark '
+        "for each seed, and the ratio to the sparse model. Right, the two-way loss of that circuit "
+        "on held-out prompts beside its controls; the dashed line is the target.</p>"
+        f'<div class="bar">{choice("sizes", methods, FIRST)}</div><div class="card">'
+        + figure_place(
+            first,
+            height=int(figures[first]["layout"]["height"]),
+            label="Edges and losses of circuits, task by task",
+            group="sizes",
+            pattern="sizes-*",
+        )
+        + "</div>"
+    )
+
+
+def _curves(cells: Cells, figures: Figures) -> str:
+    places = []
+    for i, task in enumerate(cells.tasks):
+        for metric in METRICS:
+            figures[f"curve-{i}-{metric.field}"] = task_curves(cells, task, metric)
+        first = f"curve-{i}-{METRICS[0].field}"
+        place = figure_place(
+            first,
+            height=int(figures[first]["layout"]["height"]),
+            label=f"Curves over edges, task {task}",
+            group="curves",
+            pattern=f"curve-{i}-*",
+        )
+        places.append(f'<div class="card"><h3>{escape(task)}</h3>{place}</div>')
+    metrics = {metric.field: metric.label for metric in METRICS}
+    return (
+        "<h2>Curves over edge budgets</h2>"
+        '<p class="note">The best circuit of each size on held-out prompts, means over seeds.</p>'
+        f'<div class="bar">{choice("curves", metrics, METRICS[0].field)}{curves_legend(cells)}'
+        f'</div><div class="grid">{"".join(places)}</div>'
+    )
+
+
+def _circuits(
+    cells: Cells, drawings: Drawings, figures: Figures, circuits: list[dict[str, Any]]
+) -> str:
+    for cell in cells.cells:
+        method = str(cells.style(cell.setting))
+        met = next((record for record in cell.records if record.met_on_validation), None)
+        network = None if met is None else drawings.of(met)
+        entry: dict[str, Any] = {"key": [cell.task, cell.model, method], "figure": None}
+        if network is not None:
+            entry["figure"] = f"circuit-{len(circuits)}"
+            figures[entry["figure"]] = network_spec(network)
+        entry["caption"] = circuit_caption(cell, network)
+        circuits.append(entry)
+    methods = {str(i): cells.setting_name(setting) for i, setting in enumerate(cells.settings)}
+    kinds = dict.fromkeys(setting.graph for setting in cells.settings)
+    note = " ".join(CIRCUIT_NOTE[kind] for kind in kinds)
+    menus = (
+        _menu("Task", {task: task for task in cells.tasks})
+        + _menu("Model", {model: model for model in cells.models})
+        + _menu("Method", methods, FIRST)
+    )
+    return (
+        f'<h2>Circuits</h2><p class="note">{note}</p>'
+        f'<div class="bar">{menus}</div><div class="card"><p class="wide note" '
+        'id="circuit-caption"></p>'
+        + figure_place("", height=420, label="The chosen circuit", tools=True).replace(
+            'class="plot"', 'class="plot" id="circuit"', 1
+        )
+        + "</div>"
+    )
+
+
+def _menu(label: str, options: dict[str, str], chosen: str = "") -> str:
+    items = "".join(
+        f'<option value="{escape(value)}"{" selected" if value == chosen else ""}>'
+        f"{escape(text)}</option>"
+        for value, text in options.items()
+    )
+    return f"<label>{label} <select data-menu>{items}</select></label>"

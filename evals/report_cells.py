@@ -1,0 +1,161 @@
+"""Records gathered for the report: one cell for each task, model and method, over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
+
+from sparse_lens.evals import tasks
+from sparse_lens.evals.records import Measurement, MeasurementKind, Record
+from sparse_lens.evals.summary import Setting
+
+LEARNED = "node-pruning"
+"""Registered name of the method that the report shows first."""
+
+RANDOM = "random"
+"""Registered name of the control among the methods, which comes last."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The records of one task, model and setting, by seed."""
+
+    task: str
+    model: str
+    setting: Setting
+    records: tuple[Record, ...]
+
+    @property
+    def met(self) -> bool:
+        """Whether the target was met with every seed, on validation."""
+        return all(record.met_on_validation for record in self.records)
+
+    @property
+    def met_on_held_out(self) -> bool:
+        """Whether the chosen circuits meet it on held-out prompts, too."""
+        return all(record.met_on_held_out for record in self.records)
+
+    @property
+    def first(self) -> Record:
+        """The record of the first seed."""
+        return self.records[0]
+
+    def values(
+        self, kind: MeasurementKind, value: Callable[[Measurement], float]
+    ) -> tuple[float, ...]:
+        """A value of every measurement of a kind, over seeds and draws."""
+        return tuple(value(m) for record in self.records for m in record.of_kind(kind))
+
+    def mean(self, kind: MeasurementKind, value: Callable[[Measurement], float]) -> float | None:
+        """Its mean; None where there is no such measurement."""
+        values = self.values(kind, value)
+        return fmean(values) if values else None
+
+
+@dataclass(frozen=True)
+class Cells:
+    """All cells, with models, tasks and settings in the order of the report.
+
+    The order comes from what the records say, not from the order in which jobs ended.
+    """
+
+    records: tuple[Record, ...]
+    """In the report's order, failed ones included."""
+
+    @classmethod
+    def of(cls, records: Iterable[Record]) -> Cells:
+        """Gather records."""
+        return cls(tuple(sorted(records, key=_order)))
+
+    @cached_property
+    def done(self) -> tuple[Record, ...]:
+        """Records of jobs that ended well."""
+        return tuple(record for record in self.records if record.status == "done")
+
+    @cached_property
+    def models(self) -> tuple[str, ...]:
+        """The sparsest first."""
+        return tuple(dict.fromkeys(record.model for record in self.records))
+
+    @cached_property
+    def tasks(self) -> tuple[str, ...]:
+        """In the registry's order, others after them."""
+        return tuple(sorted(dict.fromkeys(record.task for record in self.records), key=_task_order))
+
+    @cached_property
+    def settings(self) -> tuple[Setting, ...]:
+        """Those with a result: the method that learns masks first, the random control last."""
+        found = dict.fromkeys(Setting.of(record) for record in self.done)
+        return tuple(sorted(found, key=_setting_order))
+
+    @cached_property
+    def cells(self) -> tuple[Cell, ...]:
+        """By task, model and setting; only what has a record that is done."""
+        found = []
+        for task in self.tasks:
+            for model in self.models:
+                for setting in self.settings:
+                    cell = self.cell(task, model, setting)
+                    if cell is not None:
+                        found.append(cell)
+        return tuple(found)
+
+    def cell(self, task: str, model: str, setting: Setting) -> Cell | None:
+        """One cell; None where no job is done."""
+        records = self._by_key.get((task, model, setting))
+        return None if records is None else Cell(task, model, setting, tuple(records))
+
+    @cached_property
+    def _by_key(self) -> dict[tuple[str, str, Setting], list[Record]]:
+        by_key: dict[tuple[str, str, Setting], list[Record]] = {}
+        for record in self.done:
+            by_key.setdefault((record.task, record.model, Setting.of(record)), []).append(record)
+        return by_key
+
+    def colour(self, model: str) -> int:
+        """A model's number in the palette."""
+        return self.models.index(model)
+
+    def style(self, setting: Setting) -> int:
+        """A setting's number among dashes and symbols."""
+        return self.settings.index(setting)
+
+    def setting_name(self, setting: Setting) -> str:
+        """The method's name, with graph and ablation where these differ."""
+        parts = [setting.method]
+        for name in ("graph", "ablation"):
+            if len({getattr(other, name) for other in self.settings}) > 1:
+                parts.append(str(getattr(setting, name)))
+        return ", ".join(parts)
+
+
+def shared(values: Sequence[object]) -> str:
+    """The one value, or all that there are."""
+    return ", ".join(dict.fromkeys(str(value) for value in values))
+
+
+def _order(record: Record) -> tuple[object, ...]:
+    return (
+        record.nonzero_fraction,
+        record.n_parameters,
+        record.model,
+        _task_order(record.task),
+        record.method == RANDOM,
+        record.method,
+        record.graph,
+        str(record.ablation.get("type")),
+        record.seed,
+        record.job_id,
+    )
+
+
+def _setting_order(setting: Setting) -> tuple[object, ...]:
+    is_learned, is_random = setting.method == LEARNED, setting.method == RANDOM
+    return (is_random, not is_learned, setting.method, setting.graph, setting.ablation)
+
+
+def _task_order(task: str) -> tuple[int, str]:
+    known = tasks.names()
+    return (known.index(task) if task in known else len(known), task)

@@ -1,0 +1,207 @@
+"""The top of the report: which model needs how many edges, and what was measured how."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from sparse_lens.evals.intervals import geometric_mean
+from sparse_lens.evals.records import Record
+from sparse_lens.evals.report_cells import RANDOM, Cells, shared
+from sparse_lens.evals.summary import MeanSize, Ratio, Setting, Summary
+from sparse_lens.models import zoo
+from sparse_lens.plotting.theme import SERIES
+
+
+def headline(cells: Cells, summary: Summary) -> str:
+    """The result in words, and a card for every model by each method."""
+    parts = [
+        f"<h1>{escape(_title(cells, summary))}</h1>",
+        f'<p class="soft">{_subtitle(cells)}</p>',
+    ]
+    for setting in cells.settings:
+        if setting.method == RANDOM and len(cells.settings) > 1:
+            continue
+        means = [mean for mean in summary.means if mean.setting == setting]
+        ratios = [ratio for ratio in summary.ratios if ratio.setting == setting]
+        if means:
+            cards = "".join(_card(cells, model, means, ratios) for model in cells.models)
+            name = escape(cells.setting_name(setting))
+            parts.append(f'<h2>Edges a task, by {name}</h2><div class="cards">{cards}</div>')
+    if summary.means:
+        parts.append(f'<p class="note wide">{_how_counted(summary)}</p>')
+    if not summary.ratios:
+        parts += [f'<p class="warn">{escape(line)}</p>' for line in summary.statements]
+    if summary.n_failed:
+        parts.append(
+            f'<p class="warn">{_count(summary.n_failed, "job")} failed; '
+            'see the <a href="#failed">errors</a>.</p>'
+        )
+    return "\n".join(parts)
+
+
+def _title(cells: Cells, summary: Summary) -> str:
+    best = cells.settings[0]
+    sizes = []
+    for model in cells.models:
+        edges = [m.edges for m in summary.means if m.model == model and m.setting == best]
+        if edges:
+            number = _three_digits(geometric_mean(edges))
+            sizes.append(f"{model} {number}" if sizes else f"{model} needs {number} edges a task")
+    return ", ".join(sizes) or "Circuits compared"
+
+
+def _subtitle(cells: Cells) -> str:
+    records = cells.records
+    targets = shared([record.target_loss for record in records])
+    return (
+        f"Smallest circuits with a two-way loss of at most {escape(targets)} nats a prompt, for "
+        f"{_count(len(cells.tasks), 'task')}, {_count(len(cells.models), 'model')}, "
+        f"{_count(len(cells.settings), 'method')} and "
+        f"{_count(len({record.seed for record in records}), 'seed')}; measured on prompts that "
+        "nothing was chosen on."
+    )
+
+
+def _card(cells: Cells, model: str, means: Sequence[MeanSize], ratios: Sequence[Ratio]) -> str:
+    own = [mean for mean in means if mean.model == model]
+    name = f"<div>{_chip(cells.colour(model))}{escape(model)}</div>"
+    if not own:
+        return f'<div class="card">{name}<p class="note">no result</p></div>'
+    edges = [mean.edges for mean in own]
+    lines = [_ratio_line(ratio) for ratio in ratios if ratio.dense == model]
+    if len(edges) > 1:
+        lines.append(f"seeds {_three_digits(min(edges))} to {_three_digits(max(edges))}")
+    for what, tasks in (
+        (
+            '<span class="mark">target unmet</span>, counted as the full graph',
+            [t for mean in own for t in mean.unmet],
+        ),
+        ("no edge, counted as one", [t for mean in own for t in mean.zero]),
+        ("missed on held-out prompts", [t for mean in own for t in mean.unmet_on_held_out]),
+    ):
+        if tasks:
+            lines.append(f"{what}: {escape(shared(tasks))}")
+    return (
+        f'<div class="card">{name}'
+        f'<div class="big">{_three_digits(geometric_mean(edges))} <small>edges</small></div>'
+        f'<div class="note">{"<br>".join(lines)}</div></div>'
+    )
+
+
+def _ratio_line(ratio: Ratio) -> str:
+    spread = ratio.spread
+    text = (
+        f"<b>{spread.mean:.3g} times {escape(ratio.sparse)}</b> (95% over "
+        f"{_count(len(ratio.by_task), 'task')}: {spread.low:.3g} to {spread.high:.3g}"
+    )
+    if len(ratio.by_seed) > 1:
+        text += f"; seeds: {spread.minimum:.3g} to {spread.maximum:.3g}"
+    return text + ")"
+
+
+def _how_counted(summary: Summary) -> str:
+    tasks = escape(", ".join(summary.common_tasks))
+    return (
+        f"Geometric means over the {_count(len(summary.common_tasks), 'task')} that every model "
+        f"does by itself ({tasks}). An edge is a pair of kept nodes joined by a weight that is not "
+        "zero. An unmet target counts as the full graph, no edge as one."
+    )
+
+
+def models_section(cells: Cells, summary: Summary) -> str:
+    """The models side by side: sizes, pretraining losses, and what they can do by themselves."""
+    return f'<h2>Models</h2><div class="card table">{_models_table(cells, summary)}</div>'
+
+
+def measured(cells: Cells) -> str:
+    """How it was measured: ablation, target, splits, seeds, methods, versions."""
+    done = cells.done
+    facts = {
+        "Graph": shared([record.graph for record in done]),
+        "Ablation": shared([_ablation(record.ablation) for record in done]),
+        "Target": shared([f"{record.target_loss} nats a prompt" for record in done]),
+        "Prompts": shared(
+            [
+                f"{r.n_train} to train, {r.n_validation} to choose, {r.n_held_out} held out"
+                for r in done
+            ]
+        ),
+        "Seeds": shared(sorted({record.seed for record in done})),
+        "Search": "the same for every model and task; every choice on the validation prompts",
+        "Device": shared([record.device for record in done]),
+        "Versions": shared([_pairs(record.versions) for record in done]),
+    }
+    listed = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in facts.items())
+    methods = "".join(
+        f"<dt>{escape(cells.setting_name(setting))}</dt><dd><code>"
+        f"{escape(_pairs(_first(done, setting).hyperparameters))}</code></dd>"
+        for setting in cells.settings
+    )
+    return (
+        f'<h2>How it was measured</h2><div class="card"><dl>{listed}</dl>'
+        f"<details><summary>Fields of the methods</summary><dl>{methods}</dl></details></div>"
+    )
+
+
+def _models_table(cells: Cells, summary: Summary) -> str:
+    rows = []
+    for model in summary.models:
+        record = next(r for r in cells.done if r.model == model.model)
+        losses = _training_losses(model.model)
+        cannot = f"; not {escape(', '.join(model.cannot_do))}" if model.cannot_do else ""
+        total = len(model.can_do) + len(model.cannot_do)
+        rows.append(
+            f'<tr><td class="text">{_chip(cells.colour(model.model))}{escape(model.model)}</td>'
+            f"<td>{model.n_parameters:,}</td><td>{model.nonzero_fraction:.1%}</td>"
+            f'<td class="text">{escape(losses) or "not recorded"}</td>'
+            f"<td>{record.graph_nodes:,}</td><td>{record.graph_edges:,}</td>"
+            f'<td class="text">{len(model.can_do)} of {total}{cannot}</td></tr>'
+        )
+    return (
+        '<table><thead><tr><th class="text">Model</th><th>Parameters</th>'
+        '<th>Weights not zero</th><th class="text">Pretraining loss, held out</th>'
+        '<th>Nodes</th><th>Edges</th><th class="text">Tasks it can do by itself</th></tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table>"
+    )
+
+
+def _training_losses(model: str) -> str:
+    """Final validation losses of an embedded model, in nats a token; empty where unknown."""
+    entry = next((e for e in zoo.list_models() if e.name == model), None)
+    if entry is None or not (entry.path / "training.json").is_file():
+        return ""
+    record = json.loads((entry.path / "training.json").read_text(encoding="utf-8"))
+    final = record.get("final", {})
+    return ", ".join(f"{name} {loss:.3f}" for name, loss in final.items())
+
+
+def _first(records: Iterable[Record], setting: Setting) -> Record:
+    return next(record for record in records if Setting.of(record) == setting)
+
+
+def _ablation(ablation: Mapping[str, Any]) -> str:
+    fields = {name: value for name, value in ablation.items() if name != "type" and value}
+    return f"{ablation['type']}({_pairs(fields)})"
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    texts = {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in values.items()
+    }
+    return ", ".join(f"{name} {text}" for name, text in texts.items())
+
+
+def _chip(colour: int) -> str:
+    return f'<i class="chip" style="background:{SERIES[colour % len(SERIES)]}"></i>'
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,102 @@
+"""`sparse-lens show` and `sparse-lens report`: pages of one circuit and of a comparison."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from sparse_lens.circuit import Circuit
+from sparse_lens.evals.records import Record
+from sparse_lens.evals.report import CIRCUIT_NOTE, write_report
+from sparse_lens.evals.report_drawings import Drawings, drawing_path, graph_of
+from sparse_lens.evals.results import RESULTS_FILE, Results
+from sparse_lens.models.checkpoint import load_sparse_gpt
+from sparse_lens.plotting.figure import network_spec
+from sparse_lens.plotting.network import Network
+from sparse_lens.plotting.page import figure_place, render_page, write_page
+
+
+def show(circuit: Path, model: str | None, out: Path | None) -> Path:
+    """Write the page of a saved circuit, by default beside it.
+
+    Args:
+        model: name or folder; not needed for a circuit of a comparison.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it is no circuit, one of another model, or the model is not known.
+    """
+    if not circuit.is_file():
+        raise FileNotFoundError(f"no circuit at {circuit}.")
+    results, record = _record_of(circuit)
+    if model is not None:
+        network = _draw(circuit, model)
+    elif record is not None and results is not None:
+        network = Drawings(results).of(record)
+    elif drawing_path(circuit).is_file():
+        network = Network.from_json(drawing_path(circuit).read_text(encoding="utf-8"))
+    else:
+        network = None
+    if network is None:
+        _metadata(circuit)  # a file that is no circuit is an error of its own
+        whose = f" It belongs to {record.model!r}." if record else ""
+        raise ValueError(
+            f"{circuit} does not say which model it is of.{whose} Pass --model NAME_OR_FOLDER."
+        )
+    heading = f"{record.task}, {record.model}, {record.method}" if record else circuit.stem
+    return write_page(out or circuit.with_suffix(".html"), _page(heading, network))
+
+
+def report(folder: Path, models: Sequence[str], out: Path | None) -> Path:
+    """Write the report of a comparison again, from its folder alone."""
+    return write_report(Results.load(folder), out or folder / "report.html", models=models)
+
+
+def _page(heading: str, network: Network) -> str:
+    spec = network_spec(network)
+    figure = figure_place("circuit", height=spec["layout"]["height"], label=heading, tools=True)
+    counts = (
+        f"<b>{network.n_edges:,} edges</b> between {len(network.nodes):,} nodes; "
+        f"{network.n_connected_edges:,} edges and {network.n_connected_nodes:,} nodes on paths "
+        "from input to output."
+    )
+    body = (
+        f"<h1>{escape(heading)}</h1><p>{counts}</p>"
+        f'<p class="note">{CIRCUIT_NOTE[network.kind]}</p><div class="card">{figure}</div>'
+    )
+    return render_page(heading, body, {"circuit": spec})
+
+
+def _draw(path: Path, model: str) -> Network:
+    metadata = _metadata(path)
+    loaded = load_sparse_gpt(model)
+    # The description begins "a channel graph of ..." or "a component graph of ...".
+    kind = str(metadata["graph"]).split()[1]
+    graph = graph_of(loaded, kind, str(metadata["fingerprint"]))
+    return Network.of(Circuit.load(path, graph), loaded)
+
+
+def _metadata(path: Path) -> dict[str, object]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = json.loads((file.metadata() or {}).get("circuit", "{}"))
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a saved circuit: {error}.") from error
+    if "fingerprint" not in metadata or "graph" not in metadata:
+        raise ValueError(f"{path} is not a saved circuit: it does not say of which graph it is.")
+    return metadata
+
+
+def _record_of(circuit: Path) -> tuple[Results | None, Record | None]:
+    """The results that a circuit belongs to, if it lies in their folder, and its record there."""
+    folder = circuit.resolve().parent.parent
+    if not (folder / RESULTS_FILE).is_file():
+        return None, None
+    results = Results.load(folder)
+    name = circuit.resolve().relative_to(folder).as_posix()
+    record = next((record for record in results if record.circuit == name), None)
+    return results, record

@@ -1,0 +1,129 @@
+"""Curves over the number of edges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from html import escape
+
+from sparse_lens.plotting.spec import Spec, scatter
+from sparse_lens.plotting.theme import DASHES, NEUTRAL, SERIES, SYMBOLS
+
+FLOOR = 1e-4
+"""Where smaller values stand on a logarithmic axis."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a plot over the number of edges."""
+
+    name: str
+    colour: int
+    """Number in the palette; a model keeps its own through all figures."""
+
+    style: int
+    """Number of the dash and symbol; a method keeps its own."""
+
+    edges: Sequence[float]
+    values: Sequence[float]
+    marks: Sequence[tuple[float, float, str]] = field(default=())
+    """Single circuits: edges, value, and `chosen`, `random`, `full` or `empty`."""
+
+
+MARKS = {
+    "chosen": {"symbol": "star", "size": 10},
+    "random": {"symbol": "x-thin", "size": 8},
+    "full": {"symbol": "triangle-up-open", "size": 8},
+    "empty": {"symbol": "circle-open", "size": 8},
+}
+"""How single circuits are marked in all figures."""
+
+MARK_NAMES = {
+    "chosen": "chosen circuit",
+    "random": "random circuit of its size",
+    "full": "full model",
+    "empty": "empty circuit",
+}
+
+
+def curves_spec(
+    curves: Sequence[Curve],
+    *,
+    y_title: str = "",
+    log_y: bool = False,
+    level: float | None = None,
+    title: str | None = None,
+    height: int = 260,
+    legend: bool = True,
+) -> Spec:
+    """Values over the number of edges, which is on a logarithmic axis; no edges stand at 1.
+
+    Args:
+        log_y: a logarithmic y axis; values under 1e-4 stand at 1e-4.
+        level: a target to draw as a level line.
+    """
+    data = [_line(curve, log_y) for curve in curves]
+    for mark in MARKS:
+        data += _marks(curves, mark, log_y)
+    dashed = {"color": NEUTRAL, "width": 1, "dash": "dash"}
+    ends = {"x0": 0, "x1": 1, "y0": level, "y1": level}
+    line = {"type": "line", "xref": "x domain", "line": dashed, **ends}
+    y_log = {"type": "log", "dtick": 1, "tickformat": "~g"} if log_y else {}
+    layout = {
+        "title": {"text": escape(title)} if title else None,
+        "height": height,
+        "margin": {"l": 50 if y_title else 36, "r": 12, "t": 40 if title else 12, "b": 40},
+        "showlegend": legend,
+        "hovermode": "closest",
+        "shapes": [] if level is None else [line],
+        "xaxis": {"type": "log", "dtick": 1, "tickformat": "~s", "title": {"text": "edges"}},
+        "yaxis": {"title": {"text": escape(y_title)}, **y_log},
+    }
+    return {"data": data, "layout": layout}
+
+
+def _line(curve: Curve, log_y: bool) -> Spec:
+    colour = SERIES[curve.colour % len(SERIES)]
+    return scatter(
+        x=[max(x, 1) for x in curve.edges],
+        y=[_shown(y, log_y) for y in curve.values],
+        mode="lines+markers",
+        line={"color": colour, "width": 2, "dash": DASHES[curve.style % len(DASHES)]},
+        marker={"color": colour, "size": 5, "symbol": SYMBOLS[curve.style % len(SYMBOLS)]},
+        name=escape(curve.name),
+        customdata=list(zip(curve.edges, curve.values, strict=True)),
+        hovertemplate=(
+            f"<b>{escape(curve.name)}</b><br>%{{customdata[0]:,.4~g}} edges: "
+            "%{customdata[1]:.4~g}<extra></extra>"
+        ),
+        meta={"role": "curve"},
+    )
+
+
+def _marks(curves: Sequence[Curve], mark: str, log_y: bool) -> Iterator[Spec]:
+    for curve in curves:
+        found = [(x, y) for x, y, kind in curve.marks if kind == mark]
+        if not found:
+            continue
+        colour = SERIES[curve.colour % len(SERIES)]
+        look = MARKS[mark]
+        thin = {"line": {"color": colour, "width": 2}} if mark == "random" else {}
+        yield scatter(
+            x=[max(x, 1) for x, _ in found],
+            y=[_shown(y, log_y) for _, y in found],
+            mode="markers",
+            marker={**look, "color": colour, **thin},
+            name=MARK_NAMES[mark],
+            legendgroup=mark,
+            showlegend=False,
+            customdata=found,
+            hovertemplate=(
+                f"<b>{escape(curve.name)}</b><br>{MARK_NAMES[mark]}, %{{customdata[0]:,.4~g}} "
+                "edges: %{customdata[1]:.4~g}<extra></extra>"
+            ),
+            meta={"role": mark},
+        )
+
+
+def _shown(value: float, log_y: bool) -> float:
+    return max(value, FLOOR) if log_y else value

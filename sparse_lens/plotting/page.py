@@ -1,0 +1,143 @@
+"""Self-contained HTML pages: text, and figures that are drawn when they come into view."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import os
+import uuid
+from collections.abc import Mapping
+from html import escape
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from plotly.offline import get_plotlyjs
+
+from sparse_lens.plotting.spec import Spec
+from sparse_lens.plotting.theme import template
+
+_SKELETON = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>{css}</style>
+<script>
+(function () {{
+  var kept = null;
+  try {{ kept = localStorage.getItem("sparse-lens-theme"); }} catch (error) {{ kept = null; }}
+  var dark = matchMedia("(prefers-color-scheme: dark)").matches;
+  document.documentElement.dataset.theme = kept || (dark ? "dark" : "light");
+}})();
+</script>
+</head>
+<body>
+<button id="theme" type="button" title="Light or dark" aria-label="Light or dark"></button>
+<main>
+{body}
+</main>
+<noscript><p class="wide note">The figures need JavaScript.</p></noscript>
+{data}
+<script>{plotly}</script>
+<script>{js}</script>
+</body>
+</html>
+"""
+
+
+def render_page(
+    title: str,
+    body: str,
+    figures: Mapping[str, Spec],
+    *,
+    data: Mapping[str, Any] | None = None,
+) -> str:
+    """A page as HTML that needs nothing but itself.
+
+    Args:
+        body: HTML; text in it must be escaped. `figure_place` makes the places of figures.
+        figures: by the names that their places go by.
+        data: JSON for the page's script, by name.
+    """
+    blocks = [_json_block(f"data-{name}", value) for name, value in (data or {}).items()]
+    blocks.append(_json_block("data-templates", {m: template(m) for m in ("light", "dark")}))
+    blocks += [_figure_block(name, figure) for name, figure in figures.items()]
+    return _SKELETON.format(
+        title=escape(title),
+        css=_asset("page.css"),
+        body=body,
+        data="\n".join(blocks),
+        plotly=get_plotlyjs(),
+        js=_asset("page.js"),
+    )
+
+
+def figure_place(
+    name: str, *, height: int, label: str, tools: bool = False, group: str = "", pattern: str = ""
+) -> str:
+    """The place of a figure on a page, as HTML.
+
+    Args:
+        name: of the figure that is shown at first; empty for none.
+        height: pixels to leave for it.
+        label: what the figure shows, for readers who do not see it.
+        tools: show the buttons to zoom and to save.
+        group: of a row of buttons (`choice`) that exchanges the figure.
+        pattern: names of the figures that take turns, with `*` for the button's value.
+    """
+    return (
+        f'<div class="scroll"><div class="plot" data-figure="{escape(name)}" '
+        f'data-tools="{int(tools)}" data-group="{escape(group)}" data-pattern="{escape(pattern)}" '
+        f'role="img" aria-label="{escape(label)}" style="min-height:{height}px"></div></div>'
+    )
+
+
+def choice(group: str, values: Mapping[str, str], chosen: str) -> str:
+    """A row of buttons, one of them pressed, as HTML.
+
+    Args:
+        values: labels by the values that stand in the figures' names.
+    """
+    buttons = "".join(
+        f'<button type="button" value="{escape(value)}" '
+        f'aria-pressed="{str(value == chosen).lower()}">{escape(label)}</button>'
+        for value, label in values.items()
+    )
+    return f'<div class="choice" role="group" data-group="{escape(group)}">{buttons}</div>'
+
+
+def write_page(path: str | os.PathLike[str], html: str) -> Path:
+    """Write a page in one step; a file that is there is replaced.
+
+    Raises:
+        FileNotFoundError: when there is no such folder.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} in.")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        temporary.write_text(html, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _figure_block(name: str, figure: Spec) -> str:
+    """A figure, packed: pages with a hundred circuits stay small."""
+    text = json.dumps(figure, separators=(",", ":"))
+    packed = base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+    return f'<script type="text/plain" id="figure-{escape(name)}">{packed}</script>'
+
+
+def _json_block(name: str, value: Any) -> str:
+    text = json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
+    return f'<script type="application/json" id="{escape(name)}">{text}</script>'
+
+
+def _asset(name: str) -> str:
+    return resources.files("sparse_lens.plotting").joinpath(name).read_text(encoding="utf-8")
