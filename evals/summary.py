@@ -88,6 +88,9 @@ class Ratio:
     """Geometric mean over seeds."""
 
     spread: Spread
+    unmet: tuple[tuple[str, str, int], ...]
+    """Model, task and seed of unmet targets: counted as the full graph, so not really a ratio of
+    two circuits."""
 
 
 @dataclass(frozen=True)
@@ -238,6 +241,12 @@ def _ratios(
                     by_seed=dict(zip(seeds, spread.by_column, strict=True)),
                     by_task=dict(zip(by_task, spread.by_row, strict=True)),
                     spread=spread,
+                    unmet=tuple(
+                        (record.model, record.task, record.seed)
+                        for own in by_task.values()
+                        for record in own
+                        if record.model in (dense, sparse) and not record.met_on_validation
+                    ),
                 )
             )
     return ratios
@@ -263,21 +272,30 @@ def _statements(
     elif models and len({m.is_sparse for m in models}) == 1:
         kind = "sparse" if models[0].is_sparse else "dense"
         lines.append(f"All models are {kind}: there is no dense-to-sparse ratio.")
-    for ratio in ratios:
-        spread = ratio.spread
-        lines.append(
-            f"{ratio.setting.method}: {ratio.dense} needs {spread.mean:.3g} times as many edges as "
-            f"{ratio.sparse} ({len(ratio.by_task)} tasks, 95% interval over tasks "
-            f"{spread.low:.3g} to {spread.high:.3g}{_over_seeds(ratio)})."
-        )
+    lines += [_sentence(ratio) for ratio in ratios]
     if n_failed:
         jobs = "1 job" if n_failed == 1 else f"{n_failed} jobs"
         lines.append(f"{jobs} failed; the tracebacks are in the records.")
     return tuple(lines)
 
 
-def _over_seeds(ratio: Ratio) -> str:
-    spread = ratio.spread
-    if spread.sd_log is None:
-        return ", one seed"
-    return f", over {len(ratio.by_seed)} seeds {spread.minimum:.3g} to {spread.maximum:.3g}"
+def _sentence(ratio: Ratio) -> str:
+    spread, n_tasks, n_seeds = ratio.spread, len(ratio.by_task), len(ratio.by_seed)
+    if n_tasks > 1:
+        tasks = f"{n_tasks} tasks, 95% interval over tasks {spread.low:.3g} to {spread.high:.3g}"
+    else:
+        tasks = "one task"
+    if n_seeds > 1:
+        seeds = f"{n_seeds} seeds, {spread.minimum:.3g} to {spread.maximum:.3g}"
+    else:
+        seeds = "one seed"
+    unmet = ""
+    if ratio.unmet:
+        unmet = (
+            f" {len(ratio.unmet)} of {2 * n_tasks * n_seeds} targets were not met and count as "
+            "the full graph."
+        )
+    return (
+        f"{ratio.setting.method}: {ratio.dense} needs {spread.mean:.3g} times as many edges as "
+        f"{ratio.sparse} ({tasks}; {seeds}).{unmet}"
+    )

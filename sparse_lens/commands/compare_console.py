@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sparse_lens.evals.compare import Progress
+from sparse_lens.evals.intervals import geometric_mean
 from sparse_lens.evals.records import Record
 from sparse_lens.evals.results import Results
 from sparse_lens.evals.summary import MeanSize, Summary, summarize
@@ -29,6 +30,11 @@ _COLUMNS = (
     ("acc", 5, False),
     ("ablated", 7, False),
     ("seconds", 7, False),
+)
+
+_LEGEND = (
+    "On held-out prompts, in nats; ablated: the loss with the circuit ablated and the rest kept.\n"
+    "* no circuit met the target on validation: the full graph. Yellow: target missed on held-out."
 )
 
 
@@ -82,6 +88,7 @@ class Display:
 
     def summary(self, results: Results) -> None:
         """The table of mean sizes, and the ratios in words."""
+        self._print(Text(_LEGEND, style="dim"))
         summary = summarize(results.records)
         if summary.means:
             self._console.print(_means_table(summary))
@@ -137,21 +144,18 @@ def _means_table(summary: Summary) -> Table:
         "by seed",
         "counted as full (*)",
         "counted as 1",
-        title=f"Smallest circuits on the {n_tasks} tasks that all models can do",
+        title=f"Smallest circuits, on the tasks that all models can do ({n_tasks})",
     )
     nonzero = {model.model: model.nonzero_fraction for model in summary.models}
     groups: dict[tuple[str, str], list[MeanSize]] = {}
     for mean in summary.means:
         groups.setdefault((mean.setting.method, mean.model), []).append(mean)
     for (method, model), means in groups.items():
-        overall = 1.0
-        for mean in means:
-            overall *= mean.edges ** (1 / len(means))
         table.add_row(
             escape(method),
             escape(model),
             f"{nonzero[model]:.1%}",
-            f"{overall:,.1f}",
+            f"{geometric_mean([mean.edges for mean in means]):,.1f}",
             " ".join(f"{mean.edges:,.1f}" for mean in means),
             str(sum(len(mean.unmet) for mean in means)),
             str(sum(len(mean.zero) for mean in means)),

@@ -5,6 +5,7 @@ import json
 import pickle
 from collections import Counter
 from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 import torch
@@ -49,10 +50,10 @@ def test_records_against_direct_computation(tmp_path, graph_of):
         target_loss=EASY, random_draws=2,
     )  # fmt: skip
     graph = graph_of(model)
-    ablation = sl.MeanAblation()
+    ablation, held_out = sl.MeanAblation(), task.split("held_out")
     with torch.no_grad():
-        full = model(task.held_out.clean)
-        empty = sl.run_circuit(model, Circuit.empty(graph), task.held_out, ablation=ablation)
+        full = model(held_out.clean)
+        empty = sl.run_circuit(model, Circuit.empty(graph), held_out, ablation=ablation)
     assert len(results) == 2
     for record in results:
         assert record.status == "done", record.error
@@ -61,7 +62,7 @@ def test_records_against_direct_computation(tmp_path, graph_of):
         assert kinds == {"chosen": 1, "full": 1, "empty": 1, "random": 2, "budget": n_budgets}
         (none,) = record.of_kind("empty")
         for measurement, logits in ((record.full, full), (none, empty)):
-            loss, accuracy, kl = direct_means(logits, full, task.held_out)
+            loss, accuracy, kl = direct_means(logits, full, held_out)
             assert measurement.task_loss == pytest.approx(loss, abs=1e-6)
             assert measurement.accuracy == accuracy
             assert measurement.kl == pytest.approx(kl, abs=1e-6)
@@ -83,8 +84,8 @@ def test_a_saved_circuit_run_again_gives_the_numbers(tmp_path):
     bound = toy.bound(graph, model)
     for record in results:
         circuit = Circuit.load(results.circuit_path(record), graph)
-        again = measure(bound, circuit, task.held_out).means()
-        ablated = measure(bound, complement(circuit), task.held_out).means()
+        again = measure(bound, circuit, task.split("held_out")).means()
+        ablated = measure(bound, complement(circuit), task.split("held_out")).means()
         for name in METRICS:
             assert getattr(record.chosen, name) == again[name]
             assert getattr(record.chosen, f"necessity_{name}") == ablated[name]
@@ -136,7 +137,8 @@ def test_a_failure_is_recorded_and_the_others_go_on(tmp_path):
 
 
 def test_jobs_travel_and_repeat():
-    methods = {"nodes": ByIndex(), "scores": registry()["attribution-patching"]()}
+    attribution: Any = registry()["attribution-patching"]
+    methods = {"nodes": ByIndex(), "scores": attribution()}
     jobs = plan([toy.model()], [toy.task()], methods, seeds=[3], budgets=BUDGETS)
     for job in jobs:
         there = pickle.loads(pickle.dumps(job))
@@ -159,10 +161,11 @@ def test_the_id_depends_on_everything():
     reference.reference_tokens = reference.reference_tokens.flip(0)  # type: ignore[union-attr]
     task = toy.task()
     longer = replace(task, held_out=toy.prompts(5, 2))
-    common = {"graph": ChannelGraph.from_model, "budgets": BUDGETS}
+    common: dict[str, Any] = {"graph": ChannelGraph.from_model, "budgets": BUDGETS}
 
     def id_of(model=model, task=task, method=METHODS["nodes"], label="nodes", **changes):
-        (job,) = plan([model], [task], {label: method}, **(common | {"seeds": [0]} | changes))
+        settings: dict[str, Any] = {**common, "seeds": [0], **changes}
+        (job,) = plan([model], [task], {label: method}, **settings)
         return job.id
 
     ids = [
@@ -207,7 +210,7 @@ def test_tasks_by_name_need_a_tokenizer_that_carries_them(tmp_path, tokenizer, b
 
 
 def test_labels(tmp_path):
-    pruning = registry()["node-pruning"]
+    pruning: Any = registry()["node-pruning"]
     jobs = plan([toy.model()], [toy.task()], [pruning(), pruning(n_steps=5), ByIndex()])
     assert [job.label for job in jobs] == ["node-pruning", "node-pruning n_steps=5", "ByIndex"]
     assert jobs[0].model.label.endswith(jobs[0].model.hash[:8])
@@ -229,7 +232,12 @@ def test_labels(tmp_path):
     ],
 )  # fmt: skip
 def test_bad_input_is_refused_before_anything_runs(arguments, message):
-    given = {"models": [toy.model()], "tasks": [toy.task()], "methods": [ByIndex()], **arguments}
+    given: dict[str, Any] = {
+        "models": [toy.model()],
+        "tasks": [toy.task()],
+        "methods": [ByIndex()],
+        **arguments,
+    }
     with pytest.raises(ValueError, match=message):
         plan(given.pop("models"), given.pop("tasks"), given.pop("methods"), **given)
 

@@ -45,10 +45,11 @@ def test_against_loops(graph_of, ablation):
     with torch.no_grad():
         logits = run_circuit(model, circuit, PROMPTS, ablation=ablation)
         full = model(PROMPTS.clean)
-    for i, (position, answer, distractor) in enumerate(
-        zip(PROMPTS.answer_positions, PROMPTS.answers, PROMPTS.distractors, strict=True)
-    ):
-        slow = slow_metrics(logits[i, position], full[i, position], int(answer), int(distractor))
+    distractors = PROMPTS.distractors
+    assert distractors is not None
+    for i, position in enumerate(PROMPTS.answer_positions.tolist()):
+        answer, distractor = int(PROMPTS.answers[i]), int(distractors[i])
+        slow = slow_metrics(logits[i, position], full[i, position], answer, distractor)
         for name, value in slow.items():
             assert float(getattr(found, name)[i]) == pytest.approx(value, abs=2e-5), name
     means = found.means()

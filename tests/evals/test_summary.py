@@ -81,7 +81,10 @@ def test_means_and_ratio_by_hand():
     assert ratio.spread.sd_log is None
     # Of two tasks a resample has (a, a), (a, b), (b, b): 4, 6 or 9, the ends a quarter each.
     assert (ratio.spread.low, ratio.spread.high) == (pytest.approx(4), pytest.approx(9))
-    assert "dense needs 6 times as many edges as sparse (2 tasks" in summary.statements[0]
+    assert summary.statements == (
+        "m: dense needs 6 times as many edges as sparse (2 tasks, 95% interval over tasks 4 to 9; "
+        "one seed).",
+    )
 
 
 def test_spread_over_seeds():
@@ -93,6 +96,7 @@ def test_spread_over_seeds():
     assert (ratio.spread.minimum, ratio.spread.maximum) == (pytest.approx(2), pytest.approx(8))
     assert ratio.spread.sd_log == pytest.approx(math.log(8 / 2) / math.sqrt(2))
     assert (ratio.spread.low, ratio.spread.high) == (pytest.approx(4), pytest.approx(4))
+    assert "(one task; 2 seeds, 2 to 8)." in summarize(records).statements[0]
 
 
 def test_an_unmet_target_counts_as_the_full_graph_and_zero_edges_as_one():
@@ -102,6 +106,8 @@ def test_an_unmet_target_counts_as_the_full_graph_and_zero_edges_as_one():
     assert (sparse.edges, sparse.zero, sparse.unmet) == (1, ("a",), ())
     assert (dense.edges, dense.zero, dense.unmet) == (pytest.approx(GRAPH_EDGES), (), ("a",))
     assert dense.unmet_on_held_out == ()
+    assert summary.ratios[0].unmet == (("dense", "a", 0),)
+    assert "1 of 2 targets were not met and count as the full graph" in summary.statements[0]
     missed = [replace(records[0], met_on_held_out=False), records[1]]
     assert summarize(missed).means[0].unmet_on_held_out == ("a",)
     assert edges_counted(record("x", "a", 8, met=False)) == GRAPH_EDGES
