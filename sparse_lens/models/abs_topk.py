@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-_THREADS_OF_TOPK = 4
+_THREADS_OF_TOPK = 3
 """From so many threads on, torch's topk, which shares rows out among them, beats one partition."""
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformer_lens.utilities import sample_logits
+from transformer_lens.utilities.logits_utils import sample_logits
 
 from sparse_lens.models.sampling import Sampling
 from sparse_lens.models.sparse_gpt import HookedSparseGPT

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformer_lens.utilities import composition_scores
+from transformer_lens.utilities.matrix import composition_scores
 
 from sparse_lens.models.activation_cache import SparseActivationCache
 from sparse_lens.models.sparse_gpt import HookedSparseGPT
