@@ -72,7 +72,9 @@ def test_keeps_exactly_k_among_ties(row: list[float], dtype: torch.dtype) -> Non
 @pytest.mark.usefixtures("path")
 def test_nan_and_infinity_are_kept_and_hide_in_no_other_row() -> None:
     # A tie in one row adds an entry, a NaN in the other takes one away: the total is right.
-    x = torch.tensor([[torch.nan, 3.0, 2.0, 1.0], [2.0, 2.0, 2.0, 1.0], [-torch.inf, 5.0, 4.0, 3.0]])
+    x = torch.tensor(
+        [[torch.nan, 3.0, 2.0, 1.0], [2.0, 2.0, 2.0, 1.0], [-torch.inf, 5.0, 4.0, 3.0]]
+    )
     mask = abs_topk_mask(x, 2)
     assert mask.sum(-1).tolist() == [2, 2, 2]
     assert mask[0].tolist() == [True, True, False, False]
