@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -101,12 +100,12 @@ class Workbench:
     """Keeps what neighbouring jobs share: the model with its ablation, and the task."""
 
     def __init__(self) -> None:
-        self._bound: tuple[Any, BoundAblation] | None = None
-        self._task: tuple[Any, Task] | None = None
+        self._bound: tuple[str, BoundAblation] | None = None
+        self._task: tuple[str, Task] | None = None
 
     def bound(self, job: Job) -> BoundAblation:
         """The job's ablation, bound to its model."""
-        key = (job.model, job.ablation)
+        key = json_hash([job.model.hash, job.model.graph_fingerprint, describe(job.ablation)])
         if self._bound is None or self._bound[0] != key:
             self._bound = self._task = None  # let go of the last model before loading the next
             model = job.model.load()
@@ -115,7 +114,7 @@ class Workbench:
 
     def task(self, job: Job) -> Task:
         """The job's task, in its model's tokens."""
-        key = (job.model, job.task)
+        key = json_hash([job.model.hash, job.task.identity(job.model.tokenizer_hash)])
         if self._task is None or self._task[0] != key:
             self._task = key, job.task.load(self.bound(job).model)
         return self._task[1]

@@ -127,6 +127,9 @@ class Record:
     """Whether any circuit met the target where it was searched for."""
 
     validation_loss: float | None = None
+    """Of the chosen circuit, as its search measured it: after calibration of the logits where the
+    method does that. The measurements below are without."""
+
     met_on_held_out: bool = False
     """Whether the chosen circuit meets the target on prompts it was not chosen on."""
 

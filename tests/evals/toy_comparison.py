@@ -22,7 +22,7 @@ BUDGETS = EdgeBudgets(fractions=(0.3, 1.0), counts=(2,))
 
 def model(**changes: Any):
     """A sparse GPT with reference tokens; dense enough that no two logits are equal."""
-    made = sparse_model(density=0.7, **changes)
+    made = sparse_model(density=0.7, **{"n_layer": 1, **changes})
     made.reference_tokens = torch.arange(40).reshape(5, 8) % 11
     return made
 
