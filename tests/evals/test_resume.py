@@ -126,7 +126,8 @@ def say(progress):
         sys.stdout.flush()
 
 methods = {f"m{step}": toy.ByIndex(step=step) for step in (3, 5, 7, 9)}
-compare([toy.model()], [toy.task()], methods, out=sys.argv[1], budgets=toy.BUDGETS, progress=say)
+for out in sys.argv[1:]:
+    compare([toy.model()], [toy.task()], methods, out=out, budgets=toy.BUDGETS, progress=say)
 """
 
 
@@ -136,11 +137,11 @@ def test_killed_and_started_again(tmp_path):
     root = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
 
-    def start(out: Path) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", SCRIPT, str(out)]
+    def start(*folders: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", SCRIPT, *(str(tmp_path / name) for name in folders)]
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 
-    process = start(tmp_path / "killed")
+    process = start("killed")
     assert process.stdout is not None
     assert [process.stdout.readline() for _ in range(2)] == ["1 False\n", "2 False\n"]
     time.sleep(0.05)
@@ -148,11 +149,11 @@ def test_killed_and_started_again(tmp_path):
     process.communicate()
     assert process.returncode == -signal.SIGKILL
 
-    output, _ = start(tmp_path / "killed").communicate()
+    output, _ = start("killed", "whole").communicate()
     finished = output.splitlines()
     assert finished[:2] == ["1 True", "2 True"]
-    assert finished[-1] == "4 False"
-    start(tmp_path / "whole").communicate()
+    assert finished[3] == "4 False"
+    assert finished[4:] == ["1 False", "2 False", "3 False", "4 False"]
     killed, whole = Results.load(tmp_path / "killed"), Results.load(tmp_path / "whole")
     assert _without_times(killed) == _without_times(whole)
     for record in killed:
