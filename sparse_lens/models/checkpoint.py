@@ -36,6 +36,7 @@ _CONFIG, _RELEASED_CONFIG = "config.json", "beeg_config.json"
 _WEIGHTS, _RELEASED_WEIGHTS = "model.safetensors", "final_model.pt"
 _REFERENCE = "reference_tokens.safetensors"
 _OPTIONAL = (_REFERENCE, VOCABULARY_FILE, MERGES_FILE)
+_STAGING = ".save-"
 _UNFINISHED = ".unfinished-save"
 """A folder of files that a save has yet to move into place: the rest belong to another model."""
 
@@ -100,7 +101,7 @@ def save_sparse_gpt(
     """
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(dir=path, prefix=".save-"))
+    staging = Path(tempfile.mkdtemp(dir=path, prefix=_STAGING))
     try:
         _write(model, staging, dtype)
         shutil.rmtree(path / _UNFINISHED, ignore_errors=True)
@@ -115,6 +116,8 @@ def save_sparse_gpt(
     for file in sorted(staging.iterdir()):
         os.replace(file, path / file.name)
     staging.rmdir()
+    for killed in path.glob(f"{_STAGING}*"):
+        shutil.rmtree(killed, ignore_errors=True)
     return path
 
 

@@ -180,7 +180,7 @@ class HookedSparseGPT(
         if not isinstance(input, Tensor):
             if self.tokenizer is None:
                 raise ValueError("this model has no tokenizer to read text with; pass tokens.")
-            input = self.to_tokens(input).long()  # no text at all comes as no floats
+            input = self.to_tokens(input).long()  # those of an empty text come as floats
         if input.ndim not in (1, 2) or input.is_floating_point() or input.dtype == torch.bool:
             raise ValueError(
                 f"expected tokens, integers of shape [batch, pos] or [pos], got {input.dtype} of "
@@ -198,11 +198,11 @@ class HookedSparseGPT(
         """Stock code takes an end-of-text for padding when it is fed alone, with a cache."""
         if attention_mask is not None or past_kv_cache is None:
             return attention_mask
-        begun = past_kv_cache.previous_attention_mask.bool().any(1, keepdim=True)
         if self.tokenizer is None or self.tokenizer.padding_side == "right":
             return torch.ones_like(tokens)
-        padding = get_attention_mask(self.tokenizer, tokens, bool(self.cfg.default_prepend_bos))
-        return torch.where(begun, 1, padding)
+        begun = past_kv_cache.previous_attention_mask.bool().any(1, keepdim=True)
+        mask = get_attention_mask(self.tokenizer, tokens, bool(self.cfg.default_prepend_bos))
+        return torch.where(begun, 1, mask)
 
     def _as_stream(self, input: Any) -> Float[Tensor, "batch pos d_model"]:
         if not isinstance(input, Tensor) or not input.is_floating_point():

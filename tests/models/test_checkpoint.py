@@ -123,6 +123,7 @@ def test_a_save_leaves_nothing_of_the_model_before(tmp_path: Path) -> None:
     model.reference_tokens = TOKENS
     save_sparse_gpt(model, tmp_path)
     (tmp_path / "training_log.json").write_text("[]")
+    (tmp_path / ".save-killed").mkdir()  # what a process that was killed while writing leaves
     save_sparse_gpt(tiny(seed=1), tmp_path)
     again = load_sparse_gpt(tmp_path)
     assert again.reference_tokens is None

@@ -124,9 +124,11 @@ def test_it_is_a_hooked_transformer() -> None:
     assert model.cfg.n_params == sum(
         p.numel() for n, p in model.blocks.named_parameters() if ".W_" in n
     )
-    wide = sparse_gpt("positions")
+    wide: Any = sparse_gpt("positions")
     assert wide.W_in.shape == (2, 22, 20)
     assert wide.W_pos.shape == (12, 6)
+    assert torch.equal(wide.OV[0, 1].AB, wide.W_V[0, 1] @ wide.W_O[0, 1])
+    assert wide.QK.shape == (2, 3, 22, 22)
     assert wide.cfg.n_params == sum(
         p.numel() for n, p in wide.blocks.named_parameters() if ".W_" in n
     )

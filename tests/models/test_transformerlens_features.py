@@ -297,6 +297,14 @@ def test_forms_of_tokens(dtype: torch.dtype) -> None:
     assert model.get_token_position(text[2], text) == text.index(text[2])
 
 
+@VARIANT
+def test_nothing_to_run_on(variant: str) -> None:
+    model = sparse_gpt(variant, tokenizer=True)
+    assert model("").shape == (1, 0, 17)
+    assert model(some_tokens()[:0]).shape == (0, 7, 17)
+    assert model.run_with_cache(some_tokens()[:0])[1]["mlp_out", 1].shape == (0, 7, 16)
+
+
 @pytest.mark.parametrize(
     ("input", "message"),
     [
