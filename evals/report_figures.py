@@ -70,7 +70,7 @@ def _curve(cells: Cells, cell: Cell, metric: Metric) -> Curve:
     )
 
 
-def _marks(cells: Cells, cell: Cell, metric: Metric) -> Iterator[tuple[float, float, str]]:
+def _marks(cells: Cells, cell: Cell, metric: Metric) -> Iterator[tuple[int | float, float, str]]:
     """Each seed's circuit, the mean of random ones, and once a model the full and the empty one."""
     if cell.setting.method != RANDOM and cell.met:
         for record in cell.records:

@@ -24,7 +24,7 @@ _PARALLEL = ("attn_in", "mlp_in", "q", "k", "v", "mlp_post", "attn_out", "mlp_ou
 
 _SWEEPS = 12
 _MARGIN = 0.45
-_IDLE = 0.4
+IDLE = 0.4
 """Rows that a channel takes which no edge reads or writes."""
 
 
@@ -43,11 +43,11 @@ def channel_layout(network: Network) -> Layout:
     groups = _groups(network)
     rails, idle = _ordered_rails(network, groups)
     needed = max([len(rails), 4, *(_rows_of(heads) for heads in groups.values())])
-    floor = _IDLE * len(idle) + (0.5 if idle else 0.0)
+    floor = IDLE * len(idle) + (0.5 if idle else 0.0)
     height = needed + floor
     pitch = needed / max(len(rails), 1)
     rows = {channel: height - (i + 0.5) * pitch for i, channel in enumerate(rails)}
-    rows.update((channel, _IDLE * (len(idle) - i - 0.5)) for i, channel in enumerate(idle))
+    rows.update((channel, IDLE * (len(idle) - i - 0.5)) for i, channel in enumerate(idle))
     places = {i: rows[n.index] for i, n in enumerate(network.nodes) if kind_of(n.site) in STREAM}
     wanted = _wanted(network, dict(places), floor + needed / 2)
     boxes: list[Box] = []
@@ -193,7 +193,7 @@ def _stack(
         else:
             first = centres[head] - (len(members) - 1) / 2
             places += [first + i for i in range(len(members))]
-    rows = spread(places, 1, low + 0.5, high - 0.5)
+    rows = spread(places, 1.0, low + 0.5, high - 0.5)
     return {number: row for number, row in zip(order, rows, strict=True) if number is not None}
 
 

@@ -24,9 +24,9 @@ class Curve:
     style: int
     """Number of the dash and symbol; a method keeps its own."""
 
-    edges: Sequence[float]
+    edges: Sequence[int | float]
     values: Sequence[float]
-    marks: Sequence[tuple[float, float, str]] = field(default=())
+    marks: Sequence[tuple[int | float, float, str]] = field(default=())
     """Single circuits: edges, value, and `chosen`, `random`, `full` or `empty`."""
 
 

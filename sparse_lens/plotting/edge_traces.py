@@ -71,7 +71,7 @@ def link_traces(layout: Layout) -> Iterator[Spec]:
 
 def edge_traces(network: Network, layout: Layout) -> Iterator[Spec]:
     """Edges as lines, and a point without a mark in the middle of each, to hover at."""
-    strongest = max((abs(e.strength) for e in network.edges if e.strength is not None), default=0)
+    strongest = max((abs(e.strength) for e in network.edges if e.strength is not None), default=0.0)
     fade = min(1.0, max(0.2, math.sqrt(_FADE_FROM / max(len(network.edges), 1))))
     by_look: dict[_Look, list[int]] = defaultdict(list)
     for number, edge in enumerate(network.edges):

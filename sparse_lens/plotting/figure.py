@@ -102,9 +102,10 @@ def _frame(network: Network, layout: Layout, pitch: float, title: str | None) ->
     least = round(layout.width * _COLUMN + 110)
     hidden_axis = {"showgrid": False, "zeroline": False, "showline": False, "ticks": ""}
     rails = _thinned(layout, pitch)
+    low, high = -0.3, layout.height + (0.9 if layout.boxes else 0.3)
     return {
         "title": {"text": escape(title), "y": 0.99, "yanchor": "top"} if title else None,
-        "height": round(layout.height * pitch + top + 60),
+        "height": round((high - low) * pitch + top + 60),
         "margin": {"l": 48, "r": 24, "t": top, "b": 60},
         "meta": {"min_width": least},
         "xaxis": {
@@ -118,7 +119,7 @@ def _frame(network: Network, layout: Layout, pitch: float, title: str | None) ->
             "tickvals": [row for row, _ in rails],
             "ticktext": [label for _, label in rails],
             "tickfont": {"size": 9},
-            "range": [-0.3, layout.height + (0.9 if layout.boxes else 0.3)],
+            "range": [low, high],
         },
         "shapes": [_band_shape(band.start, band.stop) for band in layout.bands],
         "annotations": list(_annotations(network, layout, pitch)),

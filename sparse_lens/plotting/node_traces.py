@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from sparse_lens.plotting.channel_layout import STREAM, kind_of
+from sparse_lens.plotting.channel_layout import IDLE, STREAM, kind_of
 from sparse_lens.plotting.edge_traces import DANGLING, number_text, polylines
 from sparse_lens.plotting.layout import Layout, Point
 from sparse_lens.plotting.network import Network, Node
@@ -131,6 +131,8 @@ def _look(node: Node, kind: str, pitch: float) -> _Look:
         return _Look(legend, symbol, NODE, large, node.connected)
     site = kind_of(node.site)
     small = max(4.0, min(11.0, pitch - 4))
+    if not (node.connected or node.n_in or node.n_out):
+        small = max(2.0, min(6.0, IDLE * pitch - 1))
     if site in ("attn_out", "mlp_out"):
         return _Look("channel written", "circle", NODE, small, node.connected)
     if site in STREAM:

@@ -20,7 +20,7 @@ class SizeRow:
     colour: int
     """Number in the palette."""
 
-    edges: Sequence[float]
+    edges: Sequence[int | float]
     """Of each seed's circuit."""
 
     met: bool

@@ -14,7 +14,7 @@ NEUTRAL = "#7c8794"
 NODE = "#5d6b7c"
 """Nodes that need no colour of their own."""
 
-SERIES = ("#2b7bba", "#d9622b", "#0c8f6b", "#b4609a", "#a8790b", "#4aa3c7", "#8a6fc0", "#7d8a3c")
+SERIES = ("#2b7bba", "#d9622b", "#0c8f6b", "#b4609a", "#a8790b", "#3f96ba", "#8a6fc0", "#7d8a3c")
 """Models, in the order of a comparison."""
 
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "star", "cross", "x", "hexagon")
