@@ -43,12 +43,14 @@ class Cell:
         return self.records[0]
 
     def values(
-        self, kind: MeasurementKind, value: Callable[[Measurement], float]
-    ) -> tuple[float, ...]:
+        self, kind: MeasurementKind, value: Callable[[Measurement], int | float]
+    ) -> tuple[int | float, ...]:
         """A value of every measurement of a kind, over seeds and draws."""
         return tuple(value(m) for record in self.records for m in record.of_kind(kind))
 
-    def mean(self, kind: MeasurementKind, value: Callable[[Measurement], float]) -> float | None:
+    def mean(
+        self, kind: MeasurementKind, value: Callable[[Measurement], int | float]
+    ) -> float | None:
         """Its mean; None where there is no such measurement."""
         values = self.values(kind, value)
         return fmean(values) if values else None

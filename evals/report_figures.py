@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from sparse_lens.evals.records import Measurement
 from sparse_lens.evals.report_cells import RANDOM, Cell, Cells
@@ -57,7 +58,7 @@ def _curve(cells: Cells, cell: Cell, metric: Metric) -> Curve:
         for measurement in record.curve:
             by_budget.setdefault(measurement.requested_edges or 0, []).append(measurement)
     points = sorted(
-        (_mean([m.n_edges for m in found]), _mean([metric.of(m) for m in found]))
+        (fmean(m.n_edges for m in found), fmean(metric.of(m) for m in found))
         for found in by_budget.values()
     )
     return Curve(
@@ -126,7 +127,3 @@ def _size_row(cells: Cells, cell: Cell, ratios: Sequence[Ratio]) -> SizeRow:
         losses={kind: loss for kind, loss in losses.items() if loss is not None},
         note=", ".join(notes),
     )
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

@@ -18,7 +18,7 @@ class Column:
     heading: str
     title: str
     kind: MeasurementKind
-    value: Callable[[Measurement], float]
+    value: Callable[[Measurement], int | float]
     form: str = ".3f"
     starts_group: bool = False
 
@@ -79,7 +79,7 @@ def _row(cells: Cells, cell: Cell) -> str:
     )
 
 
-def _cell(column: Column, values: Sequence[float]) -> str:
+def _cell(column: Column, values: Sequence[int | float]) -> str:
     if not values:
         return f'<td{_group(column)} data-value="">-</td>'
     mean = sum(values) / len(values)

@@ -3,8 +3,8 @@
 from collections import Counter
 from html import unescape
 from itertools import combinations, pairwise
+from typing import Any
 
-import plotly.graph_objects as go
 import pytest
 import torch
 
@@ -30,7 +30,7 @@ channel_graphs = pytest.mark.parametrize(
 )
 
 
-def traces(figure: go.Figure, role: str) -> list[go.Scatter]:
+def traces(figure: Any, role: str) -> list[Any]:
     return [trace for trace in figure.data if (trace.meta or {}).get("role") == role]
 
 
@@ -38,7 +38,7 @@ def title_of(hover: str) -> str:
     return unescape(hover.split("<br>")[0]).removeprefix("<b>").removesuffix("</b>")
 
 
-def nodes_of(figure: go.Figure) -> dict[str, tuple[float, float]]:
+def nodes_of(figure: Any) -> dict[str, tuple[float, float]]:
     """Name and place of every mark of a node; fails on a node that is drawn twice."""
     found: dict[str, tuple[float, float]] = {}
     for trace in traces(figure, "nodes"):
@@ -48,7 +48,7 @@ def nodes_of(figure: go.Figure) -> dict[str, tuple[float, float]]:
     return found
 
 
-def lines(trace: go.Scatter) -> list[list[tuple[float, float]]]:
+def lines(trace: Any) -> list[list[tuple[float, float]]]:
     """The separate lines of a trace with gaps."""
     found: list[list[tuple[float, float]]] = [[]]
     for x, y in zip(trace.x, trace.y, strict=True):
@@ -60,7 +60,7 @@ def lines(trace: go.Scatter) -> list[list[tuple[float, float]]]:
     return found
 
 
-def edges_of(figure: go.Figure) -> dict[str, tuple[str, list[tuple[float, float]]]]:
+def edges_of(figure: Any) -> dict[str, tuple[str, list[tuple[float, float]]]]:
     """Name, colour and line of every edge; fails on an edge that is drawn twice."""
     if not traces(figure, "edge points"):
         return {}
@@ -79,7 +79,7 @@ def edges_of(figure: go.Figure) -> dict[str, tuple[str, list[tuple[float, float]
 def test_every_node_and_edge_is_drawn_once(graph, make):
     for seed, share in enumerate((0.3, 0.7)):
         circuit = make(graph, share, seed=seed)
-        figure = circuit_figure(circuit)
+        figure: Any = circuit_figure(circuit)
         assert sorted(nodes_of(figure)) == sorted(circuit.node_names())
         assert sorted(edges_of(figure)) == sorted(circuit.edge_names())
 
@@ -87,7 +87,7 @@ def test_every_node_and_edge_is_drawn_once(graph, make):
 @every_graph
 @every_kind
 def test_edges_join_their_nodes_from_left_to_right(graph, make):
-    figure = circuit_figure(make(graph, 0.5, seed=3))
+    figure: Any = circuit_figure(make(graph, 0.5, seed=3))
     places = nodes_of(figure)
     for name, (_, line) in edges_of(figure).items():
         source, destination = name.split("->")
@@ -100,7 +100,7 @@ def test_edges_join_their_nodes_from_left_to_right(graph, make):
 @every_graph
 def test_no_two_nodes_or_labels_overlap(graph):
     """In pixels, as far apart as their marks are wide and their labels are high."""
-    figure = circuit_figure(random_node_circuit(graph, 0.7, seed=4))
+    figure: Any = circuit_figure(random_node_circuit(graph, 0.7, seed=4))
     layout = figure.layout
     margins = layout.margin.t + layout.margin.b
     row = (layout.height - margins) / (layout.yaxis.range[1] - layout.yaxis.range[0])
@@ -126,7 +126,7 @@ def test_no_two_nodes_or_labels_overlap(graph):
 
 @every_graph
 def test_columns_follow_the_layers(graph):
-    figure = circuit_figure(Circuit.full(graph))
+    figure: Any = circuit_figure(Circuit.full(graph))
     places = nodes_of(figure)
     by_site: dict[str, set[float]] = {}
     for name, (x, _) in places.items():
@@ -150,7 +150,7 @@ def test_columns_follow_the_layers(graph):
 def test_signs_and_widths_are_those_of_the_weights():
     model = sparse_model()
     graph = ChannelGraph.from_model(model)
-    figure = circuit_figure(Circuit.full(graph), model)
+    figure: Any = circuit_figure(Circuit.full(graph), model)
     block = model.blocks[1]
     checked = 0
     for name, (colour, _) in edges_of(figure).items():
@@ -185,7 +185,7 @@ def test_component_edges_have_the_signs_of_their_scores():
     scores = Scores(COMPONENT, edges={"edges": values})
     named = scores.by_name()
     circuit = scores.top(n_edges=20)
-    figure = circuit_figure(circuit, scores=scores)
+    figure: Any = circuit_figure(circuit, scores=scores)
     connected = set(circuit.connected().edge_names())
     for name, (colour, _) in edges_of(figure).items():
         expected = POSITIVE if named[name] >= 0 else NEGATIVE
@@ -197,7 +197,7 @@ def test_component_edges_have_the_signs_of_their_scores():
 def test_links_along_the_stream_are_level_and_complete(graph, make):
     """Every stream link of the definition lies under the lines drawn, and its ends in one row."""
     circuit = make(graph, 0.6, seed=5)
-    figure = circuit_figure(circuit)
+    figure: Any = circuit_figure(circuit)
     places = nodes_of(figure)
     ends = {trace.name: trace.x[0] for trace in traces(figure, "end")}
     drawn: dict[float, list[tuple[float, float]]] = {}
@@ -229,7 +229,7 @@ def covers(segments: list[tuple[float, float]], start: float, stop: float) -> bo
 
 @channel_graphs
 def test_queries_and_keys_are_linked_to_values_of_their_head(graph):
-    figure = circuit_figure(Circuit.full(graph))
+    figure: Any = circuit_figure(Circuit.full(graph))
     names = {place: name for name, place in nodes_of(figure).items()}
     pairs = Counter()
     for trace in traces(figure, "links"):
@@ -247,7 +247,7 @@ def test_queries_and_keys_are_linked_to_values_of_their_head(graph):
 def test_what_is_on_no_path_is_grey(graph, make):
     circuit = make(graph, 0.3, seed=6)
     connected = circuit.connected()
-    figure = circuit_figure(circuit)
+    figure: Any = circuit_figure(circuit)
     on_path = {
         title_of(hover): trace.name != "not on a path"
         for trace in traces(figure, "nodes")
@@ -264,7 +264,7 @@ def test_what_is_on_no_path_is_grey(graph, make):
 
 def test_lines_keep_clear_of_nodes_that_they_pass():
     graph = ComponentGraph.from_config(config(5, 4, 8))
-    figure = circuit_figure(random_edge_circuit(graph, 0.2, seed=7))
+    figure: Any = circuit_figure(random_edge_circuit(graph, 0.2, seed=7))
     places = nodes_of(figure)
     for name, (_, line) in edges_of(figure).items():
         own = set(name.split("<")[0].split("->"))
@@ -278,7 +278,8 @@ def test_lines_keep_clear_of_nodes_that_they_pass():
 def test_layers_that_keep_nothing_are_named():
     graph = ComponentGraph.from_config(config(7))
     circuit = Circuit.from_edge_names(graph, ["input->m1", "m1->m5", "m5->logits"])
-    texts = [a.text for a in circuit_figure(circuit).layout.annotations]
+    figure: Any = circuit_figure(circuit)
+    texts = [a.text for a in figure.layout.annotations]
     bands = [text for text in texts if "layer" in text]
     named = ("layer 0", "layer 1", "layers 2 to 4", "layer 5", "layer 6")
     assert bands == [f"<b>{name}</b>" for name in named]
@@ -287,7 +288,7 @@ def test_layers_that_keep_nothing_are_named():
 
 @every_graph
 def test_an_empty_circuit_says_so(graph):
-    figure = circuit_figure(Circuit.empty(graph))
+    figure: Any = circuit_figure(Circuit.empty(graph))
     assert any("keeps no node" in a.text for a in figure.layout.annotations)
 
 
@@ -295,7 +296,7 @@ def test_only_the_strongest_of_many_edges_are_drawn_and_it_says_so():
     model = sparse_model()
     graph = ChannelGraph.from_model(model)
     weights = Scores(graph, edges=graph.edge_weights(model))
-    figure = circuit_figure(Circuit.full(graph), model, max_edges=15)
+    figure: Any = circuit_figure(Circuit.full(graph), model, max_edges=15)
     assert sorted(edges_of(figure)) == sorted(weights.top(n_edges=15).edge_names())
     said = f"the strongest 15 of {graph.n_edges} edges are drawn"
     assert said in [annotation.text for annotation in figure.layout.annotations]
@@ -351,12 +352,12 @@ def test_what_is_no_drawing_is_refused(text):
 
 
 def test_titles_are_escaped():
-    figure = circuit_figure(Circuit.full(COMPONENT), title="<b>a & b</b>")
+    figure: Any = circuit_figure(Circuit.full(COMPONENT), title="<b>a & b</b>")
     assert figure.layout.title.text == "&lt;b&gt;a &amp; b&lt;/b&gt;"
 
 
 def test_thousands_of_edges_are_few_traces():
     graph = ComponentGraph.from_config(config(12, 12, 48))
-    figure = circuit_figure(random_edge_circuit(graph, 0.1, seed=9))
+    figure: Any = circuit_figure(random_edge_circuit(graph, 0.1, seed=9))
     assert len(edges_of(figure)) > 3000
     assert len(figure.data) < 25

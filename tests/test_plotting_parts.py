@@ -6,6 +6,7 @@ import json
 import re
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import pytest
 from plotly.offline import get_plotlyjs
@@ -57,7 +58,7 @@ def test_no_template_of_another_name():
 
 
 def test_curves_hold_every_value():
-    figure = curves_figure([CURVE], y_title="nats", log_y=True, level=0.15, title="<i>")
+    figure: Any = curves_figure([CURVE], y_title="nats", log_y=True, level=0.15, title="<i>")
     line, mark = figure.data
     assert list(line.x) == [1, 10, 100]  # no edges stand at 1 on a logarithmic axis
     assert list(line.y) == [2.0, 0.5, 1e-4]
@@ -76,8 +77,8 @@ def test_sizes_mark_what_is_unmet_and_show_the_controls():
         SizeRow("sparse", 0, [0.0, 12.0], True, losses),
         SizeRow("dense", 1, [500.0], False, {"chosen": 0.2}, note="x 40"),
     ]
-    figure = sizes_figure({"task <1>": rows}, target_loss=0.15)
-    by_role: dict[str, list] = {}
+    figure: Any = sizes_figure({"task <1>": rows}, target_loss=0.15)
+    by_role: dict[str, list[Any]] = {}
     for trace in figure.data:
         by_role.setdefault(trace.meta["role"], []).append(trace)
     met, unmet = by_role["sizes"]
@@ -114,7 +115,7 @@ def test_a_page_needs_nothing_but_itself():
 def test_a_page_holds_its_figures_packed():
     (packed,) = re.findall(rf'id="figure-{escape("one")}[^>]*>([^<]*)<', page())
     spec = json.loads(gzip.decompress(base64.b64decode(packed)))
-    figure = figure_of(spec)
+    figure: Any = figure_of(spec)
     assert list(figure.data[0].x) == [1, 10, 100]
     assert "template" not in spec["layout"]
 

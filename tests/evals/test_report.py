@@ -1,0 +1,261 @@
+"""The report: its numbers are those of the records, its circuits those of the files."""
+
+import base64
+import gzip
+import html
+import json
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import sparse_lens as sl
+from sparse_lens.circuit import Circuit
+from sparse_lens.evals.compare import compare
+from sparse_lens.evals.report import report_html, write_report
+from sparse_lens.evals.report_drawings import drawing_path, graph_of
+from sparse_lens.evals.results import Results
+from sparse_lens.graphs import ChannelGraph, ComponentGraph
+from sparse_lens.plotting import Network
+from sparse_lens.plotting.figure import network_spec
+from tests.evals import toy_comparison as toy
+from tests.evals import toy_records
+from tests.evals.toy_comparison import BUDGETS, ByIndex, EdgesByIndex, Failing
+
+EASY = 5.0
+"""A target that the empty circuit meets, and random ones do, too."""
+
+
+@pytest.fixture(scope="module")
+def made_up() -> str:
+    return report_html(Results(toy_records.records()))
+
+
+def text_of(page: str) -> str:
+    """What a reader sees, without scripts."""
+    body = re.sub(r"<(script|style)\b.*?</\1>", " ", page, flags=re.DOTALL)
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", body)).split())
+
+
+def figures(page: str) -> dict[str, Any]:
+    found = re.findall(r'id="figure-([^"]*)">([^<]*)<', page)
+    return {name: json.loads(gzip.decompress(base64.b64decode(packed))) for name, packed in found}
+
+
+def circuits(page: str) -> dict[tuple[str, ...], dict[str, Any]]:
+    (block,) = re.findall(r'id="data-circuits">(.*?)</script>', page)
+    return {tuple(entry["key"]): entry for entry in json.loads(block)}
+
+
+def rows(page: str) -> list[list[str]]:
+    (table,) = re.findall(r'<table class="sortable">(.*?)</table>', page, flags=re.DOTALL)
+    return [
+        [html.unescape(re.sub(r"<[^>]+>", "", cell)) for cell in re.findall(r"<td.*?</td>", row)]
+        for row in table.split("<tr")
+        if "<td" in row
+    ]
+
+
+def test_the_headline_is_the_geometric_mean(made_up):
+    """Over tasks and seeds, by hand; every model can do both tasks."""
+    text = text_of(made_up)
+    logs = [
+        torch.tensor(float(toy_records.edges_of("sparse<1>", task, "node-pruning", seed))).log()
+        for task in toy_records.TASKS
+        for seed in (0, 1)
+    ]
+    mean = float(torch.stack(logs).mean().exp())
+    title = f"sparse<1> needs {mean:.3g} edges a task, dense&co {10 * mean:,.0f}"
+    assert title in text
+    assert "10 times sparse<1> (95% over 2 tasks: 10 to 10; seeds: 10 to 10)" in text
+    assert text.index("Edges a task, by node-pruning") < text.index("by attribution-patching")
+    assert "Edges a task, by random" not in text
+    assert "missed on held-out prompts: for_while, my <i>task</i>" in text
+
+
+def test_it_says_what_was_measured(made_up):
+    text = text_of(made_up)
+    for part in (
+        "at most 0.145 nats a prompt, for 2 tasks, 2 models, 3 methods and 3 seeds",
+        "MeanAblation()",
+        "12 to train, 14 to choose, 16 held out",
+        "Seeds 0, 1",
+        'n_steps 7, objective {"type": "<Loss>"}',
+        "sparse<1> 1,000 10.0% not recorded 700 5,000 2 of 2",
+    ):
+        assert part in text
+
+
+def test_every_row_has_its_numbers(made_up):
+    found = {tuple(row[:3]): row[3:] for row in rows(made_up)}
+    expected = {
+        (task, model, method)
+        for task in toy_records.TASKS
+        for model in toy_records.MODELS
+        for method in toy_records.METHODS
+    }
+    assert set(found) == expected
+    for (task, model, method), cells in found.items():
+        edges = sum(toy_records.edges_of(model, task, method, seed) for seed in (0, 1)) / 2
+        if method == "random":
+            assert cells[:3] == ["unmet", "5,000", "4,999"]
+        else:
+            assert cells[:3] == ["missed", f"{edges:,.0f}", f"{edges - 1:,.0f}"]
+        loss, kl, accuracy, match, full, by_chance, empty, ablated = cells[4:12]
+        assert (loss, kl, accuracy, match) == ("0.145", "0.290", "97.5%", "97.5%")
+        assert (full, by_chance, empty, ablated) == ("0.010", "1.600", "2.500", "3.145")
+        assert cells[12:] == ["2.5", "30"]
+
+
+def test_curves_are_the_means_over_seeds(made_up):
+    spec = figures(made_up)["curve-1-task_loss"]
+    lines = [trace for trace in spec["data"] if trace["meta"]["role"] == "curve"]
+    assert len(lines) == 6
+    for line in lines:
+        assert line["x"] == list(toy_records.BUDGETS)
+        assert line["y"] == pytest.approx([10 / n + 0.5 for n in toy_records.BUDGETS])
+    chosen = [trace for trace in spec["data"] if trace["meta"]["role"] == "chosen"]
+    assert len(chosen) == 4
+    assert sorted(chosen[0]["y"]) == pytest.approx([0.14, 0.15])
+    assert spec["layout"]["shapes"][0]["y0"] == 0.145
+    kinds = {trace["meta"]["role"] for trace in spec["data"]}
+    assert kinds == {"curve", "chosen", "random", "full", "empty"}
+
+
+def test_controls_stand_beside_the_sizes(made_up):
+    spec = figures(made_up)["sizes-0"]
+    losses = {
+        trace["meta"]["role"]: trace["x"] for trace in spec["data"] if trace.get("xaxis") == "x2"
+    }
+    expected = {"chosen": 0.145, "full": 0.01, "random": 1.6, "empty": 2.5, "ablated": 3.145}
+    assert set(losses) == set(expected)
+    for kind, loss in expected.items():
+        assert losses[kind] == pytest.approx([loss] * 4)
+    (notes,) = (trace for trace in spec["data"] if trace["meta"]["role"] == "notes")
+    assert [note.split()[-1] for note in notes["text"]] == ["10", "10"]
+    unmet = [t for t in figures(made_up)["sizes-2"]["data"] if t["meta"]["role"] == "sizes"]
+    assert [set(trace["x"]) for trace in unmet] == [{5000}]
+
+
+def test_text_is_escaped_everywhere(made_up):
+    assert "<script>alert" not in made_up
+    assert "ValueError: <script>alert(1)</script>" in text_of(made_up)
+    page = re.sub(r"<script\b.*?</script>", "", made_up, flags=re.DOTALL)
+    assert "<i>task" not in page
+    assert "sparse<1>" not in page
+    assert "dense&co" not in page
+    for spec in figures(made_up).values():
+        assert "<i>task" not in json.dumps(spec)
+
+
+def test_no_network(made_up):
+    scripts = re.findall(r"<script>.*?</script>", made_up, flags=re.DOTALL)
+    plotly = max(scripts, key=len)
+    assert not re.search(r"https?:|\ssrc=|<link|@import|url\(", made_up.replace(plotly, ""))
+
+
+def test_the_order_of_the_records_does_not_matter(made_up):
+    shuffled = list(toy_records.records())
+    random.Random(0).shuffle(shuffled)
+    assert report_html(Results(tuple(shuffled))) == made_up
+
+
+def test_one_job_is_enough():
+    job = toy_records.record("dense&co", "for_while", "random", 0)
+    text = text_of(report_html(Results((job,))))
+    assert "All models are dense" in text
+    assert "unmet" in text
+
+
+def test_models_that_can_do_nothing():
+    jobs = tuple(
+        toy_records.record(
+            model, "for_while", "node-pruning", 0,
+            measurements=tuple(
+                toy_records.measurement(kind, 10, 3.0)
+                for kind in ("chosen", "full", "empty", "random")
+            ),
+        )
+        for model in toy_records.MODELS
+    )  # fmt: skip
+    text = text_of(report_html(Results(jobs)))
+    assert text.startswith("Circuits compared Circuits compared")
+    assert "No task can be done by all models" in text
+    assert "0 of 1; not for_while" in text
+
+
+def test_nothing_to_report(tmp_path):
+    failed = toy_records.records()[-1]
+    with pytest.raises(ValueError, match="none of 1 jobs is done"):
+        write_report(Results((failed,)), tmp_path / "report.html")
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def toy_run(tmp_path_factory: pytest.TempPathFactory):
+    """A comparison that really ran: its results, and its models."""
+    out = tmp_path_factory.mktemp("run")
+    models = [toy.model(), toy.model(d_mlp=4)]
+    methods = {"nodes": ByIndex(), "edges": EdgesByIndex(), "failing": Failing()}
+    results = compare(
+        models, [toy.task("one"), toy.task("two")], methods, out=out, budgets=BUDGETS,
+        target_loss=EASY, random_draws=1,
+    )  # fmt: skip
+    return results, models
+
+
+def test_circuits_are_those_of_the_files(toy_run):
+    results, models = toy_run
+    page = report_html(results, models=models)
+    drawn, specs = circuits(page), figures(page)
+    graphs = {
+        ChannelGraph.from_model(m).fingerprint: (ChannelGraph.from_model(m), m) for m in models
+    }
+    for record in results.done:
+        graph, model = graphs[record.graph_fingerprint]
+        network = Network.of(Circuit.load(results.circuit_path(record), graph), model)
+        number = ("edges", "nodes").index(record.method)
+        entry = drawn[record.task, record.model, str(number)]
+        assert specs[entry["figure"]] == json.loads(json.dumps(network_spec(network)))
+        assert f"{record.chosen.n_edges:,} edges" in entry["caption"]
+    assert len(drawn) == len(results.done) == 8
+    assert text_of(page).count("ZeroDivisionError: no circuit today") == 8
+
+
+def test_the_report_comes_from_the_folder_alone(toy_run):
+    results, models = toy_run
+    assert results.folder is not None
+    first = write_report(results, results.folder / "report.html", models=models).read_bytes()
+    again = write_report(Results.load(results.folder), results.folder / "report.html")
+    assert again.read_bytes() == first
+    left = {path.name for path in Path(results.folder).iterdir()}
+    assert left == {"report.html", "results.jsonl", "circuits"}
+
+
+def test_circuits_without_model_or_drawing_are_said_to_be_missing(toy_run, tmp_path):
+    results, _ = toy_run
+    elsewhere = Results(results.records, tmp_path)
+    captions = [entry["caption"] for entry in circuits(report_html(elsewhere)).values()]
+    assert all("Not drawn" in caption for caption in captions)
+
+
+def test_drawings_are_kept_beside_their_circuits(toy_run):
+    results, models = toy_run
+    report_html(results, models=models)
+    for record in results.done:
+        kept = drawing_path(results.circuit_path(record)).read_text(encoding="utf-8")
+        assert Network.from_json(kept).n_edges == record.chosen.n_edges
+
+
+@pytest.mark.parametrize("option", [False, True])
+def test_graphs_are_found_by_their_fingerprints(option):
+    model = toy.model()
+    channel = ChannelGraph.from_model(model, final_resid=option)
+    component = ComponentGraph.from_model(model, split_embeddings=False)
+    assert graph_of(model, "channel", channel.fingerprint) == channel
+    assert graph_of(model, "component", component.fingerprint) == component
+    with pytest.raises(ValueError, match="no channel graph of this model"):
+        graph_of(sl.HookedSparseGPT(model.sparse_cfg), "channel", channel.fingerprint)
