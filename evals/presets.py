@@ -34,7 +34,7 @@ class ComparePreset:
 # With the paper's centres (learning rate 3e-3, k_coef 1e-4) gates need thousands of steps to close.
 QUICK = ComparePreset(
     models=("py-sparse", "py-dense"),
-    tasks=("for_while", "if_equals", "single_double_quote", "while_return_true"),
+    tasks=("for_while", "lambda_func", "single_double_quote"),
     methods=MappingProxyType(
         {
             "node-pruning": {
@@ -52,7 +52,7 @@ QUICK = ComparePreset(
 )
 
 FULL = ComparePreset(
-    models=("py-sparse", "py-dense", "py-dense-topk"),
+    models=("py-sparse", "py-dense"),
     tasks=tasks.names(),
     methods=MappingProxyType(
         {

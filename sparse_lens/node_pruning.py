@@ -149,7 +149,7 @@ class NodePruning(Method):
                 with torch.no_grad():
                     tau.clamp_(-1, 1)
                     average.lerp_(tau, 0.05)
-                history.append({"step": step, **row})
+                history.append({"step": float(step), **row})
         # tau ends at exactly 1 or -1 for many nodes: how long it has been there breaks the tie.
         return tau.detach() + 1e-4 * average, history
 

@@ -5,6 +5,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,12 +27,12 @@ def test_the_wheel_holds_all_three_and_the_embedded_models(wheel):
     assert len(names) == len(set(names)), "a file is in the wheel twice"
     tops = {name.split("/")[0] for name in names}
     assert tops == {"sparse_lens", next(top for top in tops if top.endswith(".dist-info"))}
-    expected = {
-        f"sparse_lens/{path.relative_to(ROOT / folder) if folder == 'sparse_lens' else path.relative_to(ROOT)}"
-        for folder in ("sparse_lens", "baselines", "evals")
-        for path in (ROOT / folder).rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
-    }
+    expected = set()
+    for folder in ("sparse_lens", "baselines", "evals"):
+        for path in (ROOT / folder).rglob("*"):
+            if path.is_file() and "__pycache__" not in path.parts:
+                inside = path.relative_to(ROOT).as_posix()
+                expected.add(inside if folder == "sparse_lens" else f"sparse_lens/{inside}")
     missing = {name for name in expected if name not in names}
     assert not missing
 
@@ -40,22 +41,14 @@ def test_the_wheel_holds_all_three_and_the_embedded_models(wheel):
 def test_it_imports_from_a_fresh_environment_beside_folders_of_the_same_names(wheel, tmp_path):
     """The user's own `evals/` and `baselines/` neither hide ours nor are hidden by them."""
     environment = tmp_path / "venv"
-    # Dependencies come from the running environment; sparse_lens itself from the wheel alone.
     subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
-    python = next(environment.glob("bin/python")) if sys.platform != "win32" else (
-        environment / "Scripts" / "python.exe"
-    )
+    python = environment / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
     install = [python, "-m", "pip", "install", "--no-deps", "--no-index", "-q", str(wheel)]
     subprocess.run(install, check=True, capture_output=True)
-    site = subprocess.run(
-        [sys.executable, "-c", "import numpy, pathlib; print(pathlib.Path(numpy.__file__).parents[1])"],
-        check=True, capture_output=True, text=True,
-    ).stdout.strip()  # fmt: skip
-    own = subprocess.run(
-        [python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"],
-        check=True, capture_output=True, text=True,
-    ).stdout.strip()  # fmt: skip
-    (Path(own) / "zz_dependencies.pth").write_text(site + "\n")
+    # Dependencies come from the running environment; sparse_lens itself from the wheel alone.
+    own = output_of(python, "import sysconfig; print(sysconfig.get_paths()['purelib'])")
+    dependencies = str(Path(numpy.__file__).parents[1])
+    (Path(own) / "zz_dependencies.pth").write_text(dependencies + "\n")
 
     work = tmp_path / "work"
     for folder in ("evals", "baselines"):
@@ -66,9 +59,12 @@ def test_it_imports_from_a_fresh_environment_beside_folders_of_the_same_names(wh
         "from sparse_lens.evals import tasks; assert tasks.names(); "
         "print(sparse_lens.__file__, sparse_lens.evals.__file__, sparse_lens.baselines.__file__)"
     )
-    shown = subprocess.run(
-        [python, "-W", "ignore", "-c", script], cwd=work, check=False, capture_output=True, text=True
-    )
-    assert shown.returncode == 0, shown.stderr
-    for path in shown.stdout.split():
+    for path in output_of(python, script, folder=work).split():
         assert path.startswith(own), f"{path} is not from the wheel"
+
+
+def output_of(python: Path, script: str, folder: Path | None = None) -> str:
+    command = [python, "-W", "ignore", "-c", script]
+    shown = subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    return shown.stdout.strip()

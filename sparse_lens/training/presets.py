@@ -57,13 +57,8 @@ PRESETS = {
         _training(_model(192, 16, 0.25), sparse=(0.08, 0.2)),
     ),
     "py-dense": Preset(
-        "dense GPT of the same loss: 2 layers, 48 channels",
-        _training(_model(48, 16, None)),
-    ),
-    "py-dense-topk": Preset(
-        "dense GPT of the same loss with the sparse one's activation sparsity: 2 layers, "
-        "64 channels, AbsTopK of 1/4 everywhere",
-        _training(_model(64, 16, 0.25)),
+        "dense GPT of the same loss: 2 layers, 40 channels",
+        _training(_model(40, 8, None)),
     ),
     "tiny": Preset(
         "a minute's run to try the trainer",
