@@ -3,10 +3,14 @@
 from pathlib import Path
 
 import pytest
+import torch
 from jaxtyping import install_import_hook
 
 # Must run before anything imports sparse_lens: shapes and dtypes are then checked at every call.
 install_import_hook("sparse_lens", "beartype.beartype")
+
+# The models here are tiny: a second thread costs more than it brings, also beside other jobs.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -50,8 +50,10 @@ def test_the_same_seed_gives_the_same_model_and_another_another():
     first, second, other = trainer(), trainer(), trainer(seed=1)
     for run in (first, second, other):
         run.run(until=5)
-    assert all(torch.equal(a, b) for a, b in zip(
-        weights_after(first).values(), weights_after(second).values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(weights_after(first).values(), weights_after(second).values(), strict=True)
+    )
     assert not torch.equal(first.model.embed.W_E, other.model.embed.W_E)
 
 
