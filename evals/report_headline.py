@@ -175,7 +175,7 @@ def _training_losses(model: str) -> str:
         return ""
     record = json.loads((entry.path / "training.json").read_text(encoding="utf-8"))
     final = record.get("final", {})
-    return ", ".join(f"{name} {loss:.3f}" for name, loss in final.items())
+    return ", ".join(f"{k.removesuffix('_loss')} {loss:.3f}" for k, loss in final.items())
 
 
 def _first(records: Iterable[Record], setting: Setting) -> Record:
