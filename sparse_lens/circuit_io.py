@@ -8,10 +8,10 @@ import uuid
 from pathlib import Path
 
 import numpy as np
+import safetensors.torch
 import torch
 from jaxtyping import Bool, Int32, UInt8
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sparse_lens.circuit import Circuit
@@ -108,7 +108,7 @@ def _write_atomically(path: Path, tensors: dict[str, Tensor], metadata: dict[str
         raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} in.")
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
-        save_file(tensors, temporary, metadata=metadata)
+        temporary.write_bytes(safetensors.torch.save(tensors, metadata=metadata))
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

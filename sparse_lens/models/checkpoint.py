@@ -123,12 +123,13 @@ def save_sparse_gpt(
 
 def _write(model: HookedSparseGPT, directory: Path, dtype: torch.dtype | None) -> None:
     weights = {k: v.to("cpu", dtype or v.dtype) for k, v in released_state_dict(model).items()}
-    safetensors.torch.save_file(weights, directory / _WEIGHTS)
+    # save_file would make files that only their owner can read, whatever the umask.
+    (directory / _WEIGHTS).write_bytes(safetensors.torch.save(weights))
     config = json.dumps(model.sparse_cfg.to_dict(), indent=2) + "\n"
     (directory / _CONFIG).write_text(config, encoding="utf-8")
     if model.reference_tokens is not None:
         tokens = _packed(model.reference_tokens, model.sparse_cfg)
-        safetensors.torch.save_file({"tokens": tokens}, directory / _REFERENCE)
+        (directory / _REFERENCE).write_bytes(safetensors.torch.save({"tokens": tokens}))
     tokenizer: Any = model.tokenizer
     if tokenizer is not None:
         save_tokenizer(tokenizer, directory)
