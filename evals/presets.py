@@ -34,7 +34,7 @@ class ComparePreset:
 # With the paper's centres (learning rate 3e-3, k_coef 1e-4) gates need thousands of steps to close.
 QUICK = ComparePreset(
     models=("py-sparse", "py-dense"),
-    tasks=("for_while", "lambda_func", "single_double_quote"),
+    tasks=("for_while", "lambda_func", "with_as"),
     methods=MappingProxyType(
         {
             "node-pruning": {

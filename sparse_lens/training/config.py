@@ -1,7 +1,6 @@
 """The hyperparameters of weight-sparse pretraining."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from sparse_lens.models.config import SparseGPTConfig
 
@@ -51,8 +50,8 @@ class TrainingConfig:
     sharkfin: bool = True
     """Scale the learning rate by sqrt(target L0 / current L0) while weights are annealed."""
 
-    gradient: Literal["rescale", "clip_rms", "clip_norm", "none"] = "rescale"
-    """`rescale` divides by the RMS + 1e-5, `clip_rms` only where the RMS exceeds 1, `clip_norm`
+    gradient: str = "rescale"
+    """`rescale`, `clip_rms`, `clip_norm` or `none`. The first divides by the RMS + 1e-5, `clip_rms` only where the RMS exceeds 1, `clip_norm`
     clips the norm to 1. With eps 0.1 a mere clip hardly trains: gradients start at RMS 3e-3."""
 
     grammar_share: float = 0.5
