@@ -51,8 +51,9 @@ class TrainingConfig:
     """Scale the learning rate by sqrt(target L0 / current L0) while weights are annealed."""
 
     gradient: str = "rescale"
-    """`rescale`, `clip_rms`, `clip_norm` or `none`. The first divides by the RMS + 1e-5, `clip_rms` only where the RMS exceeds 1, `clip_norm`
-    clips the norm to 1. With eps 0.1 a mere clip hardly trains: gradients start at RMS 3e-3."""
+    """`rescale` divides all gradients by their RMS + 1e-5, `clip_rms` only where the RMS exceeds
+    1, `clip_norm` clips the norm to 1, `none` leaves them. With eps 0.1 a mere clip hardly trains:
+    gradients start at RMS 3e-3."""
 
     grammar_share: float = 0.5
     """Share of training tokens that come from our own grammar."""
