@@ -30,11 +30,16 @@ class MeanAblation(Ablation):
     training distribution); a model without any makes `bind` raise with what to pass instead.
     """
 
-    means: Mapping[str, Float[Tensor, "*pos width"]] | None = None
-    """Means by site name, `[width]`, or `[pos, width]` with one row per position."""
+    means: Mapping[str, Float[Tensor, "..."]] | None = None
+    """Means by site name. On a channel graph `[width]`, or `[pos, width]` with one row per
+    position; on a component graph, where a node's value is a vector, `[width, d_model]` or
+    `[width, pos, d_model]`."""
 
     tokens: Int[Tensor, "n pos"] | None = None
     """Tokens over which to take the means."""
+
+    lengths: Int[Tensor, " rows"] | None = None
+    """Tokens of each row that are not padding on its right; None when none is padded."""
 
     per_position: bool = False
     """One mean per position instead of one pooled over positions."""
@@ -44,6 +49,13 @@ class MeanAblation(Ablation):
             raise ValueError(
                 "MeanAblation takes either means (used as they are) or tokens (means are "
                 "computed over them), got both; drop one."
+            )
+        if self.lengths is not None and self.tokens is None:
+            raise ValueError("MeanAblation takes lengths of the rows of tokens=; pass these, too.")
+        if self.means is not None and self.per_position:
+            raise ValueError(
+                "per_position says how means are computed, and here they are given: drop it. "
+                "Means with one row per position are recognised by their shape."
             )
 
 
@@ -56,4 +68,4 @@ class InterchangeAblation(Ablation):
     """
 
     tokens: Int[Tensor, "n pos"] | None = None
-    """`[n, pos]`, aligned with the tokens that the circuit runs on."""
+    """`[n, pos]`, aligned with the tokens that the circuit runs on; one row serves all."""

@@ -1,16 +1,19 @@
 """The masked forward pass: a model runs as one of its circuits. Nothing else touches hooks."""
 
-from sparse_lens.patching.binding import BoundAblation, bind, mean_activations
+from sparse_lens.patching.activations import mean_activations
+from sparse_lens.patching.binding import BoundAblation, bind
 from sparse_lens.patching.gradients import edge_effects, node_effects
-from sparse_lens.patching.hooks import frozen
-from sparse_lens.patching.run import answer_logits, patched, run_circuit
+from sparse_lens.patching.hooks import counted, frozen
+from sparse_lens.patching.run import answer_logits, full_logits, patched, run_circuit
 
 __all__ = [
     "BoundAblation",
     "answer_logits",
     "bind",
+    "counted",
     "edge_effects",
     "frozen",
+    "full_logits",
     "mean_activations",
     "node_effects",
     "patched",

@@ -5,7 +5,8 @@ W * (m - 1) applied to (x - ablated) to what arrives at its destination. From v 
 runs through the live attention pattern.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +14,12 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from sparse_lens.graphs.base import Site
 from sparse_lens.graphs.channel import ChannelGraph
 from sparse_lens.masks import Masks
-from sparse_lens.patching.hooks import Attachment, Edit, in_turn
+from sparse_lens.patching.alignment import aligned, like
+from sparse_lens.patching.gating import gate_values
+from sparse_lens.patching.hooks import Attachment, Hooks
 
 SiteValues = Mapping[str, Float[Tensor, "*batch_pos width"]]
 """Ablated values by site, `[width]`, `[pos, width]` or `[batch, pos, width]`; absent ones are 0."""
@@ -23,132 +27,157 @@ SiteValues = Mapping[str, Float[Tensor, "*batch_pos width"]]
 
 def channel_attachment(model: HookedTransformer, masks: Masks, ablated: SiteValues) -> Attachment:
     """Hooks that make the model the circuit."""
-    pass_ = _MaskedPass(model, masks, ablated)
+    graph = masks.graph
+    assert isinstance(graph, ChannelGraph)
+    run = _Run(ablated)
+    edits, captures = Hooks(), Hooks()
+    # Edges before nodes: where both act at one hook point, the sum arrives first.
+    weights = graph.edge_weights(model) if masks.edges else {}
+    for block, mask in masks.edges.items():
+        if mask.requires_grad or bool(((mask != 1).cpu() & graph.edge_support[block]).any()):
+            source, destination = (graph.sites[name] for name in block.split("->"))
+            parts = (run, source, destination, mask, weights[block])
+            if destination.name.endswith(".attn_out"):
+                _CutValueEdges(*parts, clip=model.cfg.clip_qkv).attach(edits, captures)
+            else:
+                _CutEdges(*parts).attach(edits, captures)
+    for name, gate in masks.nodes.items():
+        if gate.requires_grad or bool((gate != 1).any()):
+            edits.add(graph.sites[name].hook_name, _GateNodes(run, graph.sites[name], gate))
     return Attachment(
         model,
-        edits={name: in_turn(edits) for name, edits in pass_.edits.items()},
-        captures={name: in_turn(captures) for name, captures in pass_.captures.items()},
-        flags=channel_flags(model),
+        edits=edits.merged(),
+        captures=captures.merged(),
+        flags=channel_flags({*edits, *captures}),
+        on_start=run.start,
     )
 
 
-def channel_flags(model: HookedTransformer) -> dict[str, bool]:
-    """Flags that give a model without norms hook points at what its sublayers read."""
-    if model.cfg.normalization_type is not None or hasattr(model, "sparse_cfg"):
-        return {}
-    flags = {"use_attn_in": True}
-    if not model.cfg.attn_only:
-        flags["use_hook_mlp_in"] = True
-    return flags
+def channel_flags(hook_names: Iterable[str]) -> dict[str, bool]:
+    """Flags without which some of these hook points do not fire.
+
+    They are what the sublayers of a model without norms read.
+    """
+    flags = {"hook_attn_in": "use_attn_in", "hook_mlp_in": "use_hook_mlp_in"}
+    used = {name.rsplit(".", 1)[-1] for name in hook_names}
+    return {flag: True for point, flag in flags.items() if point in used}
 
 
-class _MaskedPass:
-    def __init__(self, model: HookedTransformer, masks: Masks, ablated: SiteValues) -> None:
-        graph = masks.graph
-        assert isinstance(graph, ChannelGraph)
-        self.model, self.graph, self.ablated = model, graph, ablated
-        self.edits: dict[str, list[Edit]] = {}
-        self.captures: dict[str, list[Edit]] = {}
-        self._live: dict[str, Tensor] = {}
-        self._weights = graph.edge_weights(model) if masks.edges else {}
-        # Edges before nodes: where both act at one hook point, the sum arrives first.
-        for block, mask in masks.edges.items():
-            support = graph.edge_support[block].to(mask.device)
-            if mask.requires_grad or bool((mask < 1)[support].any()):
-                self._cut_edges(block, mask)
-        for name, gate in masks.nodes.items():
-            if gate.requires_grad or bool((gate < 1).any()):
-                self._edit(graph.sites[name].hook_name, self._gate_nodes(name, gate))
+def site_channels(found: Tensor, site: Site) -> Float[Tensor, "batch pos *head width"]:
+    """All channels of a site on the last axis.
 
-    def _edit(self, hook_name: str, edit: Edit) -> None:
-        self.edits.setdefault(hook_name, []).append(edit)
+    Before that stands a head axis where each head reads a copy of its own.
+    """
+    per_head = site.name.endswith((".q", ".k", ".v"))
+    return found.flatten(-2) if per_head else found
 
-    def _capture(self, hook_name: str, key: str) -> None:
-        def keep(value: Tensor) -> None:
-            self._live[key] = value
 
-        if key not in self._live:
-            self._live[key] = torch.empty(0)  # marks the capture as made
-            self.captures.setdefault(hook_name, []).append(keep)
+class _Run:
+    """Ablated values, and where in a key-value cache the current forward pass stands."""
 
-    def _gate_nodes(self, name: str, gate: Float[Tensor, " width"]) -> Edit:
-        site = self.graph.sites[name]
+    def __init__(self, ablated: SiteValues) -> None:
+        self._ablated = ablated
+        self._offset = 0
 
-        def edit(found: Tensor) -> Tensor:
-            flat, restore = as_channels(found, site.width)
-            kept = gate.to(device=flat.device, dtype=flat.dtype)
-            ablated = self._ablated(name, flat)
-            if ablated is None:
-                return restore(flat * kept)
-            return restore(torch.lerp(ablated.expand_as(flat), flat, kept))
+    def start(self, offset: int) -> None:
+        """A forward pass begins, after this many cached positions."""
+        self._offset = offset
 
-        return edit
+    def ablated(self, name: str, live: Tensor, *, keys: int | None = None) -> Tensor | None:
+        """The ablated values of a site, broadcasting to `live` `[batch, pos, (head,) width]`.
 
-    def _ablated(self, name: str, like: Tensor) -> Tensor | None:
-        """The ablated value of a site, broadcasting to `like` [batch, pos, (head,) width]."""
-        ablated = self.ablated.get(name)
-        if ablated is None:
+        With `keys`, of that many positions from the first on, cached ones included.
+        """
+        values = self._ablated.get(name)
+        if values is None:
             return None
-        ablated = ablated.to(device=like.device, dtype=like.dtype)
-        wanted = like.shape[: min(ablated.ndim - 1, 2)] if ablated.ndim == 3 else like.shape[1:2]
-        if ablated.ndim > 1 and ablated.shape[:-1] != wanted:
-            raise ValueError(
-                f"the ablated values of {name!r} are for tokens of shape "
-                f"{tuple(ablated.shape[:-1])}, the circuit runs on {tuple(wanted)}; bind the "
-                "ablation to these tokens."
-            )
-        if ablated.ndim > 1 and like.ndim == 4:  # split inputs have a head dimension
-            ablated = ablated.unsqueeze(-2)
-        return ablated
+        batch, pos = live.shape[:2]
+        offset = self._offset if keys is None else 0
+        values = aligned(values, repr(name), leading=0, batch=batch, pos=keys or pos, offset=offset)
+        if live.ndim == 4:
+            values = values.unsqueeze(2)
+        return like(values, live)
 
-    def _cut_edges(self, block: str, mask: Float[Tensor, "dst src"]) -> None:
-        source, destination = (self.graph.sites[name] for name in block.split("->"))
-        weight = self._weights[block]
-        through_attention = block.endswith(".attn_out")
-        if through_attention:
-            layer = f"blocks.{source.layer}.attn"
-            self._capture(f"{layer}.hook_z", f"{layer}.z")
-            if source.name in self.ablated:
-                self._capture(f"{layer}.hook_pattern", f"{layer}.pattern")
-        else:
-            self._capture(source.hook_name, source.name)
 
-        def edit(found: Tensor) -> Tensor:
-            flat, restore = as_channels(found, destination.width)
-            cut = (mask.to(weight.device) - 1).to(weight.dtype) * weight
-            if through_attention:
-                difference = self._attended_difference(source.name)
-            else:
-                live, _ = as_channels(self._live[source.name], source.width)
-                live = live[:, :, 0] if live.ndim == 4 else live
-                ablated = self._ablated(source.name, live)
-                difference = live if ablated is None else live - ablated
-            return restore(flat + F.linear(difference.to(weight.dtype), cut).to(flat.dtype))
+class _GateNodes:
+    """Nodes of a site carry their ablated values as far as their gates are closed."""
 
-        assert destination.input_hook_name is not None
-        self._edit(destination.input_hook_name, edit)
+    def __init__(self, run: _Run, site: Site, gate: Float[Tensor, " width"]) -> None:
+        self._run, self._site, self._gate = run, site, gate
 
-    def _attended_difference(self, name: str) -> Float[Tensor, "batch pos channels"]:
-        """z - pattern @ ablated v, of all heads."""
-        layer = name.removesuffix(".v") + ".attn"
-        z = self._live[f"{layer}.z"]  # [batch, pos, head, d_head]
-        ablated = self._ablated(name, z.flatten(2))
+    def __call__(self, found: Tensor) -> Tensor:
+        live = site_channels(found, self._site)
+        gated = gate_values(live, self._gate, self._run.ablated(self._site.name, live))
+        return gated.view(found.shape)
+
+
+class _CutEdges:
+    """Weights from a site to another that carry their source's ablated value."""
+
+    def __init__(
+        self,
+        run: _Run,
+        source: Site,
+        destination: Site,
+        mask: Float[Tensor, "dst src"],
+        weight: Float[Tensor, "dst src"],
+    ) -> None:
+        self._run, self._source, self._destination = run, source, destination
+        self._mask, self._weight = mask, weight
+        self._live: Tensor | None = None
+
+    def attach(self, edits: Hooks, captures: Hooks) -> None:
+        """Add the hooks."""
+        captures.add(self._source.hook_name, self._keep)
+        assert self._destination.input_hook_name is not None
+        edits.add(self._destination.input_hook_name, self)
+
+    def _keep(self, found: Tensor) -> None:
+        self._live = found
+
+    def __call__(self, found: Tensor) -> Tensor:
+        cut = (self._mask.to(self._weight.device) - 1) * self._weight
+        change = F.linear(self._difference().to(self._weight.dtype), cut.to(self._weight.dtype))
+        return found + change.to(found.dtype).reshape(found.shape)
+
+    def _difference(self) -> Float[Tensor, "batch pos src"]:
+        """live - ablated"""
+        assert self._live is not None
+        live = site_channels(self._live, self._source)
+        live = live[:, :, 0] if live.ndim == 4 else live
+        ablated = self._run.ablated(self._source.name, live)
+        return live if ablated is None else live - ablated
+
+
+class _CutValueEdges(_CutEdges):
+    """Edges from v to attn_out, through the live attention pattern."""
+
+    def __init__(self, *parts: Any, clip: float | None) -> None:
+        super().__init__(*parts)
+        self._clip = clip  # some models bound v after its hook point
+        self._pattern: Tensor | None = None
+
+    def attach(self, edits: Hooks, captures: Hooks) -> None:
+        layer = self._source.name.removesuffix(".v")
+        captures.add(f"{layer}.attn.hook_z", self._keep)
+        captures.add(f"{layer}.attn.hook_pattern", self._keep_pattern)
+        assert self._destination.input_hook_name is not None
+        edits.add(self._destination.input_hook_name, self)
+
+    def _keep_pattern(self, pattern: Float[Tensor, "batch head query key"]) -> None:
+        self._pattern = pattern
+
+    def _difference(self) -> Float[Tensor, "batch pos src"]:
+        """z - pattern @ ablated v, of all heads"""
+        assert self._live is not None
+        assert self._pattern is not None
+        z = self._live
+        pattern = self._pattern.to(z.dtype)
+        ablated = self._run.ablated(self._source.name, z.flatten(2), keys=pattern.shape[-1])
         if ablated is None:
             return z.flatten(2)
-        pattern = self._live[f"{layer}.pattern"].to(z.dtype)  # [batch, head, query, key]
-        heads = ablated.unflatten(-1, z.shape[2:])
-        if ablated.ndim == 1:
-            attended = torch.einsum("bhqk,hd->bqhd", pattern, heads)
-        elif ablated.ndim == 2:
-            attended = torch.einsum("bhqk,khd->bqhd", pattern, heads)
-        else:
-            attended = torch.einsum("bhqk,bkhd->bqhd", pattern, heads)
+        if self._clip is not None:
+            ablated = ablated.clamp(-self._clip, self._clip)
+        heads = ablated.unflatten(-1, z.shape[2:]).expand(len(z), pattern.shape[-1], -1, -1)
+        attended = torch.einsum("bhqk,bkhd->bqhd", pattern, heads)
         return (z - attended).flatten(2)
-
-
-def as_channels(found: Tensor, width: int):
-    """A hook point's value with all channels of the site on the last axis, and the way back."""
-    if found.shape[-1] == width:
-        return found, lambda flat: flat
-    shape = found.shape
-    return found.flatten(-2), lambda flat: flat.reshape(shape)

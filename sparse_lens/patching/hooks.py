@@ -14,6 +14,9 @@ from transformer_lens import HookedTransformer
 Edit = Callable[[Tensor], Tensor | None]
 """Takes the value at a hook point and returns what replaces it, or None to leave it."""
 
+OnStart = Callable[[int], None]
+"""Is told at the start of each forward pass how many positions lie in a key-value cache."""
+
 _FLAGS = {
     "use_hook_mlp_in": "set_use_hook_mlp_in",
     "use_attn_in": "set_use_attn_in",
@@ -36,14 +39,16 @@ class Attachment:
         edits: Mapping[str, Edit],
         captures: Mapping[str, Edit],
         flags: Mapping[str, bool] | None = None,
+        on_start: OnStart | None = None,
     ) -> None:
         self._model = model
         self._edits = {hook_point(model, name): edit for name, edit in edits.items()}
         self._captures = {hook_point(model, name): capture for name, capture in captures.items()}
         self._flags = dict(flags or {})
+        self._on_start = on_start
         self._found: dict[str, bool] = {}
         self._handles: list[Any] = []
-        self._capture_handles: list[Any] = []
+        self._capture_handles: dict[nn.Module, Any] = {}
 
     def install(self) -> None:
         """Attach everything and switch the flags."""
@@ -53,28 +58,27 @@ class Attachment:
                 getattr(self._model, _FLAGS[flag])(value)
             for point, edit in self._edits.items():
                 self._handles.append(point.register_forward_hook(_replacing(edit), prepend=True))
-            if self._captures:
-                self._handles.append(self._model.register_forward_pre_hook(self._renew_captures))
+            if self._captures or self._on_start is not None:
+                # `run_with_hooks` and `generate` call `model.forward`, which skips hooks on the
+                # model itself; the embedding's and the first block's run in any case.
+                embed, block = self._model.embed, self._model.blocks[0]
+                self._handles.append(embed.register_forward_pre_hook(self._renew_captures))
+                self._handles.append(
+                    block.register_forward_pre_hook(self._start, prepend=True, with_kwargs=True)
+                )
+            self._renew_captures()
         except BaseException:
             self.remove()
             raise
 
     def remove(self) -> None:
         """Detach everything and restore the flags."""
-        for handle in (*self._handles, *self._capture_handles):
+        for handle in (*self._handles, *self._capture_handles.values()):
             handle.remove()
-        self._handles, self._capture_handles = [], []
+        self._handles, self._capture_handles = [], {}
         for flag, value in self._found.items():
             getattr(self._model, _FLAGS[flag])(value)
         self._found = {}
-
-    def _renew_captures(self, *_: Any) -> None:
-        for handle in self._capture_handles:
-            handle.remove()
-        self._capture_handles = [
-            point.register_forward_hook(_watching(capture))
-            for point, capture in self._captures.items()
-        ]
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -84,6 +88,26 @@ class Attachment:
             yield
         finally:
             self.remove()
+
+    def _start(self, block: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        self._renew_captures()
+        cache = kwargs.get("past_kv_cache_entry")
+        if cache is not None and self._flags.get("ungroup_grouped_query_attention"):
+            raise ValueError(
+                "a key-value cache holds the keys of grouped heads, and this circuit gives each "
+                "head keys of its own: pass use_past_kv_cache=False."
+            )
+        if self._on_start is not None:
+            self._on_start(0 if cache is None else cache.past_keys.shape[1])
+
+    def _renew_captures(self, *_: Any) -> None:
+        for point, capture in self._captures.items():
+            handle = self._capture_handles.get(point)
+            if handle is not None and next(reversed(point._forward_hooks), None) == handle.id:
+                continue
+            if handle is not None:
+                handle.remove()
+            self._capture_handles[point] = point.register_forward_hook(_watching(capture))
 
 
 def hook_point(model: HookedTransformer, name: str) -> nn.Module:
@@ -98,16 +122,27 @@ def hook_point(model: HookedTransformer, name: str) -> nn.Module:
     return point
 
 
-def merged(first: Mapping[str, Edit], second: Mapping[str, Edit]) -> dict[str, Edit]:
-    """Both sets of captures; where they want the same value, one after the other."""
-    both = dict(first)
-    for name, capture in second.items():
-        both[name] = in_turn([both[name], capture]) if name in both else capture
-    return both
+class Hooks(dict[str, list[Edit]]):
+    """Edits or captures by hook point, to be run there in the order in which they were added."""
+
+    def add(self, name: str, edit: Edit) -> None:
+        """One more at a hook point."""
+        self.setdefault(name, []).append(edit)
+
+    def update_with(self, edits: Mapping[str, Edit]) -> None:
+        """One more at each of several hook points."""
+        for name, edit in edits.items():
+            self.add(name, edit)
+
+    def merged(self) -> dict[str, Edit]:
+        """One edit for each hook point."""
+        return {name: in_turn(edits) for name, edits in self.items()}
 
 
 def in_turn(edits: Sequence[Edit]) -> Edit:
     """Several edits of one value, each given what the one before made of it."""
+    if len(edits) == 1:
+        return edits[0]
 
     def edit(value: Tensor) -> Tensor:
         for one in edits:
@@ -129,6 +164,16 @@ def frozen(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter, needed in found:
             parameter.requires_grad_(needed)
+
+
+@contextmanager
+def counted(model: HookedTransformer, count: Callable[[], None]) -> Iterator[None]:
+    """Inside the context `count` is called once in every forward pass."""
+    handle = model.blocks[0].register_forward_pre_hook(lambda *_: count())
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _replacing(edit: Edit) -> Callable[..., Tensor | None]:

@@ -1,84 +1,184 @@
-"""What a block makes of the residual stream before it projects: norm, and what follows it."""
+"""What a block makes of many residual streams before its heads project them, and back again."""
 
 import copy
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformer_lens import HookedTransformer
-from transformer_lens.components import LayerNorm, LayerNormPre, RMSNorm, RMSNormPre
+from transformer_lens.components.layer_norm import LayerNorm
+from transformer_lens.components.layer_norm_pre import LayerNormPre
+from transformer_lens.components.rms_norm import RMSNorm
+from transformer_lens.components.rms_norm_pre import RMSNormPre
 from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 
 from sparse_lens.patching.hooks import Edit
 
-Read = Callable[[Float[Tensor, "readers batch pos d_model"]], Float[Tensor, "readers batch pos d"]]
+Streams = Float[Tensor, "readers tokens d_model"]
+Reads = Float[Tensor, "readers tokens d_in"]
+OneOrAllStreams = Float[Tensor, "#readers tokens d_model"]
 
 
-class AttentionReader:
-    """Applies a block's reading of the stream to many streams at once.
+class Reader(ABC):
+    """Norm, and whatever follows it, of many streams at once; no hook fires.
 
-    No hook fires, so a cache taken meanwhile is not disturbed. A model with concatenated position
-    embeddings has `capture`s to be attached, which fetch these during the forward pass.
+    A model with concatenated position embeddings has `captures` to be attached, which fetch these
+    during the forward pass; `tokens` says which of a batch's tokens the streams are of.
     """
 
-    def __init__(self, model: HookedTransformer, layer: int) -> None:
-        block = model.blocks[layer]
-        self.captures: dict[str, Edit] = {}
-        self._positions: Tensor | None = None
-        sparse_cfg = getattr(model, "sparse_cfg", None)
-        if sparse_cfg is not None:
-            bare = without_hooks(block)
-            bare.ln1 = without_hooks(block.ln1)
-            if sparse_cfg.d_pos_emb is not None:
-                bare.ln_p1 = without_hooks(block.ln_p1)
-                self.captures["hook_pos_embed"] = self._keep_positions
-            self._read = lambda streams: bare.read_attn(streams, self._positions)
-        elif model.cfg.original_architecture in POST_NORM_ARCHITECTURES:
-            self._read = lambda streams: streams
-        else:
-            self._read = fused_norm(block.ln1)
+    captures: dict[str, Edit]
 
-    def __call__(
-        self, streams: Float[Tensor, "readers batch pos d_model"]
-    ) -> Float[Tensor, "readers batch pos d"]:
-        return self._read(streams)
+    @property
+    @abstractmethod
+    def parameters(self) -> tuple[Tensor, ...]:
+        """Those that reading takes."""
 
-    def pull_back(
-        self,
-        stream: Float[Tensor, "batch pos d_model"],
-        gradients: Float[Tensor, "readers batch pos d"],
-    ) -> Float[Tensor, "readers batch pos d_model"]:
-        """Gradients at the stream from gradients at what several readers make of the same one."""
+    @abstractmethod
+    def read(self, streams: Streams, tokens: slice) -> Reads:
+        """What the block's heads project."""
+
+    @abstractmethod
+    def read_(self, streams: Streams, tokens: slice) -> Reads:
+        """The same, without gradient; `streams` may be overwritten."""
+
+    @abstractmethod
+    def pull_back_(self, streams: OneOrAllStreams, gradients: Reads, tokens: slice) -> Streams:
+        """Gradients at streams from gradients at what is read; both may be overwritten.
+
+        A single stream serves the gradients of all readers.
+        """
+
+    def as_it_stands(self) -> "Reader":
+        """One that later forward passes do not change."""
+        return self
+
+
+def attention_reader(model: HookedTransformer, layer: int) -> Reader:
+    """How the heads of a layer read the stream."""
+    block: Any = model.blocks[layer]
+    sparse_cfg = getattr(model, "sparse_cfg", None)
+    if sparse_cfg is not None and (sparse_cfg.d_pos_emb or sparse_cfg.has_abs_topk("attn_in")):
+        return _SparseReader(block)
+    if model.cfg.original_architecture in POST_NORM_ARCHITECTURES:
+        return _ModuleReader(nn.Identity())
+    norm = block.ln1
+    if type(norm) in _CENTRED and _is_plain(norm):
+        return _NormReader(norm, centred=_CENTRED[type(norm)])
+    return _ModuleReader(without_hooks(norm))
+
+
+_CENTRED: dict[type, bool] = {
+    LayerNorm: True,
+    LayerNormPre: True,
+    RMSNorm: False,
+    RMSNormPre: False,
+}
+
+
+def _is_plain(norm: Any) -> bool:
+    """Whether all is computed in one precision of 32 bits or more."""
+    dtypes = {norm.cfg.dtype, *(parameter.dtype for parameter in norm.parameters())}
+    return len(dtypes) == 1 and norm.cfg.dtype.itemsize >= 4
+
+
+class _NormReader(Reader):
+    """LayerNorm or RMSNorm, with or without gain, in place and with its gradient in closed form."""
+
+    def __init__(self, norm: Any, *, centred: bool) -> None:
+        self.captures = {}
+        self._norm, self._centred = norm, centred
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        return tuple(self._norm.parameters())
+
+    def read(self, streams: Streams, tokens: slice) -> Reads:
+        width, norm = streams.shape[-1:], self._norm
+        gain = getattr(norm, "w", None)
+        if self._centred:
+            return F.layer_norm(streams, width, gain, getattr(norm, "b", None), norm.eps)
+        return F.rms_norm(streams, width, gain, norm.eps)
+
+    def read_(self, streams: Streams, tokens: slice) -> Reads:
+        streams.mul_(self._centre_(streams))
+        if hasattr(self._norm, "b"):
+            return torch.addcmul(self._norm.b, streams, self._norm.w, out=streams)
+        return streams.mul_(self._norm.w) if hasattr(self._norm, "w") else streams
+
+    def pull_back_(self, streams: OneOrAllStreams, gradients: Reads, tokens: slice) -> Streams:
+        inverse_scale = self._centre_(streams)
+        normed = streams.mul_(inverse_scale)
+        if hasattr(self._norm, "w"):
+            gradients.mul_(self._norm.w)
+        along = torch.linalg.vecdot(gradients, normed)[..., None] / normed.shape[-1]
+        if self._centred:
+            gradients.sub_(gradients.mean(-1, keepdim=True))
+        return gradients.addcmul_(normed, along, value=-1).mul_(inverse_scale)
+
+    def _centre_(self, streams: OneOrAllStreams) -> Float[Tensor, "#readers tokens one"]:
+        """Centre in place where the norm does; 1 / scale."""
+        if self._centred:
+            streams.sub_(streams.mean(-1, keepdim=True))
+        norms = torch.linalg.vector_norm(streams, dim=-1, keepdim=True)
+        return norms.square_().div_(streams.shape[-1]).add_(self._norm.eps).rsqrt_()
+
+
+class _ModuleReader(Reader):
+    """Whatever a module does, with the gradient that autograd finds."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.captures = {}
+        self._module = module
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        return tuple(self._module.parameters())
+
+    def read(self, streams: Streams, tokens: slice) -> Reads:
+        return self._module(streams)
+
+    def read_(self, streams: Streams, tokens: slice) -> Reads:
+        return self.read(streams, tokens)
+
+    def pull_back_(self, streams: OneOrAllStreams, gradients: Reads, tokens: slice) -> Streams:
         with torch.enable_grad():
-            streams = stream.expand(len(gradients), *stream.shape).requires_grad_()
-            return torch.autograd.grad(self(streams), streams, gradients)[0]
-
-    def _keep_positions(self, positions: Tensor) -> None:
-        self._positions = positions
+            streams = streams.detach().expand(len(gradients), -1, -1).requires_grad_()
+            return torch.autograd.grad(self.read(streams, tokens), streams, gradients)[0]
 
 
-def fused_norm(norm: nn.Module) -> Read:
-    """A norm as one fused operation where torch has it, else the module itself without hooks."""
-    if not isinstance(norm, nn.Identity) and next(norm.parameters(), None) is not None:
-        dtype = next(norm.parameters()).dtype
-    else:
-        dtype = None
-    if dtype is not None and dtype.itemsize < 4:
-        return without_hooks(norm)  # computes in float32 in its own way
-    if type(norm) is LayerNorm:
-        return lambda x: F.layer_norm(x, x.shape[-1:], norm.w, norm.b, norm.eps)
-    if type(norm) is LayerNormPre and norm.cfg.dtype.itemsize >= 4:
-        return lambda x: F.layer_norm(x, x.shape[-1:], eps=norm.eps)
-    if type(norm) is RMSNorm:
-        return lambda x: F.rms_norm(x, x.shape[-1:], norm.w, norm.eps)
-    if type(norm) is RMSNormPre and norm.cfg.dtype.itemsize >= 4:
-        return lambda x: F.rms_norm(x, x.shape[-1:], eps=norm.eps)
-    return without_hooks(norm)
+class _SparseReader(_ModuleReader):
+    """A sparse GPT's norm, concatenated positions and AbsTopK."""
+
+    def __init__(self, block: Any) -> None:
+        bare = without_hooks(block)
+        for name in ("ln1", "ln_p1"):
+            if hasattr(block, name):
+                setattr(bare, name, without_hooks(getattr(block, name)))
+        super().__init__(bare)
+        self._norms = [getattr(bare, name) for name in ("ln1", "ln_p1") if hasattr(bare, name)]
+        self._positions: Tensor | None = None
+        if block.sparse_cfg.d_pos_emb is not None:
+            self.captures["hook_pos_embed"] = self._keep_positions
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        return tuple(parameter for norm in self._norms for parameter in norm.parameters())
+
+    def read(self, streams: Streams, tokens: slice) -> Reads:
+        positions = None if self._positions is None else self._positions[tokens]
+        return self._module.read_attn(streams, positions)  # type: ignore[operator]
+
+    def as_it_stands(self) -> Reader:
+        return copy.copy(self)
+
+    def _keep_positions(self, positions: Float[Tensor, "batch pos d_pos"]) -> None:
+        self._positions = positions.flatten(0, 1)
 
 
-def without_hooks(module: nn.Module) -> nn.Module:
+def without_hooks(module: nn.Module) -> Any:
     """A shallow copy that shares the parameters, and whose own hook points do nothing."""
     bare = copy.copy(module)
     bare._modules = {

@@ -12,7 +12,7 @@ from sparse_lens.ablation import Ablation
 from sparse_lens.circuit import Circuit
 from sparse_lens.masks import Masks
 from sparse_lens.patching.binding import BoundAblation, bind
-from sparse_lens.patching.suspension import active
+from sparse_lens.patching.suspension import active, suspended
 from sparse_lens.task import Prompts
 
 
@@ -65,3 +65,10 @@ def answer_logits(model: HookedTransformer, prompts: Prompts) -> Float[Tensor, "
     logits = model(prompts.clean.to(model.cfg.device))
     rows = torch.arange(len(prompts), device=logits.device)
     return logits[rows, prompts.answer_positions.to(logits.device)]
+
+
+@torch.no_grad()
+def full_logits(model: HookedTransformer, prompts: Prompts) -> Float[Tensor, "n vocab"]:
+    """The same of the whole model, whatever circuit it is patched to be."""
+    with suspended(model):
+        return answer_logits(model, prompts)

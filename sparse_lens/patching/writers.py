@@ -1,24 +1,115 @@
 """What every writer of a component graph adds to the residual stream, as the model runs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 from transformer_lens import HookedTransformer
-from transformer_lens.components import LayerNorm
+from transformer_lens.components.layer_norm import LayerNorm
 from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 
 from sparse_lens.graphs.component import ComponentGraph
-from sparse_lens.patching.hooks import Edit
+from sparse_lens.patching.hooks import Hooks
 
 Receive = Callable[[Float[Tensor, "writers batch pos d_model"], slice], None]
-"""Is given writers' outputs and their columns in the graph."""
+"""Is given writers' outputs and their places among the writers that are wanted."""
+
+FIRST_STREAM = "blocks.0.hook_resid_pre"
 
 
 class WriterOutputs:
-    """Captures that hand over each writer's output as soon as it is known.
+    """The outputs of all writers of a model."""
+
+    def __init__(self, model: HookedTransformer, graph: ComponentGraph) -> None:
+        self._graph, self._device = graph, model.cfg.device
+        self.embedding = EmbeddingOutputs(graph)
+        self.heads = [HeadOutputs(model, layer) for layer in range(graph.n_layers)]
+
+    def hand_over(
+        self, receive: Receive, edits: Hooks, captures: Hooks, wanted: Sequence[bool] | None = None
+    ) -> None:
+        """Add hooks that hand over each writer's output as soon as it is known.
+
+        Args:
+            wanted: by column, the writers to hand over; None for all.
+        """
+        graph, place = self._graph, 0
+
+        def places(columns: slice) -> tuple[Tensor, slice]:
+            nonlocal place
+            width = columns.stop - columns.start
+            chosen = [i for i in range(width) if wanted is None or wanted[columns.start + i]]
+            place += len(chosen)
+            index = torch.tensor(chosen, dtype=torch.long, device=self._device)
+            return index, slice(place - len(chosen), place)
+
+        chosen, where = places(slice(0, graph.n_inputs))
+        if len(chosen):
+            captures.add(FIRST_STREAM, _HandOver(receive, where, self.embedding.each, chosen))
+            self.embedding.watch(captures)
+        for layer, heads in enumerate(self.heads):
+            chosen, where = places(graph.head_writers(layer))
+            if len(chosen):
+                heads.watch(edits, captures)
+                name = f"blocks.{layer}.hook_attn_out"
+                captures.add(name, _HandOver(receive, where, heads.each, chosen))
+            chosen, where = places(graph.mlp_writer(layer))
+            if len(chosen):
+                captures.add(f"blocks.{layer}.hook_mlp_out", _HandOver(receive, where))
+
+
+class _HandOver:
+    def __init__(
+        self,
+        receive: Receive,
+        where: slice,
+        each: Callable[[Tensor, Tensor], Tensor] | None = None,
+        chosen: Tensor | None = None,
+    ) -> None:
+        self._receive, self._where, self._each, self._chosen = receive, where, each, chosen
+
+    def __call__(self, written: Float[Tensor, "batch pos d_model"]) -> None:
+        if self._each is None or self._chosen is None:
+            self._receive(written[None], self._where)
+        else:
+            self._receive(self._each(written, self._chosen), self._where)
+
+
+class EmbeddingOutputs:
+    """The embedding, or token and position embedding when they are split."""
+
+    def __init__(self, graph: ComponentGraph) -> None:
+        self._split = graph.split_embeddings
+        self._parts: dict[str, Tensor] = {}
+        self._watched = False
+
+    def watch(self, captures: Hooks) -> None:
+        """Add what `each` needs; call it when all who use `each` have added their hooks."""
+        if not self._split or self._watched:
+            return
+        self._watched = True
+        for name in ("hook_embed", "hook_pos_embed"):
+            captures.add(name, lambda value, name=name: self._parts.update({name: value}))
+        captures.add(FIRST_STREAM, lambda _: self._parts.clear())
+
+    def each(
+        self, stream: Float[Tensor, "batch pos d_model"], chosen: Int[Tensor, " chosen"]
+    ) -> Float[Tensor, "inputs batch pos d_model"]:
+        """The outputs of some of them, given the first stream."""
+        if not self._split:
+            return stream[None]
+        if not self._parts:
+            raise ValueError(
+                "with split embeddings a circuit runs on tokens: neither start_at_layer nor the "
+                "generate method of a plain HookedTransformer says what each of the two wrote."
+            )
+        return torch.stack(list(self._parts.values())).index_select(0, chosen)
+
+
+class HeadOutputs:
+    """The outputs of one layer's heads.
 
     A head's output is z W_O, by a product of all heads with their matrices at once; the layer's
     output bias is an always-on constant. Where an AbsTopK or a norm stands between the heads and
@@ -26,91 +117,104 @@ class WriterOutputs:
     gated with it, is shared evenly by the heads.
     """
 
-    def __init__(self, model: HookedTransformer, graph: ComponentGraph, receive: Receive) -> None:
-        self.captures: dict[str, Edit] = {}
-        self._graph, self._receive = graph, receive
-        self._inputs: dict[str, Tensor] = {}
-        if graph.split_embeddings:
-            self.captures["hook_embed"] = self._keep("embed")
-            if "hook_pos_embed" in model.hook_dict:
-                self.captures["hook_pos_embed"] = self._keep("pos")
-        self.captures["blocks.0.hook_resid_pre"] = self._embedding
-        for layer in range(graph.n_layers):
-            _Heads(model, graph, layer, receive, self.captures)
-            if not graph.attn_only:
-                self.captures[f"blocks.{layer}.hook_mlp_out"] = self._mlp(layer)
-
-    def _keep(self, name: str) -> Edit:
-        def keep(value: Tensor) -> None:
-            self._inputs[name] = value
-
-        return keep
-
-    def _embedding(self, stream: Tensor) -> None:
-        if not self._graph.split_embeddings:
-            self._receive(stream[None], slice(0, 1))
-            return
-        embed = self._inputs["embed"]
-        pos = self._inputs.get("pos", torch.zeros_like(embed)).expand_as(embed)
-        self._receive(torch.stack([embed, pos]), slice(0, 2))
-
-    def _mlp(self, layer: int) -> Edit:
-        columns = self._graph.mlp_writer(layer)
-        return lambda out: self._receive(out[None], columns)
-
-
-class _Heads:
-    """The outputs of one layer's heads."""
-
-    def __init__(
-        self,
-        model: HookedTransformer,
-        graph: ComponentGraph,
-        layer: int,
-        receive: Receive,
-        captures: dict[str, Edit],
-    ) -> None:
+    def __init__(self, model: HookedTransformer, layer: int) -> None:
         block: Any = model.blocks[layer]
-        self._attn = block.attn
-        self._columns, self._receive = graph.head_writers(layer), receive
-        self._z: Tensor | None = None
-        self._scale: Tensor | None = None
-        self._norm: Any = None
-        sparse_cfg = getattr(model, "sparse_cfg", None)
-        self._gated = sparse_cfg is not None and sparse_cfg.has_abs_topk("attn_out")
+        self._attn, self._at = block.attn, f"blocks.{layer}"
+        self._gated = _has_abs_topk(model, "attn_out")
+        self._norm, self._norm_name = None, ""
         if model.cfg.use_normalization_before_and_after:
-            self._norm, name = block.ln1_post, f"blocks.{layer}.ln1_post.hook_scale"
+            self._norm, self._norm_name = block.ln1_post, "ln1_post"
         elif model.cfg.original_architecture in POST_NORM_ARCHITECTURES:
-            self._norm, name = block.ln1, f"blocks.{layer}.ln1.hook_scale"
-        if self._norm is not None:
-            captures[name] = self._keep_scale
-        captures[f"blocks.{layer}.attn.hook_z"] = self._keep_z
-        captures[f"blocks.{layer}.hook_attn_out"] = self._finish
+            self._norm, self._norm_name = block.ln1, "ln1"
+        if isinstance(self._norm, nn.Identity):
+            self._norm = None
+        self._watched = False
+        self._z: Tensor | None = None
+        self._factor: Tensor | None = None  # gate or 1 / scale of this run
+
+    def watch(self, edits: Hooks, captures: Hooks) -> None:
+        """Add what `each` and `weighted` need, before any edit of `hook_attn_out`."""
+        if self._watched:
+            return
+        self._watched = True
+        captures.add(f"{self._at}.attn.hook_z", self._keep_z)
+        if self._gated:
+            edits.add(f"{self._at}.hook_attn_out", self._keep_gate)
+        elif self._norm is not None:
+            captures.add(f"{self._at}.{self._norm_name}.hook_scale", self._keep_scale)
+
+    def each(
+        self, attn_out: Float[Tensor, "batch pos d_model"], chosen: Int[Tensor, " chosen"]
+    ) -> Float[Tensor, "heads batch pos d_model"]:
+        """The outputs of some heads, while `attn_out` is written."""
+        z, weight = self._of(chosen)
+        batch, pos = z.shape[:2]
+        z = z.permute(2, 0, 1, 3).flatten(1, 2)  # [head, batch * pos, d_head]
+        if self._factor is None:
+            return torch.bmm(z, weight).unflatten(1, (batch, pos)).to(attn_out.dtype)
+        bias = self._shared_bias(z.dtype).expand(len(chosen), 1, -1)
+        out = torch.baddbmm(bias, z, weight).unflatten(1, (batch, pos))
+        return self._through(out).to(attn_out.dtype)
+
+    def weighted(
+        self, weights: Float[Tensor, " heads"], chosen: Int[Tensor, " chosen"]
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """The sum of some heads' outputs, each times its weight, in one product."""
+        z, weight = self._of(chosen)
+        weights = weights.to(z.dtype)
+        out = (z * weights[:, None]).flatten(2) @ weight.flatten(0, 1)
+        if self._factor is None:
+            return out
+        return self._through(out + weights.sum() * self._shared_bias(z.dtype))
+
+    def _of(self, chosen: Int[Tensor, " chosen"]) -> tuple[Tensor, Tensor]:
+        assert self._z is not None
+        z, weight = self._z, self._attn.W_O.to(self._z.dtype)
+        if len(chosen) == z.shape[2]:
+            return z, weight
+        return z.index_select(2, chosen), weight.index_select(0, chosen)
+
+    def _shared_bias(self, dtype: torch.dtype) -> Tensor:
+        return (self._attn.b_O / self._attn.W_O.shape[0]).to(dtype)
+
+    def _through(self, out: Tensor) -> Tensor:
+        """Through the gate, or the norm's scale and gain."""
+        assert self._factor is not None
+        if isinstance(self._norm, LayerNorm):
+            out = out - out.mean(-1, keepdim=True)
+        out = out * self._factor
+        return out if self._norm is None or not hasattr(self._norm, "w") else out * self._norm.w
 
     def _keep_z(self, z: Float[Tensor, "batch pos head d_head"]) -> None:
         self._z = z
 
     def _keep_scale(self, scale: Float[Tensor, "batch pos one"]) -> None:
-        self._scale = scale
+        self._factor = 1 / scale
 
-    def _finish(self, attn_out: Float[Tensor, "batch pos d_model"]) -> None:
-        assert self._z is not None
-        batch, pos, n_heads, _ = self._z.shape
-        z = self._z.permute(2, 0, 1, 3).flatten(1, 2)  # [head, batch * pos, d_head]
-        weight = self._attn.W_O.to(z.dtype)
-        if self._gated or self._norm is not None:
-            bias = (self._attn.b_O / n_heads).to(z.dtype)
-            out = torch.baddbmm(bias.expand(n_heads, 1, -1), z, weight)
-        else:
-            out = torch.bmm(z, weight)
-        out = out.unflatten(1, (batch, pos))
-        if self._gated:
-            out = out * (attn_out != 0)
-        elif self._norm is not None:
-            if isinstance(self._norm, LayerNorm):
-                out = out - out.mean(-1, keepdim=True)
-            out = out / self._scale
-            if hasattr(self._norm, "w"):
-                out = out * self._norm.w
-        self._z = self._scale = None
-        self._receive(out.to(attn_out.dtype), self._columns)
+    def _keep_gate(self, attn_out: Float[Tensor, "batch pos d_model"]) -> None:
+        self._factor = (attn_out != 0).to(attn_out.dtype)
+
+
+def heads_are_coupled(model: HookedTransformer) -> bool:
+    """Whether a layer's heads act on each other otherwise than through the stream.
+
+    They do where an AbsTopK chooses among, or a norm scales by, all heads' values together.
+    """
+    cfg = model.cfg
+    return (
+        any(_has_abs_topk(model, f"attn_{place}") for place in ("q", "k", "v", "out"))
+        or bool(cfg.use_normalization_before_and_after)
+        or cfg.original_architecture in POST_NORM_ARCHITECTURES
+        or has_joint_qk_norm(model)
+    )
+
+
+def has_joint_qk_norm(model: HookedTransformer) -> bool:
+    """Whether the norms of queries and keys span all heads."""
+    families = ("OlmoeForCausalLM", "Olmo2ForCausalLM", "Olmo3ForCausalLM")
+    return model.cfg.original_architecture in families
+
+
+def _has_abs_topk(model: HookedTransformer, place: str) -> bool:
+    sparse_cfg = getattr(model, "sparse_cfg", None)
+    return sparse_cfg is not None and sparse_cfg.has_abs_topk(place)

@@ -1,0 +1,187 @@
+"""Circuits of channel graphs against a forward pass with every mask written out."""
+
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+
+from sparse_lens.ablation import InterchangeAblation, MeanAblation, ZeroAblation
+from sparse_lens.circuit import Circuit
+from sparse_lens.graphs import ChannelGraph
+from sparse_lens.masks import Masks
+from sparse_lens.patching import patched, run_circuit
+from tests.patching import tiny
+from tests.patching.channel_oracle import SlowChannels, masks_of
+from tests.patching.tiny import difference
+
+SPARSE = [*tiny.SPARSE, *tiny.NO_SUM]
+MODELS = [(tiny.dense, name) for name in tiny.CHANNEL_DENSE] + [(tiny.sparse, n) for n in SPARSE]
+IDS = [f"{make.__name__} {name}" for make, name in MODELS]
+PROMPTS = tiny.prompts()
+TOLERANCE = 1e-9
+"""Models compute in float64, so that what is not rounding shows."""
+
+each_model = pytest.mark.parametrize(("make", "name"), MODELS, ids=IDS)
+
+
+@cache
+def build(make: Any, name: str, **options: Any) -> tuple[Any, ChannelGraph, SlowChannels]:
+    """A model that the tests share: they leave it as they found it."""
+    model = make(name, dtype=torch.float64)
+    graph = ChannelGraph.from_model(model, **options)
+    return model, graph, SlowChannels(model, graph)
+
+
+@each_model
+@torch.no_grad()
+def test_oracle_of_the_whole_model_is_the_model(make: Any, name: str) -> None:
+    model, _, slow = build(make, name)
+    logits, live = slow.run(PROMPTS.clean)
+    assert difference(logits, model(PROMPTS.clean)) < TOLERANCE
+    _, cache = model.run_with_cache(PROMPTS.clean)
+    for site, value in live.items():
+        if site.endswith((".mlp_post", ".attn_out", ".mlp_out", ".q", ".v", "final_resid")):
+            found = cache[slow.graph.sites[site].hook_name]
+            assert difference(found.reshape(value.shape), value) < TOLERANCE, site
+
+
+@each_model
+@torch.no_grad()
+def test_node_and_edge_circuits(make: Any, name: str) -> None:
+    model, graph, slow = build(make, name)
+    corrupted = slow.run(PROMPTS.corrupted)[1]
+    circuits = (tiny.random_nodes(graph, 0.8, 0), tiny.random_edges(graph, 0.7, 1))
+    for circuit in circuits:
+        nodes, edges = masks_of(circuit)
+        for ablation, values in ((InterchangeAblation(), corrupted), (ZeroAblation(), None)):
+            expected = slow.run(PROMPTS.clean, nodes, edges, values)[0]
+            found = run_circuit(model, circuit, PROMPTS, ablation=ablation)
+            assert difference(found, expected) < TOLERANCE, (circuit, ablation)
+
+
+@each_model
+@torch.no_grad()
+def test_full_circuits_are_the_model(make: Any, name: str) -> None:
+    model, graph, _ = build(make, name)
+    every_edge = Circuit.from_edge_masks(graph, dict(graph.edge_support))
+    for circuit in (Circuit.full(graph), every_edge):
+        for ablation in (InterchangeAblation(), ZeroAblation()):
+            found = run_circuit(model, circuit, PROMPTS, ablation=ablation)
+            if circuit.edge_masks is None:
+                assert torch.equal(found, model(PROMPTS.clean))
+            # A node without any nonzero weight is no end of an edge, so it is pruned.
+            elif circuit.n_nodes == graph.n_nodes:
+                assert difference(found, model(PROMPTS.clean)) < TOLERANCE
+
+
+@each_model
+@torch.no_grad()
+def test_empty_circuit_with_the_final_stream_is_the_corrupted_run(make: Any, name: str) -> None:
+    model, graph, _ = build(make, name)
+    found = run_circuit(model, Circuit.empty(graph), PROMPTS, ablation=InterchangeAblation())
+    expected = model(PROMPTS.corrupted)
+    if hasattr(model, "bigram_table"):  # always on, and that of the clean tokens
+        expected = expected + model.bigram_table[PROMPTS.clean]
+        expected = expected - model.bigram_table[PROMPTS.corrupted]
+    assert difference(found, expected) < TOLERANCE
+
+
+@each_model
+@torch.no_grad()
+def test_means_pooled_and_per_position(make: Any, name: str) -> None:
+    model, graph, slow = build(make, name)
+    tokens = tiny.prompts(5, 6, seed=3).clean
+    live = slow.run(tokens)[1]
+    for circuit in (tiny.random_nodes(graph, 0.8, 2), tiny.random_edges(graph, 0.7, 2)):
+        nodes, edges = masks_of(circuit)
+        for per_position, axes in ((False, (0, 1)), (True, (0,))):
+            means = {site: value.mean(axes) for site, value in live.items()}
+            expected = slow.run(PROMPTS.clean, nodes, edges, means)[0]
+            ablation = MeanAblation(tokens=tokens, per_position=per_position)
+            found = run_circuit(model, circuit, PROMPTS.clean, ablation=ablation)
+            assert difference(found, expected) < TOLERANCE
+            given = MeanAblation(means=means)
+            found = run_circuit(model, circuit, PROMPTS.clean, ablation=given)
+            assert difference(found, expected) < TOLERANCE
+
+
+@each_model
+def test_soft_masks_and_their_gradients(make: Any, name: str) -> None:
+    model, graph, slow = build(make, name)
+    corrupted = {site: value.detach() for site, value in slow.run(PROMPTS.corrupted)[1].items()}
+    nodes, edges = tiny.random_masks(graph, 0, torch.float64)
+    leaves = [*nodes.values(), *edges.values()]
+    for ablation, values in ((InterchangeAblation(), corrupted), (ZeroAblation(), None)):
+        expected = slow.run(PROMPTS.clean, nodes, edges, values)[0]
+        masks = Masks(graph, nodes, edges)
+        with patched(model, masks, ablation=ablation, prompts=PROMPTS):
+            found = model(PROMPTS.clean)
+        assert difference(found, expected) < TOLERANCE
+        target = torch.randn_like(found)
+        wanted = torch.autograd.grad((expected * target).sum(), leaves)
+        got = torch.autograd.grad((found * target).sum(), leaves)
+        for a, b in zip(got, wanted, strict=True):
+            assert difference(a, b) < TOLERANCE * max(1.0, float(b.abs().max()))
+
+
+@each_model
+@torch.no_grad()
+def test_masks_of_zeros_and_ones_that_need_gradients_are_the_hard_circuit(
+    make: Any, name: str
+) -> None:
+    model, graph, _ = build(make, name)
+    for circuit in (tiny.random_edges(graph, 0.7, 2), tiny.random_nodes(graph, 0.8, 2)):
+        hard = run_circuit(model, circuit, PROMPTS, ablation=InterchangeAblation())
+        masks = Masks.of(circuit)
+        soft = Masks(
+            graph,
+            {name: gate.requires_grad_() for name, gate in masks.nodes.items()},
+            {name: mask.requires_grad_() for name, mask in masks.edges.items()},
+        )
+        found = run_circuit(model, soft, PROMPTS, ablation=InterchangeAblation())
+        assert difference(found, hard) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["plain", "all of it"])
+@torch.no_grad()
+def test_cutting_edges_one_by_one(name: str) -> None:
+    """One edge at a time, without any matrix: the weight's share is taken out of the sum."""
+    model, graph, slow = build(tiny.sparse, name)
+    corrupted = slow.run(PROMPTS.corrupted)[1]
+    for block, support in graph.edge_support.items():
+        dst, src = (int(x[0]) for x in support.nonzero(as_tuple=True))
+        edges = {b: s.clone() for b, s in graph.edge_support.items()}
+        edges[block][dst, src] = False
+        circuit = Circuit.from_edge_masks(graph, edges)
+        nodes, masks = masks_of(circuit)
+        expected = slow.run(PROMPTS.clean, nodes, masks, corrupted)[0]
+        found = run_circuit(model, circuit, PROMPTS, ablation=InterchangeAblation())
+        assert difference(found, expected) < TOLERANCE, block
+
+
+@pytest.mark.parametrize(("make", "name"), [(tiny.dense, "LN"), (tiny.sparse, "all of it")])
+@torch.no_grad()
+def test_without_final_resid(make: Any, name: str) -> None:
+    model, graph, slow = build(make, name, final_resid=False)
+    circuit = tiny.random_nodes(graph, 0.7, 0)
+    nodes, _ = masks_of(circuit)
+    corrupted = slow.run(PROMPTS.corrupted)[1]
+    expected = slow.run(PROMPTS.clean, nodes, None, corrupted)[0]
+    found = run_circuit(model, circuit, PROMPTS, ablation=InterchangeAblation())
+    assert difference(found, expected) < TOLERANCE
+
+
+@pytest.mark.parametrize(("make", "name"), [(tiny.dense, "LN"), (tiny.sparse, "all of it")])
+@torch.no_grad()
+def test_padding_on_the_right_does_not_reach_real_positions(make: Any, name: str) -> None:
+    model, graph, _ = build(make, name)
+    circuit = tiny.random_edges(graph, 0.7, 0)
+    padded = tiny.prompts(padded=True)
+    assert padded.lengths is not None
+    together = run_circuit(model, circuit, padded, ablation=InterchangeAblation())
+    for row, length in enumerate(padded.lengths.tolist()):
+        clean, corrupted = padded.clean[row, None, :length], padded.corrupted[row, None, :length]
+        ablation = InterchangeAblation(tokens=corrupted)
+        alone = run_circuit(model, circuit, clean, ablation=ablation)
+        assert difference(together[row, None, :length], alone) < TOLERANCE

@@ -1,0 +1,208 @@
+"""Circuits of component graphs against a loop over readers and writers."""
+
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+
+from sparse_lens.ablation import InterchangeAblation, MeanAblation, ZeroAblation
+from sparse_lens.circuit import Circuit
+from sparse_lens.graphs import ComponentGraph
+from sparse_lens.masks import Masks
+from sparse_lens.patching import patched, run_circuit
+from tests.patching import tiny
+from tests.patching.component_oracle import SlowModel, edge_mask
+from tests.patching.tiny import difference
+
+MODELS = [(tiny.dense, name) for name in tiny.DENSE] + [(tiny.sparse, name) for name in tiny.SPARSE]
+IDS = [f"{make.__name__} {name}" for make, name in MODELS]
+PROMPTS = tiny.prompts()
+TOLERANCE = 1e-9
+"""Models compute in float64, so that what is not rounding shows."""
+
+each_model = pytest.mark.parametrize(("make", "name"), MODELS, ids=IDS)
+
+
+@cache
+def build(make: Any, name: str, **options: Any) -> tuple[Any, ComponentGraph, SlowModel]:
+    """A model that the tests share: they leave it as they found it."""
+    model = make(name, dtype=torch.float64)
+    graph = ComponentGraph.from_model(model, **options)
+    return model, graph, SlowModel(model, graph)
+
+
+@each_model
+@torch.no_grad()
+def test_oracle_of_the_whole_model_is_the_model(make: Any, name: str) -> None:
+    model, _, slow = build(make, name)
+    assert difference(slow.run(PROMPTS.clean)[0], model(PROMPTS.clean)) < TOLERANCE
+
+
+@each_model
+@torch.no_grad()
+def test_edge_circuits(make: Any, name: str) -> None:
+    model, graph, slow = build(make, name)
+    corrupted = slow.run(PROMPTS.corrupted)[1]
+    for seed, share in enumerate((0.3, 0.6, 0.95)):
+        circuit = tiny.random_edges(graph, share, seed)
+        kept = edge_mask(graph, circuit)
+        for ablation, values in ((InterchangeAblation(), corrupted), (ZeroAblation(), None)):
+            expected = slow.run(PROMPTS.clean, kept, values)[0]
+            found = run_circuit(model, circuit, PROMPTS, ablation=ablation)
+            assert difference(found, expected) < TOLERANCE, (share, ablation)
+
+
+@each_model
+@torch.no_grad()
+def test_node_circuits_are_the_circuits_of_their_implied_edges(make: Any, name: str) -> None:
+    model, graph, slow = build(make, name)
+    corrupted = slow.run(PROMPTS.corrupted)[1]
+    for seed, share in enumerate((0.4, 0.8)):
+        circuit = tiny.random_nodes(graph, share, seed)
+        edges = Circuit.from_edge_masks(graph, {"edges": circuit.edge_mask("edges")})
+        expected = slow.run(PROMPTS.clean, edge_mask(graph, circuit), corrupted)[0]
+        for one in (circuit, edges):
+            found = run_circuit(model, one, PROMPTS, ablation=InterchangeAblation())
+            assert difference(found, expected) < TOLERANCE
+
+
+@each_model
+@torch.no_grad()
+def test_full_and_empty_circuits(make: Any, name: str) -> None:
+    model, graph, _ = build(make, name)
+    full = run_circuit(model, Circuit.full(graph), PROMPTS, ablation=InterchangeAblation())
+    assert torch.equal(full, model(PROMPTS.clean))
+    every_edge = Circuit.from_edge_masks(graph, dict(graph.edge_support))
+    full = run_circuit(model, every_edge, PROMPTS, ablation=ZeroAblation())
+    assert torch.equal(full, model(PROMPTS.clean))
+    empty = run_circuit(model, Circuit.empty(graph), PROMPTS, ablation=InterchangeAblation())
+    expected = model(PROMPTS.corrupted)
+    if hasattr(model, "bigram_table"):  # always on, and that of the clean tokens
+        expected = expected + model.bigram_table[PROMPTS.clean]
+        expected = expected - model.bigram_table[PROMPTS.corrupted]
+    assert difference(empty, expected) < TOLERANCE
+
+
+@each_model
+@torch.no_grad()
+def test_means_pooled_and_per_position(make: Any, name: str) -> None:
+    model, graph, slow = build(make, name)
+    tokens = tiny.prompts(5, 6, seed=3).clean
+    circuit = tiny.random_edges(graph, 0.5, 1)
+    kept, values = edge_mask(graph, circuit), slow.run(tokens)[1]
+    for per_position, axes in ((False, (1, 2)), (True, (1,))):
+        means = values.mean(axes, keepdim=True).expand(-1, 3, 6, -1)
+        expected = slow.run(PROMPTS.clean, kept, means)[0]
+        ablation = MeanAblation(tokens=tokens, per_position=per_position)
+        found = run_circuit(model, circuit, PROMPTS.clean, ablation=ablation)
+        assert difference(found, expected) < TOLERANCE
+        given = MeanAblation(means=by_site(graph, values.mean(axes)))
+        found = run_circuit(model, circuit, PROMPTS.clean, ablation=given)
+        assert difference(found, expected) < TOLERANCE
+
+
+@each_model
+@torch.no_grad()
+def test_soft_masks(make: Any, name: str) -> None:
+    model, graph, slow = build(make, name)
+    corrupted = slow.run(PROMPTS.corrupted)[1]
+    nodes, edges = tiny.random_masks(graph, 0, torch.float64)
+    writers = torch.cat([nodes[site] for site in graph.sites if site != "logits"])
+    kept = edges["edges"] * writers
+    kept[-1] *= nodes["logits"]
+    expected = slow.run(PROMPTS.clean, kept, corrupted)[0]
+    found = run_circuit(model, Masks(graph, nodes, edges), PROMPTS, ablation=InterchangeAblation())
+    assert difference(found, expected) < TOLERANCE
+    constant = Masks(
+        graph,
+        {name: gate.detach() for name, gate in nodes.items()},
+        {name: mask.detach() for name, mask in edges.items()},
+    )
+    found = run_circuit(model, constant, PROMPTS, ablation=InterchangeAblation())
+    assert difference(found, expected) < TOLERANCE
+
+
+@each_model
+@torch.no_grad()
+def test_masks_of_zeros_and_ones_that_need_gradients_are_the_hard_circuit(
+    make: Any, name: str
+) -> None:
+    model, graph, _ = build(make, name)
+    for circuit in (tiny.random_edges(graph, 0.5, 2), tiny.random_nodes(graph, 0.6, 2)):
+        hard = run_circuit(model, circuit, PROMPTS, ablation=InterchangeAblation())
+        masks = Masks.of(circuit)
+        soft = Masks(
+            graph,
+            {name: gate.requires_grad_() for name, gate in masks.nodes.items()},
+            {name: mask.requires_grad_() for name, mask in masks.edges.items()},
+        )
+        found = run_circuit(model, soft, PROMPTS, ablation=InterchangeAblation())
+        assert difference(found, hard) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["LN", "no norm", "parallel"])
+@torch.no_grad()
+def test_split_embeddings(name: str) -> None:
+    model, graph, slow = build(tiny.dense, name, split_embeddings=True)
+    corrupted = slow.run(PROMPTS.corrupted)[1]
+    for seed in range(3):
+        circuit = tiny.random_edges(graph, 0.5, seed)
+        expected = slow.run(PROMPTS.clean, edge_mask(graph, circuit), corrupted)[0]
+        found = run_circuit(model, circuit, PROMPTS, ablation=InterchangeAblation())
+        assert difference(found, expected) < TOLERANCE
+    for pruned in ("embed", "pos"):
+        names = [node for node in graph.node_names() if node != pruned]
+        circuit = Circuit.from_node_names(graph, names)
+        expected = slow.run(PROMPTS.clean, edge_mask(graph, circuit), corrupted)[0]
+        found = run_circuit(model, circuit, PROMPTS, ablation=InterchangeAblation())
+        assert difference(found, expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["LN", "rotary", "grouped queries"])
+@torch.no_grad()
+def test_padding_on_the_right_does_not_reach_real_positions(name: str) -> None:
+    model, graph, _ = build(tiny.dense, name)
+    circuit = tiny.random_edges(graph, 0.5, 0)
+    padded = tiny.prompts(padded=True)
+    assert padded.lengths is not None
+    together = run_circuit(model, circuit, padded, ablation=InterchangeAblation())
+    for row, length in enumerate(padded.lengths.tolist()):
+        clean, corrupted = padded.clean[row, None, :length], padded.corrupted[row, None, :length]
+        ablation = InterchangeAblation(tokens=corrupted)
+        alone = run_circuit(model, circuit, clean, ablation=ablation)
+        assert difference(together[row, None, :length], alone) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["LN", "grouped queries"])
+def test_weights_get_their_gradients_where_they_need_them(name: str) -> None:
+    model, graph, slow = build(tiny.dense, name)
+    circuit = tiny.random_edges(graph, 0.5, 0)
+    corrupted = slow.run(PROMPTS.corrupted)[1].detach()
+    expected = torch.autograd.grad(
+        slow.run(PROMPTS.clean, edge_mask(graph, circuit), corrupted)[0].pow(2).sum(),
+        list(model.parameters()),
+        allow_unused=True,
+    )
+    with patched(model, circuit, ablation=InterchangeAblation(), prompts=PROMPTS):
+        loss = model(PROMPTS.clean).pow(2).sum()
+        found = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+    for (key, _), a, b in zip(model.named_parameters(), found, expected, strict=True):
+        a, b = (torch.zeros(1) if x is None else x for x in (a, b))
+        assert difference(a, b) < TOLERANCE * max(1.0, float(b.abs().max())), key
+
+
+def test_grouped_heads_that_cannot_be_separated() -> None:
+    """One norm over the keys of all key heads has no meaning for the keys of query heads."""
+    model = tiny.dense("OLMo 2", n_key_value_heads=2)
+    graph = ComponentGraph.from_model(model)
+    nodes = tiny.random_nodes(graph, 1.0, 0)
+    run_circuit(model, nodes, PROMPTS, ablation=InterchangeAblation())
+    with pytest.raises(ValueError, match="cannot be cut one by one"):
+        run_circuit(
+            model, tiny.random_edges(graph, 0.5, 0), PROMPTS, ablation=InterchangeAblation()
+        )
+
+
+def by_site(graph: ComponentGraph, writers: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {name: writers[where] for name, where in graph.node_slices.items() if name != "logits"}

@@ -1,0 +1,136 @@
+"""Attribution against single gradients, and gradients of masks against plain autograd."""
+
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sparse_lens.ablation import InterchangeAblation, MeanAblation, ZeroAblation
+from sparse_lens.graphs import ChannelGraph, ComponentGraph
+from sparse_lens.masks import Masks
+from sparse_lens.objectives import NegatedLogitDifference, Objective, TaskLoss
+from sparse_lens.patching import (
+    answer_logits,
+    bind,
+    edge_effects,
+    frozen,
+    node_effects,
+    patched,
+)
+from tests.patching import tiny
+from tests.patching.component_oracle import SlowModel
+from tests.patching.tiny import difference
+
+COMPONENT = [(tiny.dense, name) for name in tiny.DENSE] + [(tiny.sparse, n) for n in tiny.SPARSE]
+CHANNEL = [(tiny.dense, name) for name in tiny.CHANNEL_DENSE] + [
+    (tiny.sparse, name) for name in (*tiny.SPARSE, *tiny.NO_SUM)
+]
+PROMPTS = tiny.prompts(padded=True)
+TOLERANCE = 1e-9
+ABLATIONS = [
+    InterchangeAblation(),
+    ZeroAblation(),
+    MeanAblation(tokens=tiny.prompts(seed=5).clean),
+    MeanAblation(tokens=tiny.prompts(seed=5).clean, per_position=True),
+]
+CASES = list(zip(ABLATIONS, (TaskLoss(), NegatedLogitDifference()) * 2, strict=True))
+
+
+def ids(models: list[tuple[Any, str]]) -> list[str]:
+    return [f"{make.__name__} {name}" for make, name in models]
+
+
+@cache
+def build(make: Any, name: str) -> Any:
+    return make(name, dtype=torch.float64)
+
+
+def mask_gradients(
+    model: Any, masks: Masks, leaves: list[Tensor], ablation: Any, objective: Objective
+) -> tuple[Tensor, ...]:
+    """Gradients of the summed objective with respect to masks."""
+    with frozen(model), patched(model, masks, ablation=ablation, prompts=PROMPTS):
+        loss = objective(answer_logits(model, PROMPTS), PROMPTS, None).sum()
+    return torch.autograd.grad(loss, leaves)
+
+
+@pytest.mark.parametrize(("make", "name"), COMPONENT, ids=ids(COMPONENT))
+def test_edge_attribution_is_minus_the_gradient_of_edge_masks_at_one(make: Any, name: str) -> None:
+    model = build(make, name)
+    graph = ComponentGraph.from_model(model)
+    for ablation, objective in CASES:
+        bound = bind(model, graph, ablation)
+        effects = edge_effects(bound, PROMPTS, objective)
+        mask = torch.ones(graph.n_readers, graph.n_writers, dtype=torch.float64).requires_grad_()
+        masks = Masks(graph, {}, {"edges": mask})
+        (gradient,) = mask_gradients(model, masks, [mask], bound, objective)
+        support = graph.edge_support["edges"]
+        assert difference(effects * support, -gradient) < 1e-6 * float(gradient.abs().max())
+
+
+@pytest.mark.parametrize(("make", "name"), COMPONENT, ids=ids(COMPONENT))
+def test_gradients_of_soft_component_masks(make: Any, name: str) -> None:
+    """Against autograd through the loop over readers and writers, at masks inside (0, 1)."""
+    model = build(make, name)
+    graph = ComponentGraph.from_model(model)
+    slow = SlowModel(model, graph)
+    corrupted = slow.run(PROMPTS.corrupted)[1].detach()
+    nodes, edges = tiny.random_masks(graph, 0, torch.float64)
+    leaves = [*nodes.values(), *edges.values()]
+    writers = torch.cat([nodes[site] for site in graph.sites if site != "logits"])
+    kept = edges["edges"] * writers
+    kept = torch.cat([kept[:-1], kept[-1:] * nodes["logits"]])
+    target = torch.randn(*PROMPTS.clean.shape, tiny.VOCAB, dtype=torch.float64)
+    with frozen(model):
+        expected = slow.run(PROMPTS.clean, kept, corrupted)[0]
+        wanted = torch.autograd.grad((expected * target).sum(), leaves)
+        masks = Masks(graph, nodes, edges)
+        with patched(model, masks, ablation=InterchangeAblation(), prompts=PROMPTS):
+            found = model(PROMPTS.clean)
+        got = torch.autograd.grad((found * target).sum(), leaves)
+    assert difference(found, expected) < TOLERANCE
+    for leaf, a, b in zip((*nodes, *edges), got, wanted, strict=True):
+        assert difference(a, b) < TOLERANCE * max(1.0, float(b.abs().max())), leaf
+
+
+@pytest.mark.parametrize("name", ["LN", "OLMo 2", "Gemma 2", "parallel"])
+def test_sum_over_outgoing_edges_is_minus_the_gradient_of_component_nodes(name: str) -> None:
+    model = build(tiny.dense, name)
+    graph = ComponentGraph.from_model(model)
+    bound = bind(model, graph, InterchangeAblation())
+    effects = edge_effects(bound, PROMPTS, TaskLoss()) * graph.edge_support["edges"]
+    nodes = torch.ones(graph.n_nodes, dtype=torch.float64).requires_grad_()
+    masks = Masks(graph, graph.unflatten(nodes), {})
+    (gradient,) = mask_gradients(model, masks, [nodes], bound, TaskLoss())
+    assert difference(effects.sum(0), -gradient[:-1]) < 1e-6 * float(gradient.abs().max())
+
+
+@pytest.mark.parametrize(("make", "name"), CHANNEL, ids=ids(CHANNEL))
+def test_node_attribution_is_minus_the_gradient_of_node_masks_at_one(make: Any, name: str) -> None:
+    model = build(make, name)
+    graph = ChannelGraph.from_model(model)
+    for ablation, objective in CASES:
+        bound = bind(model, graph, ablation)
+        effects = graph.flatten(node_effects(bound, PROMPTS, objective))
+        nodes = torch.ones(graph.n_nodes, dtype=torch.float64).requires_grad_()
+        masks = Masks(graph, graph.unflatten(nodes), {})
+        (gradient,) = mask_gradients(model, masks, [nodes], bound, objective)
+        assert difference(effects, -gradient) < 1e-6 * float(gradient.abs().max())
+
+
+def test_attribution_ignores_an_outer_circuit_and_leaves_gradients_alone() -> None:
+    model = build(tiny.dense, "LN")
+    for graph, effects in (
+        (ComponentGraph.from_model(model), edge_effects),
+        (ChannelGraph.from_model(model), node_effects),
+    ):
+        bound = bind(model, graph, ZeroAblation())
+        alone = effects(bound, PROMPTS, TaskLoss())
+        with patched(model, tiny.random_nodes(graph, 0.5, 0), ablation=ZeroAblation()):
+            inside = effects(bound, PROMPTS, TaskLoss())
+        alone, inside = (x if isinstance(x, Tensor) else graph.flatten(x) for x in (alone, inside))
+        assert torch.equal(alone, inside)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(parameter.requires_grad for parameter in model.parameters())
