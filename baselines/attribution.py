@@ -75,7 +75,8 @@ class AttributionPatching(Method):
     def _scores(self, bound: BoundAblation, prompts: Prompts) -> Scores:
         graph, n = bound.graph, len(prompts)
         if isinstance(graph, ComponentGraph):
-            edges = sum(edge_effects(bound, b, self.objective) for b in self._batches(prompts)) / n
+            effects = [edge_effects(bound, b, self.objective) for b in self._batches(prompts)]
+            edges = torch.stack(effects).sum(0) / n
             if self.nodes:
                 return Scores(graph, nodes=_outgoing(graph, edges))
             return Scores(graph, edges={EDGES: edges})

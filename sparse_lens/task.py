@@ -1,7 +1,7 @@
 """What a circuit is asked to do: prompts with answers, in three splits."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Int
@@ -119,9 +119,18 @@ class Prompts:
             lengths=self.lengths,
         )
 
-    def _map(self, function) -> "Prompts":
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Prompts(**{k: None if v is None else function(v) for k, v in values.items()})
+    def _map(self, function: Callable[[Tensor], Tensor]) -> "Prompts":
+        def optional(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else function(tensor)
+
+        return Prompts(
+            clean=function(self.clean),
+            corrupted=function(self.corrupted),
+            answers=function(self.answers),
+            distractors=optional(self.distractors),
+            positions=optional(self.positions),
+            lengths=optional(self.lengths),
+        )
 
 
 @dataclass(frozen=True, eq=False)

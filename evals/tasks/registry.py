@@ -1,6 +1,6 @@
 """The tasks by name."""
 
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from sparse_lens.evals.tasks.families.delimiters import (
     BRACKET_BRACE,
@@ -55,7 +55,7 @@ def spec(name: str) -> TaskSpec:
 
 def build(
     task: str | TaskSpec,
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: PreTrainedTokenizerBase | None,
     *,
     seed: int = 0,
     n_train: int = 128,
@@ -63,6 +63,11 @@ def build(
     n_held_out: int = 128,
 ) -> Task:
     """A task of ours by name, or one of your own, in a tokenizer's tokens: see `build_task`."""
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ValueError(
+            f"tasks are built with a fast tokenizer, got {type(tokenizer).__name__}; a model "
+            "without one takes Task(...) of your own tokens."
+        )
     return build_task(
         spec(task) if isinstance(task, str) else task,
         tokenizer,

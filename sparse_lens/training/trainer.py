@@ -161,7 +161,7 @@ def treat_gradients(parameters: list[torch.nn.Parameter], treatment: str) -> Non
     gradients = [p.grad for p in parameters if p.grad is not None]
     if treatment == "none" or not gradients:
         return
-    norm = torch.stack(torch._foreach_norm(gradients)).norm()
+    norm = torch.nn.utils.get_total_norm(gradients)
     rms = norm / sum(g.numel() for g in gradients) ** 0.5
     if treatment == "rescale":
         factor = 1 / (rms + 1e-5)
@@ -169,7 +169,8 @@ def treat_gradients(parameters: list[torch.nn.Parameter], treatment: str) -> Non
         factor = (1 / (rms + 1e-12)).clamp(max=1)
     else:
         factor = (1 / (norm + 1e-6)).clamp(max=1)
-    torch._foreach_mul_(gradients, factor)
+    for gradient in gradients:
+        gradient.mul_(factor)
 
 
 def _optimizer(model: HookedSparseGPT, cfg: TrainingConfig) -> torch.optim.Optimizer:
