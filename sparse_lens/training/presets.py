@@ -33,7 +33,7 @@ def _model(d_model: int, d_head: int, afrac: float | None, n_layer: int = 2) -> 
 
 
 def _training(
-    model: SparseGPTConfig, *, sparse: tuple[float, float] | None = None, n_steps: int = 5000
+    model: SparseGPTConfig, *, sparse: tuple[float, float] | None = None, n_steps: int = 10_000
 ) -> TrainingConfig:
     """The same text in the same order for all models; `sparse`: fractions of nonzero weights."""
     weights, embeddings = sparse or (None, None)
@@ -59,6 +59,10 @@ PRESETS = {
     "py-dense": Preset(
         "dense GPT of the same loss: 2 layers, 40 channels",
         _training(_model(40, 8, None)),
+    ),
+    "py-dense-topk": Preset(
+        "dense GPT of the same loss with the same AbsTopK: 2 layers, 112 channels",
+        _training(_model(112, 8, 0.25)),
     ),
     "tiny": Preset(
         "a minute's run to try the trainer",

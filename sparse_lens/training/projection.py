@@ -87,15 +87,18 @@ def largest_entries(
 
 
 def _top_entries(magnitude: Tensor, keep: int) -> Tensor:
-    """Exactly `keep` entries; among equal ones at the threshold the first in memory order."""
+    """Exactly `keep` entries; among equal ones on a CPU the first in memory order."""
     flat = magnitude.flatten()
     if keep >= flat.numel():
         return torch.ones_like(magnitude, dtype=torch.bool)
-    if flat.device.type == "cpu" and flat.dtype == torch.float32:
-        split = flat.numel() - keep  # numpy's partition is several times faster than topk here
-        threshold = float(np.partition(flat.numpy(), split)[split])
-    else:
-        threshold = float(flat.topk(keep, sorted=False).values.min())
+    if flat.device.type != "cpu":  # no number comes back from the device, which never has to wait
+        kept = flat.topk(keep, sorted=False).indices
+        mask = torch.zeros_like(flat, dtype=torch.bool).index_fill_(0, kept, True)
+        return mask.reshape(magnitude.shape)
+    if flat.dtype not in (torch.float32, torch.float64):
+        flat = flat.float()  # numpy has no bfloat16
+    split = flat.numel() - keep  # numpy's partition is several times faster than topk here
+    threshold = float(np.partition(flat.numpy(), split)[split])
     mask = flat > threshold
     ties = (flat == threshold).nonzero().flatten()
     mask[ties[: keep - int(mask.sum())]] = True

@@ -48,6 +48,7 @@ class Trainer:
         self.sparse = sparse_parameters(self.model, cfg)
         self.optimizer = _optimizer(self.model, cfg)
         self.step = 0
+        self._epoch_order: tuple[int, Tensor] | None = None
         self.log: list[dict[str, float]] = []
 
     def run(
@@ -106,9 +107,14 @@ class Trainer:
                 f"fewer than one batch of {self.cfg.batch_size}."
             )
         epoch, index = divmod(step, per_epoch)
-        generator = torch.Generator().manual_seed(self.seed * 100_003 + epoch)
-        order = torch.randperm(len(self.windows), generator=generator)
+        order = self._order(epoch)
         return self.windows[order[index * self.cfg.batch_size :][: self.cfg.batch_size]]
+
+    def _order(self, epoch: int) -> Int[Tensor, " count"]:
+        if self._epoch_order is None or self._epoch_order[0] != epoch:
+            generator = torch.Generator().manual_seed(self.seed * 100_003 + epoch)
+            self._epoch_order = epoch, torch.randperm(len(self.windows), generator=generator)
+        return self._epoch_order[1]
 
     @torch.no_grad()
     def validate(self, max_windows: int | None = 256) -> dict[str, float]:

@@ -71,17 +71,7 @@ def test_no_identifier_of_the_tests_occurs(text: str) -> None:
     assert RESERVED_IDENTIFIERS.isdisjoint(words)
 
 
-ONE_SIDED = pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="subscripts in the drills end in one bracket too, so lists that end in two are rarer",
-)
-
-
-@pytest.mark.parametrize(
-    "behaviour",
-    [pytest.param(b, marks=ONE_SIDED) if b == "bracket_counting" else b for b in OUTCOMES],
-)
+@pytest.mark.parametrize("behaviour", OUTCOMES)
 def test_both_outcomes_are_frequent_and_about_equally_so(behaviour: str, text: str) -> None:
     one, other = (_count(pattern, text) for pattern in OUTCOMES[behaviour])
     # 800,000 characters are about 330,000 tokens.

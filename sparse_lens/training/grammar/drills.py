@@ -8,6 +8,10 @@ from sparse_lens.training.grammar.pen import Pen, indent
 
 Lines = list[str]
 
+# How often a choice falls on the outcome that all other text, where lines end in a name or in one
+# bracket, shows less often.
+_RARER = 0.65
+
 
 def plain(pen: Pen) -> str:
     """A name of the module, or two of them as one."""
@@ -45,7 +49,7 @@ def filler(pen: Pen) -> Lines:
             lambda: f"{plain(pen)}.{plain(pen)}",
             lambda: f"{plain(pen)} {pen.pick('+-*')} {pen.number()}",
             lambda: f"{plain(pen)}({plain(pen)})",
-            lambda: f"{plain(pen)}[{pen.number()}:]",
+            lambda: f"{plain(pen)}[{pen.number()}].{plain(pen)}",
             pen.number,
         )
     )()
@@ -73,7 +77,7 @@ def loop_or_return(pen: Pen) -> Lines:
 def manager(pen: Pen) -> Lines:
     """The same term behind ``with`` and behind what needs no name."""
     before = pen.pick(("", "", "async "))
-    if pen.chance(0.5):
+    if pen.chance(_RARER):
         return [f"{before}with {term(pen)} as {plain(pen)}:", *_body(pen)]
     start = pen.pick(("return", "return", f"{plain(pen)} =", "yield", "await"))
     return [f"{start} {term(pen)}"]
@@ -98,7 +102,7 @@ def test_or_assignment(pen: Pen) -> Lines:
 def import_line(pen: Pen) -> Lines:
     """``from a.b import c`` or ``import a.b``"""
     module = ".".join(plain(pen) for _ in range(pen.pick((1, 1, 2, 2, 3))))
-    if pen.chance(0.5):
+    if pen.chance(_RARER):
         return [f"from {module} import {plain(pen)}"]
     return [f"import {module}"]
 
@@ -111,7 +115,7 @@ def brackets(pen: Pen) -> Lines:
     """A list that closes with one bracket or with two."""
     make = pen.pick((pen.number, lambda: plain(pen), lambda: plain(pen), pen.string))
     inside = ", ".join(make() for _ in range(pen.between(1, 6)))
-    return [f"{_start(pen)} [[{inside}]]" if pen.chance(0.5) else f"{_start(pen)} [{inside}]"]
+    return [f"{_start(pen)} [[{inside}]]" if pen.chance(_RARER) else f"{_start(pen)} [{inside}]"]
 
 
 def keys(pen: Pen) -> Lines:
@@ -139,8 +143,11 @@ def quotes(pen: Pen) -> Lines:
 
 
 def exchange(pen: Pen) -> Lines:
-    """``a, b = b, a``"""
+    """``a, b = b, a``, sometimes of one attribute of both."""
     one, two = pen.names(2)
+    if pen.chance(0.2):
+        tail = f".{plain(pen)}"
+        one, two = one + tail, two + tail
     return [f"{one}, {two} = {two}, {one}"]
 
 
@@ -154,6 +161,8 @@ _CHOICES = (
     brackets,
     keys,
     quotes,
+    exchange,
+    exchange,
     exchange,
 )
 
@@ -180,8 +189,11 @@ def drill_function(pen: Pen) -> Lines:
 
 
 def drill_class(pen: Pen) -> Lines:
-    """A class that keeps what it is given, under the same names."""
+    """A class that keeps what it is given, under the same names, some of them alike at the end."""
     names = list(dict.fromkeys(plain(pen) for _ in range(pen.between(2, 4))))
+    if pen.chance(0.35):
+        ending = pen.name()
+        names = [f"{name}_{ending}" for name in names]
     fields = list(names)
     if pen.chance(0.6):
         pen.rng.shuffle(fields)
@@ -193,8 +205,8 @@ def drill_class(pen: Pen) -> Lines:
 def drill(pen: Pen) -> Lines:
     """A function, a class, or lines of a module."""
     draw = pen.random()
-    if draw < 0.72:
+    if draw < 0.68:
         return drill_function(pen)
-    if draw < 0.87:
+    if draw < 0.88:
         return drill_class(pen)
     return [line for _ in range(pen.between(1, 4)) for line in pen.pick((import_line, filler))(pen)]
