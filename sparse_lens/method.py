@@ -86,6 +86,10 @@ class Discovery:
     history: tuple[Mapping[str, float], ...] = field(default=(), repr=False)
     """The course of an optimisation, a row a step."""
 
+    circuits: tuple[Circuit, ...] = field(default=(), repr=False)
+    """Circuits that the method itself settled on, such as one for each threshold or target; a
+    method that only ranks has none."""
+
     @property
     def circuit(self) -> Circuit:
         """The circuit that the method chose.
@@ -101,7 +105,21 @@ class Discovery:
         return self.chosen.circuit
 
     def at(self, *, n_edges: int | None = None, n_nodes: int | None = None) -> Circuit:
-        """The best circuit of a given size; see :meth:`Scores.top`."""
+        """The circuit of a given size: the nearest of `circuits`, else see :meth:`Scores.top`.
+
+        Of two that are equally near the smaller is taken.
+
+        Raises:
+            ValueError: unless exactly one of the sizes is given.
+        """
+        if (n_edges is None) == (n_nodes is None):
+            raise ValueError("pass either n_edges or n_nodes.")
+        if self.circuits:
+            if n_edges is not None:
+                sizes = [(abs(c.n_edges - n_edges), c.n_edges) for c in self.circuits]
+            else:
+                sizes = [(abs(c.n_nodes - n_nodes), c.n_nodes) for c in self.circuits]
+            return self.circuits[sizes.index(min(sizes))]
         return self.scores.top(n_nodes=n_nodes, n_edges=n_edges, absolute=self.absolute)
 
 
