@@ -151,18 +151,14 @@ def exchange(pen: Pen) -> Lines:
     return [f"{one}, {two} = {two}, {one}"]
 
 
+# Those of which a small model finds what decides late stand twice.
 _CHOICES = (
+    *((loop_or_return, manager, brackets, quotes) * 2),
     loop,
-    loop_or_return,
-    manager,
     definition,
     test_or_assignment,
     import_line,
-    brackets,
     keys,
-    quotes,
-    exchange,
-    exchange,
     exchange,
 )
 
@@ -172,7 +168,7 @@ def drill_function(pen: Pen) -> Lines:
     arguments = ", ".join(pen.names(pen.between(1, 3)))
     lines: Lines = []
     gathered = plain(pen)
-    gathers = pen.chance(0.5)
+    gathers = pen.chance(0.65)
     if gathers:
         kind = pen.pick(("set()", "str()"))
         lines.append(f"{gathered} = {kind}")
