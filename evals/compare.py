@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,10 +12,11 @@ from pathlib import Path
 from transformer_lens import HookedTransformer
 
 from sparse_lens.ablation import Ablation, MeanAblation
+from sparse_lens.atomic import write_atomically
 from sparse_lens.evals.budgets import EdgeBudgets
 from sparse_lens.evals.jobs import Job, Outcome, Workbench, run_job, takes_target
 from sparse_lens.evals.records import Record
-from sparse_lens.evals.results import Results, ResultsWriter
+from sparse_lens.evals.results import Results, ResultsWriter, drawing_path
 from sparse_lens.evals.sources import GraphOf, ModelSource, SplitSizes, TaskSource
 from sparse_lens.graphs.channel import ChannelGraph
 from sparse_lens.method import Method, registry
@@ -67,8 +67,9 @@ def compare(
 
     For each, the smallest circuit that meets a loss on the validation prompts is found with the
     same search, and it, its controls and a curve over edge budgets are measured on the held-out
-    prompts. Each job's record is appended to `out/results.jsonl` as the job ends, its circuit is
-    saved in `out/circuits`; run again with the same settings, finished jobs are taken from there.
+    prompts. Each job's record is appended to `out/results.jsonl` as the job ends, its circuit and
+    the circuit's drawing are saved in `out/circuits`; run again with the same settings, finished
+    jobs are taken from there.
     A job that fails leaves a record with its traceback, and the others go on.
 
     Args:
@@ -178,15 +179,12 @@ def plan(
 
 
 def keep(outcome: Outcome, writer: ResultsWriter) -> Record:
-    """Save an outcome: the circuit first, so that a record never names a file that is missing."""
-    if outcome.circuit is not None and outcome.record.circuit is not None:
-        path = writer.folder / outcome.record.circuit
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-        try:
-            temporary.write_bytes(outcome.circuit)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    """Save an outcome: its files first, so that a record never names one that is missing."""
+    if outcome.record.circuit is not None and outcome.circuit is not None:
+        circuit = writer.folder / outcome.record.circuit
+        write_atomically(circuit, outcome.circuit)
+        if outcome.drawing is not None:
+            write_atomically(drawing_path(circuit), outcome.drawing)
     writer.append(outcome.record)
     return outcome.record
 

@@ -24,6 +24,7 @@ from sparse_lens.evals.records import Record
 from sparse_lens.evals.sources import ModelSource, TaskSource
 from sparse_lens.method import Discovery, Method
 from sparse_lens.patching import BoundAblation, bind
+from sparse_lens.plotting.network import Network
 from sparse_lens.search import ChosenCircuit, choose_circuit
 from sparse_lens.task import Task
 
@@ -90,10 +91,16 @@ class Job:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What a job gives back: its record, and the content of its circuit's file."""
+    """What a job gives back: its record, and the content of the files beside it."""
 
     record: Record
-    circuit: bytes | None
+
+    circuit: bytes | None = None
+    """As `Circuit.save` writes it; None where the job failed."""
+
+    drawing: bytes | None = None
+    """As `Network.to_json` writes it; None where no circuit met the target: what counts then is the
+    full graph, of which there is nothing to see."""
 
 
 class Workbench:
@@ -130,7 +137,7 @@ def run_job(job: Job, bench: Workbench | None = None) -> Outcome:
     try:
         outcome = _run(job, bench or Workbench())
     except Exception:  # of any kind: a method may be anyone's, and the other jobs must go on
-        outcome = Outcome(replace(job.blank(), error=traceback.format_exc()), None)
+        outcome = Outcome(replace(job.blank(), error=traceback.format_exc()))
     seconds = time.perf_counter() - started
     return replace(outcome, record=replace(outcome.record, job_seconds=seconds))
 
@@ -168,7 +175,11 @@ def _run(job: Job, bench: Workbench) -> Outcome:
         device=str(bound.model.cfg.device),
         measurements=measurements,
     )
-    return Outcome(record, _file_content(chosen.circuit))
+    drawing = None
+    if chosen.met_target:
+        network = Network.of(chosen.circuit, bound.model, scores=discovery.scores)
+        drawing = network.to_json().encode()
+    return Outcome(record, _file_content(chosen.circuit), drawing)
 
 
 def _chosen(job: Job, bound: BoundAblation, task: Task, discovery: Discovery) -> ChosenCircuit:

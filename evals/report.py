@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from sparse_lens.evals.report_cells import Cells
-from sparse_lens.evals.report_drawings import Drawings, Model
 from sparse_lens.evals.report_figures import METRICS, setting_sizes, task_curves
 from sparse_lens.evals.report_headline import headline, measured, models_section
 from sparse_lens.evals.report_legend import curves_legend
@@ -39,23 +37,17 @@ CIRCUIT_NOTE = {
 Figures = dict[str, Spec]
 
 
-def write_report(
-    results: Results, path: str | os.PathLike[str], *, models: Iterable[Model] = ()
-) -> Path:
+def write_report(results: Results, path: str | os.PathLike[str]) -> Path:
     """Write the page of a comparison, in one step; the same results give the same bytes.
-
-    Args:
-        models: names, folders or models, to draw circuits whose drawings are not kept beside them
-            yet. Models that are embedded or in the cache are found by their names.
 
     Raises:
         ValueError: when no job is done.
         FileNotFoundError: when there is no such folder.
     """
-    return write_page(path, report_html(results, models=models))
+    return write_page(path, report_html(results))
 
 
-def report_html(results: Results, *, models: Iterable[Model] = ()) -> str:
+def report_html(results: Results) -> str:
     """The page of a comparison as HTML; see `write_report`."""
     cells = Cells.of(results.records)
     if not cells.done:
@@ -71,7 +63,7 @@ def report_html(results: Results, *, models: Iterable[Model] = ()) -> str:
         models_section(cells, summary),
         _sizes(cells, summary, figures),
         _curves(cells, figures),
-        _circuits(cells, Drawings(results, models), figures, circuits),
+        _circuits(cells, results, figures, circuits),
         "<h2>All numbers</h2>",
         '<p class="note">Means over seeds on held-out prompts; point at a number for its range. '
         "Click on a heading to sort.</p>",
@@ -130,12 +122,12 @@ def _curves(cells: Cells, figures: Figures) -> str:
 
 
 def _circuits(
-    cells: Cells, drawings: Drawings, figures: Figures, circuits: list[dict[str, Any]]
+    cells: Cells, results: Results, figures: Figures, circuits: list[dict[str, Any]]
 ) -> str:
     for cell in cells.cells:
         method = str(cells.style(cell.setting))
         met = next((record for record in cell.records if record.met_on_validation), None)
-        network = None if met is None else drawings.of(met)
+        network = None if met is None else results.drawing(met)
         entry: dict[str, Any] = {"key": [cell.task, cell.model, method], "figure": None}
         if network is not None:
             entry["figure"] = f"circuit-{len(circuits)}"

@@ -129,8 +129,8 @@ def circuit_caption(cell: Cell, network: Network | None) -> str:
         text += ' · <span class="mark">misses the target on held-out prompts</span>'
     if network is None:
         text += (
-            '<br><span class="mark">Not drawn:</span> the model is not at hand and no drawing is '
-            "kept beside the circuit."
+            '<br><span class="mark">Not drawn:</span> no drawing is kept beside the circuit; run '
+            "the comparison again."
         )
     return text
 

@@ -12,11 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparse_lens.evals.records import Record
+from sparse_lens.plotting.network import Network
 
 if TYPE_CHECKING:
     import pandas as pd
 
 RESULTS_FILE = "results.jsonl"
+
+
+def drawing_path(circuit: Path) -> Path:
+    """Where the drawing of a comparison's circuit is kept: beside it."""
+    return circuit.with_suffix(".drawing.json")
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +80,17 @@ class Results:
             raise ValueError(f"job {record.job_id} has no saved circuit (status {record.status}).")
         return self.folder / record.circuit
 
+    def drawing(self, record: Record) -> Network | None:
+        """The drawing of a record's chosen circuit; None where none is kept.
+
+        Raises:
+            ValueError: when its file holds something else.
+        """
+        if self.folder is None or record.circuit is None:
+            return None
+        path = drawing_path(self.circuit_path(record))
+        return Network.from_json(path.read_text(encoding="utf-8")) if path.is_file() else None
+
     def to_pandas(self) -> pd.DataFrame:
         """One row a measurement, with the job's fields beside it; one row for a failed job.
 
@@ -117,13 +134,17 @@ class ResultsWriter:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
     def finished(self, job_id: str) -> Record | None:
-        """The record of a job that an earlier run ended well, if its circuit is there as well.
+        """The record of a job that an earlier run ended well, if its files are there as well.
 
         If other settings ran since, it is written once more, so that it is what `Results.load`
         finds.
         """
         record = self._done.get(job_id)
-        if record is None or not (self.folder / str(record.circuit)).is_file():
+        if record is None or record.circuit is None:
+            return None
+        circuit = self.folder / record.circuit
+        files = [circuit, drawing_path(circuit)] if record.met_on_validation else [circuit]
+        if not all(file.is_file() for file in files):
             return None
         if self._last[_cell(record)] != job_id:
             self.append(record)

@@ -145,18 +145,14 @@ def show(
 @app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="What `compare --out` wrote to.")],
-    models: Annotated[
-        list[str] | None,
-        typer.Option("--model", help="Name or folder, to draw circuits with; can be repeated."),
-    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="The page to write; report.html in the folder.")
     ] = None,
 ) -> None:
-    """Write the report of a comparison again, from its results, and print its path."""
+    """Write the report of a comparison again, from its folder alone, and print its path."""
     from sparse_lens.commands import show as command
 
-    typer.echo(command.report(folder, models or [], out))
+    typer.echo(command.report(folder, out))
 
 
 @models.command("list")

@@ -80,7 +80,7 @@ def run(options: CompareOptions, out: Path, *, report: bool, console: Console) -
     if report and results.done:
         from sparse_lens.evals.report import write_report
 
-        path = write_report(results, out / "report.html", models=preset.models)
+        path = write_report(results, out / "report.html")
         console.print(f"Report:  {path}", soft_wrap=True)
     return results
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
+from transformer_lens import HookedTransformer
 
 from sparse_lens.circuit import Circuit
 from sparse_lens.evals.records import Record
 from sparse_lens.evals.report import CIRCUIT_NOTE, write_report
-from sparse_lens.evals.report_drawings import Drawings, drawing_path, graph_of
 from sparse_lens.evals.results import RESULTS_FILE, Results
+from sparse_lens.graphs.base import Graph
+from sparse_lens.graphs.channel import ChannelGraph
+from sparse_lens.graphs.component import ComponentGraph
 from sparse_lens.models.checkpoint import load_sparse_gpt
 from sparse_lens.plotting.figure import network_spec
 from sparse_lens.plotting.network import Network
@@ -24,7 +26,7 @@ def show(circuit: Path, model: str | None, out: Path | None) -> Path:
     """Write the page of a saved circuit, by default beside it.
 
     Args:
-        model: name or folder; not needed for a circuit of a comparison.
+        model: name or folder; not needed for a circuit of a comparison that met its target.
 
     Raises:
         FileNotFoundError: when there is no such file.
@@ -35,25 +37,44 @@ def show(circuit: Path, model: str | None, out: Path | None) -> Path:
     results, record = _record_of(circuit)
     if model is not None:
         network = _draw(circuit, model)
-    elif record is not None and results is not None:
-        network = Drawings(results).of(record)
-    elif drawing_path(circuit).is_file():
-        network = Network.from_json(drawing_path(circuit).read_text(encoding="utf-8"))
+    elif results is not None and record is not None:
+        network = results.drawing(record)
     else:
         network = None
     if network is None:
         _metadata(circuit)  # a file that is no circuit is an error of its own
         whose = f" It belongs to {record.model!r}." if record else ""
         raise ValueError(
-            f"{circuit} does not say which model it is of.{whose} Pass --model NAME_OR_FOLDER."
+            f"there is no drawing of {circuit} yet; it takes the model's weights.{whose} "
+            "Pass --model NAME_OR_FOLDER."
         )
     heading = f"{record.task}, {record.model}, {record.method}" if record else circuit.stem
     return write_page(out or circuit.with_suffix(".html"), _page(heading, network))
 
 
-def report(folder: Path, models: Sequence[str], out: Path | None) -> Path:
+def report(folder: Path, out: Path | None) -> Path:
     """Write the report of a comparison again, from its folder alone."""
-    return write_report(Results.load(folder), out or folder / "report.html", models=models)
+    return write_report(Results.load(folder), out or folder / "report.html")
+
+
+def graph_of(model: HookedTransformer, kind: str, fingerprint: str) -> Graph:
+    """The graph of a model that has a fingerprint, whichever options it was built with.
+
+    Raises:
+        ValueError: when none has.
+    """
+    for option in (False, True):
+        graph: Graph
+        if kind == ComponentGraph.kind:
+            graph = ComponentGraph.from_model(model, split_embeddings=option)
+        else:
+            graph = ChannelGraph.from_model(model, final_resid=not option)
+        if graph.fingerprint == fingerprint:
+            return graph
+    raise ValueError(
+        f"no {kind} graph of this model has the fingerprint {fingerprint}: the circuit is one of "
+        "another model, or the model was changed."
+    )
 
 
 def _page(heading: str, network: Network) -> str:

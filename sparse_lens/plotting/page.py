@@ -6,7 +6,6 @@ import base64
 import gzip
 import json
 import os
-import uuid
 from collections.abc import Mapping
 from html import escape
 from importlib import resources
@@ -15,6 +14,7 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
+from sparse_lens.atomic import write_atomically
 from sparse_lens.plotting.spec import Spec
 from sparse_lens.plotting.theme import template
 
@@ -116,14 +116,7 @@ def write_page(path: str | os.PathLike[str], html: str) -> Path:
         FileNotFoundError: when there is no such folder.
     """
     path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} in.")
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        temporary.write_text(html, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, html.encode())
     return path
 
 

@@ -141,13 +141,14 @@ def test_a_failure_is_recorded_and_the_others_go_on(tmp_path):
 def test_jobs_travel_and_repeat():
     attribution: Any = registry()["attribution-patching"]
     methods = {"nodes": ByIndex(), "scores": attribution()}
-    jobs = plan([toy.model()], [toy.task()], methods, seeds=[3], budgets=BUDGETS)
+    jobs = plan([toy.model()], [toy.task()], methods, seeds=[3], budgets=BUDGETS, target_loss=5.0)
     for job in jobs:
         there = pickle.loads(pickle.dumps(job))
         assert there.id == job.id
         here, away = run_job(job), run_job(there)
         assert here.record.status == "done", here.record.error
         assert here.circuit == away.circuit
+        assert here.drawing == away.drawing is not None
         assert without_times(here.record) == without_times(away.record)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sparse_lens.evals.compare import compare
-from sparse_lens.evals.results import RESULTS_FILE, Results, ResultsWriter
+from sparse_lens.evals.results import RESULTS_FILE, Results, ResultsWriter, drawing_path
 from tests.evals import toy_comparison as toy
 from tests.evals.toy_comparison import BUDGETS, ByIndex, Failing
 
@@ -73,12 +73,15 @@ def test_a_broken_line_inside_is_an_error_with_its_number(tmp_path):
         Results.load(tmp_path)
 
 
-def test_a_lost_circuit_is_found_again(tmp_path):
-    results, _ = run(tmp_path)
-    results.circuit_path(results.records[1]).unlink()
-    again, ran = run(tmp_path)
+@pytest.mark.parametrize("path_of", [lambda path: path, drawing_path], ids=["circuit", "drawing"])
+def test_a_lost_file_is_found_again(tmp_path, path_of):
+    results, _ = run(tmp_path, target_loss=5.0)
+    lost = path_of(results.circuit_path(results.records[1]))
+    content = lost.read_bytes()
+    lost.unlink()
+    _, ran = run(tmp_path, target_loss=5.0)
     assert ran == [("b", 0)]
-    assert again.circuit_path(again.records[1]).is_file()
+    assert lost.read_bytes() == content
     assert len(Results.load(tmp_path)) == 2
 
 
