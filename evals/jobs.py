@@ -73,6 +73,7 @@ class Job:
             model_hash=model.hash,
             nonzero_fraction=model.nonzero_fraction,
             n_parameters=model.n_parameters,
+            pretraining_loss=model.pretraining_loss,
             task=self.task.name,
             task_seed=self.task.seed if self.task.task is None else None,
             method=self.label,

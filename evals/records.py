@@ -117,6 +117,9 @@ class Record:
     target_loss: float
     """Nats a prompt."""
 
+    pretraining_loss: float | None = None
+    """Of the model, in nats a token on held-out pretraining text; None where unknown."""
+
     n_train: int = 0
     n_validation: int = 0
     n_held_out: int = 0

@@ -10,8 +10,7 @@ from typing import Any
 from sparse_lens.evals.intervals import geometric_mean
 from sparse_lens.evals.records import Record
 from sparse_lens.evals.report_cells import RANDOM, Cells, shared
-from sparse_lens.evals.summary import MeanSize, Ratio, Setting, Summary
-from sparse_lens.models import zoo
+from sparse_lens.evals.summary import MeanSize, Ratio, Setting, Summary, pretraining_sentence
 from sparse_lens.plotting.theme import SERIES
 
 
@@ -21,6 +20,9 @@ def headline(cells: Cells, summary: Summary) -> str:
         f"<h1>{escape(_title(cells, summary))}</h1>",
         f'<p class="soft">{_subtitle(cells)}</p>',
     ]
+    losses = pretraining_sentence(summary.models)
+    if losses:
+        parts.append(f'<p class="soft">{escape(losses)}</p>')
     for setting in cells.settings:
         if setting.method == RANDOM and len(cells.settings) > 1:
             continue
@@ -150,32 +152,23 @@ def _models_table(cells: Cells, summary: Summary) -> str:
     rows = []
     for model in summary.models:
         record = next(r for r in cells.done if r.model == model.model)
-        losses = _training_losses(model.model)
+        loss = model.pretraining_loss
         cannot = f"; not {escape(', '.join(model.cannot_do))}" if model.cannot_do else ""
         total = len(model.can_do) + len(model.cannot_do)
         rows.append(
             f'<tr><td class="text">{_chip(cells.colour(model.model))}{escape(model.model)}</td>'
             f"<td>{model.n_parameters:,}</td><td>{model.nonzero_fraction:.1%}</td>"
-            f'<td class="text">{escape(losses) or "not recorded"}</td>'
+            f"<td>{'unknown' if loss is None else f'{loss:.3f}'}</td>"
             f"<td>{record.graph_nodes:,}</td><td>{record.graph_edges:,}</td>"
             f'<td class="text">{len(model.can_do)} of {total}{cannot}</td></tr>'
         )
     return (
         '<table><thead><tr><th class="text">Model</th><th>Parameters</th>'
-        '<th>Weights not zero</th><th class="text">Pretraining loss, held out</th>'
+        "<th>Weights not zero</th>"
+        '<th title="nats a token on held-out pretraining text">Pretraining loss</th>'
         '<th>Nodes</th><th>Edges</th><th class="text">Tasks it can do by itself</th></tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table>"
     )
-
-
-def _training_losses(model: str) -> str:
-    """Final validation losses of an embedded model, in nats a token; empty where unknown."""
-    entry = next((e for e in zoo.list_models() if e.name == model), None)
-    if entry is None or not (entry.path / "training.json").is_file():
-        return ""
-    record = json.loads((entry.path / "training.json").read_text(encoding="utf-8"))
-    final = record.get("final", {})
-    return ", ".join(f"{k.removesuffix('_loss')} {loss:.3f}" for k, loss in final.items())
 
 
 def _first(records: Iterable[Record], setting: Setting) -> Record:

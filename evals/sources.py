@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from sparse_lens.evals.identity import (
     tokenizer_hash,
 )
 from sparse_lens.graphs.base import Graph
+from sparse_lens.models import zoo
 from sparse_lens.models.checkpoint import load_sparse_gpt
 from sparse_lens.task import Task
 
@@ -47,6 +49,9 @@ class ModelSource:
     hash: str
     nonzero_fraction: float
     n_parameters: int
+    pretraining_loss: float | None
+    """Nats a token on held-out pretraining text; None where the model's folder does not say."""
+
     tokenizer_hash: str | None
     graph_of: GraphOf
     graph_kind: str
@@ -66,8 +71,10 @@ class ModelSource:
         model = _load(origin, device)
         graph = graph_of(model)
         digest = model_hash(model)
+        loss = None
         if isinstance(origin, (str, Path)):
             label, origin = Path(origin).name, str(origin)
+            loss = _pretraining_loss(zoo.resolve(origin))
         else:
             label = f"{origin.cfg.model_name}-{digest[:8]}"
         return cls(
@@ -77,6 +84,7 @@ class ModelSource:
             hash=digest,
             nonzero_fraction=nonzero_fraction(model),
             n_parameters=sum(parameter.numel() for parameter in model.parameters()),
+            pretraining_loss=loss,
             tokenizer_hash=tokenizer_hash(model.tokenizer),
             graph_of=graph_of,
             graph_kind=graph.kind,
@@ -135,6 +143,15 @@ class TaskSource:
             return {"name": self.name, "hash": task_hash(self.task)}
         sizes = vars(self.sizes)
         return {"name": self.name, "seed": self.seed, "tokenizer": tokenizer, **sizes}
+
+
+def _pretraining_loss(folder: Path) -> float | None:
+    """The final loss in a folder's `training.json`, on real code rather than on the grammar's."""
+    try:
+        log = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+        return float(log["final"]["stdlib_loss"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None  # anyone's folder may hold a file of that name
 
 
 def _load(origin: str | Path | HookedTransformer, device: str | None) -> HookedTransformer:

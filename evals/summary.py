@@ -15,6 +15,9 @@ CAN_DO_ACCURACY = 0.95
 SPARSE_BELOW = 0.5
 """A model with a smaller share of nonzero weights counts as sparse."""
 
+LOSS_MATCHED = 0.05
+"""Models whose pretraining losses differ by at most this, in nats a token, count as matched."""
+
 EdgeCount = Literal["kept", "connected"]
 
 
@@ -40,6 +43,9 @@ class ModelSummary:
     model: str
     nonzero_fraction: float
     n_parameters: int
+    pretraining_loss: float | None
+    """Nats a token on held-out pretraining text; None where unknown."""
+
     full_loss: Mapping[str, float]
     """Two-way loss of the full model, by task."""
 
@@ -149,6 +155,27 @@ def summarize(records: Iterable[Record], *, count: EdgeCount = "kept") -> Summar
     )
 
 
+def pretraining_sentence(models: Sequence[ModelSummary]) -> str:
+    """Whether the models predict text equally well, in words; empty where no loss is known.
+
+    Circuits of a weaker model may be smaller because there is less to find.
+    """
+    losses = [m.pretraining_loss for m in models if m.pretraining_loss is not None]
+    if not losses:
+        return ""
+    if len(losses) < len(models) or len(models) == 1:
+        what = "Pretraining loss"
+    elif max(losses) - min(losses) <= LOSS_MATCHED:
+        what = "Loss-matched"
+    else:
+        what = "Not loss-matched"
+    each = ", ".join(
+        f"{m.model} {'unknown' if m.pretraining_loss is None else f'{m.pretraining_loss:.2f}'}"
+        for m in models
+    )
+    return f"{what}: {each} (nats a token on held-out pretraining text)."
+
+
 def _models(done: Sequence[Record]) -> tuple[ModelSummary, ...]:
     summaries = []
     for name in dict.fromkeys(record.model for record in done):
@@ -160,6 +187,7 @@ def _models(done: Sequence[Record]) -> tuple[ModelSummary, ...]:
                 model=name,
                 nonzero_fraction=first.nonzero_fraction,
                 n_parameters=first.n_parameters,
+                pretraining_loss=first.pretraining_loss,
                 full_loss={task: record.full.task_loss for task, record in by_task.items()},
                 can_do=able,
                 cannot_do=tuple(task for task in by_task if task not in able),

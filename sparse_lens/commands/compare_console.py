@@ -16,7 +16,7 @@ from sparse_lens.evals.compare import Progress
 from sparse_lens.evals.intervals import geometric_mean
 from sparse_lens.evals.records import Record
 from sparse_lens.evals.results import Results
-from sparse_lens.evals.summary import MeanSize, Summary, summarize
+from sparse_lens.evals.summary import MeanSize, Summary, pretraining_sentence, summarize
 
 # Heading, width, and whether it is text.
 _COLUMNS = (
@@ -92,8 +92,9 @@ class Display:
         summary = summarize(results.records)
         if summary.means:
             self._console.print(_means_table(summary))
-        for statement in summary.statements:
-            self._console.print(Text(statement))
+        for statement in (pretraining_sentence(summary.models), *summary.statements):
+            if statement:
+                self._console.print(Text(statement))
         for record in results.failed:
             last = (record.error or "").strip().splitlines()[-1:]
             where = f"{record.model}, {record.task}, {record.method}, seed {record.seed}"

@@ -21,6 +21,7 @@ from sparse_lens.evals.records import Measurement, Record
 from sparse_lens.evals.results import Results
 from sparse_lens.graphs import ChannelGraph, ComponentGraph
 from sparse_lens.method import registry
+from sparse_lens.models.checkpoint import save_sparse_gpt
 from sparse_lens.search import choose_circuit
 from tests.evals import toy_comparison as toy
 from tests.evals.toy_comparison import BUDGETS, ByIndex, EdgesByIndex, Failing
@@ -210,6 +211,26 @@ def test_tasks_by_name_need_a_tokenizer_that_carries_them(tmp_path, tokenizer, b
     assert record.status == "done", record.error
     assert (record.n_train, record.n_validation, record.n_held_out) == (8, 6, 4)
     assert record.task_seed == 5
+
+
+@pytest.mark.parametrize(
+    ("log", "loss"),
+    [
+        ({"final": {"stdlib_loss": 3.125, "grammar_loss": 2.5}}, 3.125),
+        ({"final": {"grammar_loss": 2.5}}, None),
+        ({"epochs": 3}, None),
+        ([1, 2], None),
+        (None, None),
+    ],
+)
+def test_the_pretraining_loss_is_that_of_the_folder(tmp_path, log, loss):
+    save_sparse_gpt(toy.model(tied_unembed=False), tmp_path / "model")
+    if log is not None:
+        (tmp_path / "model" / "training.json").write_text(json.dumps(log))
+    (job,) = plan([tmp_path / "model"], [toy.task()], [ByIndex()])
+    record = job.blank()
+    assert record.pretraining_loss == loss
+    assert Results((record,)).to_pandas().pretraining_loss.tolist() == [loss]
 
 
 def test_labels(tmp_path):

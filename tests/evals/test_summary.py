@@ -9,7 +9,7 @@ import torch
 
 from sparse_lens.evals.intervals import geometric_mean, spread_of
 from sparse_lens.evals.records import Measurement, Record
-from sparse_lens.evals.summary import can_do, edges_counted, summarize
+from sparse_lens.evals.summary import can_do, edges_counted, pretraining_sentence, summarize
 
 GRAPH_EDGES = 1000
 
@@ -183,6 +183,23 @@ def test_a_failed_job_takes_its_task_out_of_that_method():
     by_method = {ratio.setting.method: ratio.by_task for ratio in summary.ratios}
     assert by_method == {"m": {"a": pytest.approx(4)}, "n": {"b": pytest.approx(4)}}
     assert any("1 job failed" in statement for statement in summary.statements)
+
+
+@pytest.mark.parametrize(
+    ("losses", "start"),
+    [
+        ({"sparse": 3.154, "dense": 3.133}, "Loss-matched: sparse 3.15, dense 3.13 (nats"),
+        ({"sparse": 3.154, "dense": 3.0}, "Not loss-matched: sparse 3.15, dense 3.00 (nats"),
+        ({"sparse": None, "dense": 3.0}, "Pretraining loss: sparse unknown, dense 3.00 (nats"),
+        ({"sparse": 3.0}, "Pretraining loss: sparse 3.00 (nats"),
+        ({"sparse": None, "dense": None}, ""),
+    ],
+)
+def test_pretraining_losses_in_words(losses, start):
+    records = [record(name, "t", 10, pretraining_loss=loss) for name, loss in losses.items()]
+    sentence = pretraining_sentence(summarize(records).models)
+    assert sentence.startswith(start)
+    assert bool(sentence) == bool(start)
 
 
 def test_connected_edges():

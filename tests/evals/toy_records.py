@@ -7,6 +7,7 @@ from typing import Any
 from sparse_lens.evals.records import Measurement, MeasurementKind, Record
 
 MODELS = {"sparse<1>": 0.1, "dense&co": 1.0}
+LOSSES = {"sparse<1>": 3.154, "dense&co": 3.133}
 TASKS = ("for_while", "my <i>task</i>")
 METHODS = ("attribution-patching", "node-pruning", "random")
 BUDGETS = (3, 30, 300)
@@ -63,6 +64,7 @@ def record(model: str, task: str, method: str, seed: int, **changes: Any) -> Rec
         "model_hash": f"hash of {model}",
         "nonzero_fraction": MODELS[model],
         "n_parameters": 1000,
+        "pretraining_loss": LOSSES[model],
         "task": task,
         "task_seed": 0,
         "method": method,
