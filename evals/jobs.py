@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import platform
 import tempfile
 import time
 import traceback
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
-
-import torch
 
 import sparse_lens
 from sparse_lens.ablation import Ablation
 from sparse_lens.circuit import Circuit
+from sparse_lens.dataclass_json import class_path
 from sparse_lens.evals.budgets import EdgeBudgets
 from sparse_lens.evals.identity import describe, describe_fields, json_hash, task_hash
 from sparse_lens.evals.measuring import measurements_of
@@ -27,6 +24,7 @@ from sparse_lens.patching import BoundAblation, bind
 from sparse_lens.plotting.network import Network
 from sparse_lens.search import ChosenCircuit, choose_circuit
 from sparse_lens.task import Task
+from sparse_lens.versions import installed_versions
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +51,7 @@ class Job:
                 "model": [self.model.label, self.model.hash],
                 "graph": self.model.graph_fingerprint,
                 "task": self.task.identity(self.model.tokenizer_hash),
-                "method": [self.label, _class_name(self.method), describe_fields(self.method)],
+                "method": [self.label, class_path(type(self.method)), describe_fields(self.method)],
                 "ablation": describe(self.ablation),
                 "seed": self.seed,
                 "target_loss": self.target_loss,
@@ -77,7 +75,7 @@ class Job:
             task=self.task.name,
             task_seed=self.task.seed if self.task.task is None else None,
             method=self.label,
-            method_class=_class_name(self.method),
+            method_class=class_path(type(self.method)),
             hyperparameters=describe_fields(self.method),
             graph=model.graph_kind,
             graph_fingerprint=model.graph_fingerprint,
@@ -86,7 +84,7 @@ class Job:
             ablation=describe(self.ablation),
             seed=self.seed,
             target_loss=self.target_loss,
-            versions=_versions(),
+            versions=installed_versions(),
         )
 
 
@@ -206,16 +204,3 @@ def _file_content(circuit: Circuit) -> bytes:
         path = Path(folder) / "circuit.safetensors"
         circuit.save(path)
         return path.read_bytes()
-
-
-def _class_name(method: Method) -> str:
-    return f"{type(method).__module__}.{type(method).__qualname__}"
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "sparse-lens": sparse_lens.__version__,
-        "torch": torch.__version__,
-        "transformer-lens": version("transformer-lens"),
-        "python": platform.python_version(),
-    }

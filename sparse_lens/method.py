@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
+from os import PathLike
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from sparse_lens.patching import BoundAblation
 from sparse_lens.scores import Scores
 from sparse_lens.search import ChosenCircuit
 from sparse_lens.task import Task
+from sparse_lens.versions import installed_versions
 
 ENTRY_POINT_GROUP = "sparse_lens.methods"
 
@@ -90,6 +92,9 @@ class Discovery:
     """Circuits that the method itself settled on, such as one for each threshold or target; a
     method that only ranks has none."""
 
+    versions: Mapping[str, str] = field(default_factory=installed_versions, repr=False)
+    """Of sparse-lens, torch, transformer-lens and Python."""
+
     @property
     def circuit(self) -> Circuit:
         """The circuit that the method chose.
@@ -121,6 +126,19 @@ class Discovery:
                 sizes = [(abs(c.n_nodes - n_nodes), c.n_nodes) for c in self.circuits]
             return self.circuits[sizes.index(min(sizes))]
         return self.scores.top(n_nodes=n_nodes, n_edges=n_edges, absolute=self.absolute)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write to one safetensors file; see `sparse_lens.discovery_io.save`."""
+        from sparse_lens import discovery_io
+
+        discovery_io.save(self, path)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str], graph: Graph) -> Discovery:
+        """Read what `save` wrote; see `sparse_lens.discovery_io.load`."""
+        from sparse_lens import discovery_io
+
+        return discovery_io.load(path, graph)
 
 
 class CostMeter:

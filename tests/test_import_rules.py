@@ -17,9 +17,10 @@ LIBRARY = [
 # From the bottom of the house to the top. A module may import from its own layer and those below.
 LAYERS = (
     ("models", "graphs", "circuit", "circuit_io", "circuit_network", "eap_ig", "scores", "masks",
-     "ablation", "task", "objectives", "calibration", "training", "atomic", "hard_concrete"),
+     "ablation", "task", "objectives", "calibration", "training", "atomic",
+     "versions", "graph_file", "dataclass_json", "hard_concrete"),
     ("patching",),
-    ("method", "search"),
+    ("method", "search", "discovery_io"),
     ("node_pruning", "baselines", "plotting"),
     ("evals",),
     ("commands", "cli"),

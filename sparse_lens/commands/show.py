@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from html import escape
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
 from transformer_lens import HookedTransformer
 
 from sparse_lens.circuit import Circuit
 from sparse_lens.evals.records import Record
 from sparse_lens.evals.report import CIRCUIT_NOTE, write_report
 from sparse_lens.evals.results import RESULTS_FILE, Results
+from sparse_lens.graph_file import read_header
 from sparse_lens.graphs.base import Graph
 from sparse_lens.graphs.channel import ChannelGraph
 from sparse_lens.graphs.component import ComponentGraph
@@ -42,7 +41,7 @@ def show(circuit: Path, model: str | None, out: Path | None) -> Path:
     else:
         network = None
     if network is None:
-        _metadata(circuit)  # a file that is no circuit is an error of its own
+        read_header(circuit, "circuit")  # a file that is no circuit is an error of its own
         whose = f" It belongs to {record.model!r}." if record else ""
         raise ValueError(
             f"there is no drawing of {circuit} yet; it takes the model's weights.{whose} "
@@ -93,23 +92,12 @@ def _page(heading: str, network: Network) -> str:
 
 
 def _draw(path: Path, model: str) -> Network:
-    metadata = _metadata(path)
+    header = read_header(path, "circuit")
     loaded = load_sparse_gpt(model)
     # The description begins "a channel graph of ..." or "a component graph of ...".
-    kind = str(metadata["graph"]).split()[1]
-    graph = graph_of(loaded, kind, str(metadata["fingerprint"]))
+    kind = header["graph"].split()[1]
+    graph = graph_of(loaded, kind, header["fingerprint"])
     return Network.of(Circuit.load(path, graph), loaded)
-
-
-def _metadata(path: Path) -> dict[str, object]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {}).get("circuit", "{}"))
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a saved circuit: {error}.") from error
-    if "fingerprint" not in metadata or "graph" not in metadata:
-        raise ValueError(f"{path} is not a saved circuit: it does not say of which graph it is.")
-    return metadata
 
 
 def _record_of(circuit: Path) -> tuple[Results | None, Record | None]:

@@ -1,0 +1,155 @@
+"""Discoveries in files, to be evaluated later without running the method again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparse_lens import circuit_io, graph_file
+from sparse_lens.calibration import Calibration
+from sparse_lens.dataclass_json import from_json, make, to_json
+from sparse_lens.graphs.base import Graph
+from sparse_lens.method import Cost, Discovery, Method, registry
+from sparse_lens.scores import Scores
+from sparse_lens.search import ChosenCircuit
+
+KIND = "discovery"
+
+
+def save(discovery: Discovery, path: str | os.PathLike[str]) -> None:
+    """Write a discovery to one safetensors file; a file that is there is replaced in one step.
+
+    The folder must exist. Tensors are the scores (of edges: those of the graph's edges alone) and
+    the masks of all circuits; everything else is JSON in the metadata, the method by its
+    registered name, class and fields.
+
+    Raises:
+        ValueError: when the method has a field that cannot be written down.
+        FileNotFoundError: when there is no such folder.
+    """
+    graph, chosen = discovery.scores.graph, discovery.chosen
+    tensors = _pack_scores(discovery.scores)
+    header = {
+        "method": _name_method(discovery.method),
+        "task": discovery.task,
+        "seed": discovery.seed,
+        "absolute": discovery.absolute,
+        "cost": asdict(discovery.cost),
+        "versions": dict(discovery.versions),
+        "history": [{k: float(v) for k, v in row.items()} for row in discovery.history],
+        "circuits": [circuit_io.given_by(circuit) for circuit in discovery.circuits],
+        "chosen": None,
+    }
+    if chosen is not None:
+        header["chosen"] = {
+            "given_by": circuit_io.given_by(chosen.circuit),
+            "loss": chosen.loss,
+            "met_target": chosen.met_target,
+            "tried": chosen.tried,
+            "calibration": chosen.calibration and asdict(chosen.calibration),
+        }
+        tensors |= _prefixed("chosen.", circuit_io.to_tensors(chosen.circuit))
+    for i, circuit in enumerate(discovery.circuits):
+        tensors |= _prefixed(f"circuits.{i}.", circuit_io.to_tensors(circuit))
+    graph_file.write(Path(path), KIND, graph, tensors, header)
+
+
+def load(path: str | os.PathLike[str], graph: Graph) -> Discovery:
+    """Read a discovery on a graph.
+
+    Nothing that the file names is imported: a method that is not registered, and the classes of
+    its fields, must have been imported before.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it is not a discovery, one on another graph, or its method is not known.
+    """
+    path = Path(path)
+    tensors, header = graph_file.read(path, KIND, graph)
+    try:
+        method = _find_method(header["method"])
+    except ValueError as error:
+        raise ValueError(f"the method of {path} cannot be made again: {error}") from error
+    return Discovery(
+        method=method,
+        task=header["task"],
+        scores=_unpack_scores(graph, tensors),
+        chosen=_chosen(graph, header["chosen"], tensors),
+        cost=Cost(**header["cost"]),
+        seed=header["seed"],
+        absolute=header["absolute"],
+        history=tuple(header["history"]),
+        circuits=tuple(
+            circuit_io.from_tensors(graph, given_by, _under(f"circuits.{i}.", tensors))
+            for i, given_by in enumerate(header["circuits"])
+        ),
+        versions=header["versions"],
+    )
+
+
+def _name_method(method: Method) -> dict[str, Any]:
+    names = {cls: name for name, cls in registry().items()}
+    return {"name": names.get(type(method)), **to_json(method)}
+
+
+def _find_method(named: Mapping[str, Any]) -> Method:
+    registered = registry()
+    if named["name"] in registered:  # wherever its class lives by now
+        method = make(registered[named["name"]], named["fields"])
+    else:
+        method = from_json({"class": named["class"], "fields": named["fields"]})
+    if not isinstance(method, Method):
+        raise ValueError(f"{named['class']} is no circuit-finding method.")
+    return method
+
+
+def _chosen(
+    graph: Graph, header: Mapping[str, Any] | None, tensors: Mapping[str, Tensor]
+) -> ChosenCircuit | None:
+    if header is None:
+        return None
+    calibration = header["calibration"]
+    return ChosenCircuit(
+        circuit=circuit_io.from_tensors(graph, header["given_by"], _under("chosen.", tensors)),
+        loss=header["loss"],
+        met_target=header["met_target"],
+        tried=tuple((size, loss) for size, loss in header["tried"]),
+        calibration=None if calibration is None else Calibration(**calibration),
+    )
+
+
+def _pack_scores(scores: Scores) -> dict[str, Tensor]:
+    if scores.nodes is not None:
+        return {f"scores.nodes.{site}": s.contiguous() for site, s in scores.nodes.items()}
+    support = scores.graph.edge_support
+    return {f"scores.edges.{b}": s[support[b]] for b, s in (scores.edges or {}).items()}
+
+
+def _unpack_scores(graph: Graph, tensors: Mapping[str, Tensor]) -> Scores:
+    nodes = _under("scores.nodes.", tensors)
+    if nodes:
+        return Scores(graph, nodes=nodes)
+    edges = {}
+    for block, packed in _under("scores.edges.", tensors).items():
+        support = graph.edge_support[block]
+        edges[block] = torch.zeros(support.shape, dtype=packed.dtype)
+        edges[block][support] = packed
+    return Scores(graph, edges=edges)
+
+
+def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
