@@ -126,6 +126,16 @@ def compare(
 
 
 @app.command()
+def methods() -> None:
+    """List methods with their fields: ours, and those of other packages that are installed."""
+    from rich.console import Console
+
+    from sparse_lens.commands.methods import methods_table
+
+    Console().print(methods_table())
+
+
+@app.command()
 def show(
     circuit: Annotated[Path, typer.Argument(help="A saved circuit.")],
     model: Annotated[
