@@ -1,8 +1,10 @@
-"""Attribution patching: first-order estimates of what cutting an edge or a node does."""
+"""Attribution patching: estimates of what cutting an edge or ablating a node does."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -10,37 +12,106 @@ from transformer_lens import HookedTransformer
 
 from sparse_lens.ablation import Ablation
 from sparse_lens.graphs.base import Graph
-from sparse_lens.graphs.component import EDGES, ComponentGraph
-from sparse_lens.method import Discovery, Method, metered
+from sparse_lens.graphs.component import ComponentGraph
+from sparse_lens.method import CostMeter, Discovery, Method, metered
 from sparse_lens.objectives import Objective, TaskLoss
-from sparse_lens.patching import BoundAblation, bind, edge_effects, node_effects
+from sparse_lens.patching import (
+    BoundAblation,
+    GradientPoints,
+    bind,
+    edge_effects,
+    exact_edge_effects,
+    exact_node_effects,
+    node_effects,
+)
 from sparse_lens.scores import Scores
 from sparse_lens.search import choose_circuit
+from sparse_lens.selection import GreedyScores
 from sparse_lens.task import Prompts, Task
+
+Estimator = Literal["eap", "eap-ig-inputs", "eap-ig-activations", "clean-corrupted", "exact"]
+Selection = Literal["absolute", "signed", "greedy"]
+Rule = Literal["left", "midpoint", "right"]
+
+_OFFSETS: dict[str, float] = {"left": 0.0, "midpoint": 0.5, "right": 1.0}
 
 
 @dataclass(frozen=True)
 class AttributionPatching(Method):
-    """Edge attribution patching (Syed et al. 2310.10348), and node attribution.
+    """Edge attribution patching (Syed et al. 2310.10348), its relatives, and node attribution.
 
     A score estimates the change of the objective when the edge or node is cut, as a mean over
-    prompts: the sum over positions and channels of (ablated - live value) * gradient. Two forward
-    passes and one backward pass a batch give all scores.
+    prompts. All estimators but the exact one sum over positions and channels
+    (ablated - live value) * gradient, and differ in where the gradient is taken:
 
-    On a component graph edges are scored (nodes with `nodes=True`: the sum over a writer's
-    outgoing edges); on a channel graph nodes.
+    - `eap`: in the model as it runs. Two forward passes and one backward pass a batch.
+    - `eap-ig-inputs` (Hanna et al. 2403.17806): the mean over `ig_steps` runs between ablated and
+      live input embeddings. What leaves the embedding then adds up to the effect of ablating it.
+      On a channel graph, where the embedding is no node, the path starts at the embeddings of the
+      corrupted prompts, whatever the ablation.
+    - `eap-ig-activations` (ibid.): for what leaves a site (the embedding, a layer's heads, an MLP;
+      a site of a channel graph), the mean over `ig_steps` runs in which this site's values lie
+      between ablated and live ones, and nothing else is moved. What leaves a site adds up to the
+      effect of ablating it.
+    - `clean-corrupted`: the mean over the two ends of the path of `eap-ig-inputs`.
+    - `exact`: no estimate; one cut at a time, as many a pass as `batch_size` has room for.
+
+    On a component graph edges are scored (with `nodes=True` nodes); on a channel graph nodes (with
+    `edges=True` edges, which are its nonzero weights: weight attribution).
     """
 
     objective: Objective = TaskLoss()
 
     nodes: bool = False
-    """Score the nodes of a component graph instead of its edges."""
+    """Score the nodes of a component graph instead of its edges: by the sum over a writer's
+    outgoing edges, or, when exact, by ablating it. Embedding and logits always stay."""
 
     target_loss: float = 0.15
     """Two-way task loss, in nats on the validation prompts, that the chosen circuit meets."""
 
     batch_size: int = 64
     """Prompts a pass; the scores do not depend on it."""
+
+    edges: bool = False
+    """Score the edges of a channel graph instead of its nodes."""
+
+    estimator: Estimator = "eap"
+
+    ig_steps: int = 5
+    """Runs of the model on a path of integrated gradients."""
+
+    ig_rule: Rule = "left"
+    """Where on the path, from ablated (0) to live (1), step k = 0 .. m-1 of m is: k/m (that of
+    EAP-IG's program), (k + 1/2)/m, or (k + 1)/m."""
+
+    selection: Selection = "absolute"
+    """How a circuit is made of edge scores: those farthest from zero, the largest, or those
+    farthest from zero among the edges into what the circuit already has, from the output on."""
+
+    relp: bool = False
+    """Take gradients by the rules of RelP (2508.21258): constant norm scales, the identity-rule for
+    activation functions, the half-rule for gates."""
+
+    def __post_init__(self) -> None:
+        for name, options in (
+            ("estimator", Estimator),
+            ("selection", Selection),
+            ("ig_rule", Rule),
+        ):
+            if getattr(self, name) not in get_args(options):
+                raise ValueError(
+                    f"{name} must be one of {', '.join(map(repr, get_args(options)))}, "
+                    f"got {getattr(self, name)!r}."
+                )
+        for name in ("batch_size", "ig_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.nodes and self.edges:
+            raise ValueError(
+                "AttributionPatching scores nodes or edges; got nodes=True, edges=True."
+            )
+        if self.relp and self.estimator == "exact":
+            raise ValueError("relp=True changes gradients, and the exact estimator takes none.")
 
     def discover(
         self,
@@ -54,14 +125,29 @@ class AttributionPatching(Method):
         """Score on the train prompts; choose the smallest circuit on the validation prompts.
 
         Without a validation split there are scores, and circuits of any size, but none is chosen.
+
+        Raises:
+            ValueError: when nodes are scored and the selection is one of edges.
         """
+        by_edges = self._scores_edges(graph)
+        if self.selection == "greedy" and not by_edges:
+            remedy = "drop nodes=True" if self.nodes else "pass edges=True"
+            raise ValueError(f"selection 'greedy' chooses edges, and nodes are scored: {remedy}.")
+        absolute = self.selection != "signed"
         with metered(model) as meter:
             bound = bind(model, graph, ablation)
-            scores = self._scores(bound, task.train.to(model.cfg.device or "cpu"))
-            meter.backward_passes += -(-len(task.train) // self.batch_size)
+            effects = self._effects(bound, task.train.to(model.cfg.device or "cpu"), meter)
+            if not by_edges:
+                scores = Scores(graph, nodes=_with_fixed_ends(graph, effects))
+            elif self.selection == "greedy":
+                scores = GreedyScores(graph, edges=effects)
+            else:
+                scores = Scores(graph, edges=effects)
             chosen = None
             if task.validation is not None:
-                chosen = choose_circuit(bound, scores, task, target_loss=self.target_loss)
+                chosen = choose_circuit(
+                    bound, scores, task, target_loss=self.target_loss, absolute=absolute
+                )
             cost = meter.cost()
         return Discovery(
             method=self,
@@ -70,29 +156,49 @@ class AttributionPatching(Method):
             chosen=chosen,
             cost=cost,
             seed=seed,
+            absolute=absolute,
         )
 
-    def _scores(self, bound: BoundAblation, prompts: Prompts) -> Scores:
-        graph, n = bound.graph, len(prompts)
-        if isinstance(graph, ComponentGraph):
-            effects = [edge_effects(bound, b, self.objective) for b in self._batches(prompts)]
-            edges = torch.stack(effects).sum(0) / n
-            if self.nodes:
-                return Scores(graph, nodes=_outgoing(graph, edges))
-            return Scores(graph, edges={EDGES: edges})
+    def _scores_edges(self, graph: Graph) -> bool:
+        return not self.nodes if isinstance(graph, ComponentGraph) else self.edges
+
+    def _effects(
+        self, bound: BoundAblation, prompts: Prompts, meter: CostMeter
+    ) -> dict[str, Tensor]:
+        """By block or site: means over prompts."""
         totals: dict[str, Tensor] = {}
-        for batch in self._batches(prompts):
-            for name, effect in node_effects(bound, batch, self.objective).items():
+        for batch, its_ablation in bound.batches(prompts, self.batch_size):
+            for name, effect in self._of_batch(its_ablation, batch, meter).items():
                 totals[name] = totals[name] + effect if name in totals else effect
-        return Scores(graph, nodes={name: total / n for name, total in totals.items()})
+        return {name: total / len(prompts) for name, total in totals.items()}
 
-    def _batches(self, prompts: Prompts) -> list[Prompts]:
-        return list(prompts.batches(self.batch_size))
+    def _of_batch(
+        self, bound: BoundAblation, batch: Prompts, meter: CostMeter
+    ) -> Mapping[str, Tensor]:
+        edges = self._scores_edges(bound.graph)
+        if self.estimator == "exact":
+            exact = exact_edge_effects if edges else exact_node_effects
+            return exact(bound, batch, self.objective, rows=self.batch_size)
+        points = self._points()
+        meter.backward_passes += points.n_runs(bound.graph, edges=edges)
+        estimate = edge_effects if edges else node_effects
+        return estimate(bound, batch, self.objective, points=points, relp=self.relp)
+
+    def _points(self) -> GradientPoints:
+        """Where gradients are taken."""
+        if self.estimator == "eap":
+            return GradientPoints()
+        if self.estimator == "clean-corrupted":
+            return GradientPoints((1.0, 0.0))
+        offset, m = _OFFSETS[self.ig_rule], self.ig_steps
+        shares = tuple((k + offset) / m for k in range(m))
+        return GradientPoints(shares, site_by_site=self.estimator == "eap-ig-activations")
 
 
-def _outgoing(graph: ComponentGraph, edges: Tensor) -> dict[str, Tensor]:
-    """Nodes' scores: ablating a writer cuts all its edges. Embedding and logits always stay."""
-    always = torch.tensor([torch.inf])
-    nodes = torch.cat([edges.cpu().sum(0), always])
-    nodes[: graph.n_inputs] = torch.inf
-    return graph.unflatten(nodes)
+def _with_fixed_ends(graph: Graph, effects: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Embedding and logits of a component graph always stay."""
+    nodes = dict(effects)
+    if isinstance(graph, ComponentGraph):
+        for name in ("embed", "logits"):
+            nodes[name] = torch.full((graph.sites[name].width,), torch.inf)
+    return nodes

@@ -56,18 +56,22 @@ class Reader(ABC):
         return self
 
 
-def attention_reader(model: HookedTransformer, layer: int) -> Reader:
-    """How the heads of a layer read the stream."""
+def attention_reader(model: HookedTransformer, layer: int, *, frozen_scale: bool = False) -> Reader:
+    """How the heads of a layer read the stream.
+
+    Args:
+        frozen_scale: gradients take the norm's scale as a constant.
+    """
     block: Any = model.blocks[layer]
     sparse_cfg = getattr(model, "sparse_cfg", None)
     if sparse_cfg is not None and (sparse_cfg.d_pos_emb or sparse_cfg.has_abs_topk("attn_in")):
-        return _SparseReader(block)
+        return _SparseReader(block, frozen_scale=frozen_scale)
     if model.cfg.original_architecture in POST_NORM_ARCHITECTURES:
         return _ModuleReader(nn.Identity())
     norm = block.ln1
     if type(norm) in _CENTRED and _is_plain(norm):
-        return _NormReader(norm, centred=_CENTRED[type(norm)])
-    return _ModuleReader(without_hooks(norm))
+        return _NormReader(norm, centred=_CENTRED[type(norm)], frozen_scale=frozen_scale)
+    return _ModuleReader(without_hooks(norm, frozen_scale=frozen_scale))
 
 
 _CENTRED: dict[type, bool] = {
@@ -87,9 +91,9 @@ def _is_plain(norm: Any) -> bool:
 class _NormReader(Reader):
     """LayerNorm or RMSNorm, with or without gain, in place and with its gradient in closed form."""
 
-    def __init__(self, norm: Any, *, centred: bool) -> None:
+    def __init__(self, norm: Any, *, centred: bool, frozen_scale: bool) -> None:
         self.captures = {}
-        self._norm, self._centred = norm, centred
+        self._norm, self._centred, self._frozen_scale = norm, centred, frozen_scale
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:
@@ -116,6 +120,8 @@ class _NormReader(Reader):
         along = torch.linalg.vecdot(gradients, normed)[..., None] / normed.shape[-1]
         if self._centred:
             gradients.sub_(gradients.mean(-1, keepdim=True))
+        if self._frozen_scale:
+            return gradients.mul_(inverse_scale)
         return gradients.addcmul_(normed, along, value=-1).mul_(inverse_scale)
 
     def _centre_(self, streams: OneOrAllStreams) -> Float[Tensor, "#readers tokens one"]:
@@ -152,11 +158,12 @@ class _ModuleReader(Reader):
 class _SparseReader(_ModuleReader):
     """A sparse GPT's norm, concatenated positions and AbsTopK."""
 
-    def __init__(self, block: Any) -> None:
+    def __init__(self, block: Any, *, frozen_scale: bool) -> None:
         bare = without_hooks(block)
         for name in ("ln1", "ln_p1"):
             if hasattr(block, name):
-                setattr(bare, name, without_hooks(getattr(block, name)))
+                norm = without_hooks(getattr(block, name), frozen_scale=frozen_scale)
+                setattr(bare, name, norm)
         super().__init__(bare)
         self._norms = [getattr(bare, name) for name in ("ln1", "ln_p1") if hasattr(bare, name)]
         self._positions: Tensor | None = None
@@ -178,11 +185,22 @@ class _SparseReader(_ModuleReader):
         self._positions = positions.flatten(0, 1)
 
 
-def without_hooks(module: nn.Module) -> Any:
-    """A shallow copy that shares the parameters, and whose own hook points do nothing."""
+def without_hooks(module: nn.Module, *, frozen_scale: bool = False) -> Any:
+    """A shallow copy that shares the parameters, and whose own hook points do nothing.
+
+    Args:
+        frozen_scale: of a norm, the scale is passed on without its gradient.
+    """
     bare = copy.copy(module)
     bare._modules = {
         name: nn.Identity() if name.startswith("hook_") else child
         for name, child in module._modules.items()
     }
+    if frozen_scale and "hook_scale" in bare._modules:
+        bare._modules["hook_scale"] = _Detached()
     return bare
+
+
+class _Detached(nn.Module):
+    def forward(self, value: Tensor) -> Tensor:
+        return value.detach()

@@ -1,4 +1,4 @@
-"""Attribution against single gradients, and gradients of masks against plain autograd."""
+"""Attribution against gradients of masks, and these against plain autograd."""
 
 from functools import cache
 from typing import Any
@@ -62,7 +62,7 @@ def test_edge_attribution_is_minus_the_gradient_of_edge_masks_at_one(make: Any, 
     graph = ComponentGraph.from_model(model)
     for ablation, objective in CASES:
         bound = bind(model, graph, ablation)
-        effects = edge_effects(bound, PROMPTS, objective)
+        effects = edge_effects(bound, PROMPTS, objective)["edges"]
         mask = torch.ones(graph.n_readers, graph.n_writers, dtype=torch.float64).requires_grad_()
         masks = Masks(graph, {}, {"edges": mask})
         (gradient,) = mask_gradients(model, masks, [mask], bound, objective)
@@ -100,11 +100,12 @@ def test_sum_over_outgoing_edges_is_minus_the_gradient_of_component_nodes(name: 
     model = build(tiny.dense, name)
     graph = ComponentGraph.from_model(model)
     bound = bind(model, graph, InterchangeAblation())
-    effects = edge_effects(bound, PROMPTS, TaskLoss()) * graph.edge_support["edges"]
+    effects = node_effects(bound, PROMPTS, TaskLoss())
     nodes = torch.ones(graph.n_nodes, dtype=torch.float64).requires_grad_()
     masks = Masks(graph, graph.unflatten(nodes), {})
     (gradient,) = mask_gradients(model, masks, [nodes], bound, TaskLoss())
-    assert difference(effects.sum(0), -gradient[:-1]) < 1e-6 * float(gradient.abs().max())
+    found = torch.cat(list(effects.values()))
+    assert difference(found, -gradient[:-1]) < 1e-6 * float(gradient.abs().max())
 
 
 @pytest.mark.parametrize(("make", "name"), CHANNEL, ids=ids(CHANNEL))
@@ -120,17 +121,35 @@ def test_node_attribution_is_minus_the_gradient_of_node_masks_at_one(make: Any, 
         assert difference(effects, -gradient) < 1e-6 * float(gradient.abs().max())
 
 
+@pytest.mark.parametrize(("make", "name"), CHANNEL, ids=ids(CHANNEL))
+def test_weight_attribution_is_minus_the_gradient_of_edge_masks_at_one(
+    make: Any, name: str
+) -> None:
+    model = build(make, name)
+    graph = ChannelGraph.from_model(model)
+    for ablation, objective in CASES[:: 1 if name in ("LN", "clipped qkv", "plain") else 3]:
+        bound = bind(model, graph, ablation)
+        effects = edge_effects(bound, PROMPTS, objective)
+        edges = {
+            block: torch.ones(shape, dtype=torch.float64).requires_grad_()
+            for block, shape in graph.block_shapes.items()
+        }
+        masks = Masks(graph, {}, edges)
+        gradients = mask_gradients(model, masks, list(edges.values()), bound, objective)
+        largest = max(float(gradient.abs().max()) for gradient in gradients)
+        for block, gradient in zip(edges, gradients, strict=True):
+            assert difference(effects[block], -gradient) < 1e-6 * largest, block
+
+
 def test_attribution_ignores_an_outer_circuit_and_leaves_gradients_alone() -> None:
     model = build(tiny.dense, "LN")
-    for graph, effects in (
-        (ComponentGraph.from_model(model), edge_effects),
-        (ChannelGraph.from_model(model), node_effects),
-    ):
+    for make in (ComponentGraph, ChannelGraph):
+        graph = make.from_model(model)
         bound = bind(model, graph, ZeroAblation())
-        alone = effects(bound, PROMPTS, TaskLoss())
-        with patched(model, tiny.random_nodes(graph, 0.5, 0), ablation=ZeroAblation()):
-            inside = effects(bound, PROMPTS, TaskLoss())
-        alone, inside = (x if isinstance(x, Tensor) else graph.flatten(x) for x in (alone, inside))
-        assert torch.equal(alone, inside)
+        for effects in (edge_effects, node_effects):
+            alone = effects(bound, PROMPTS, TaskLoss())
+            with patched(model, tiny.random_nodes(graph, 0.5, 0), ablation=ZeroAblation()):
+                inside = effects(bound, PROMPTS, TaskLoss())
+            assert all(torch.equal(alone[name], inside[name]) for name in alone)
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(parameter.requires_grad for parameter in model.parameters())

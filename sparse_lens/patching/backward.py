@@ -1,0 +1,68 @@
+"""Gradients at what passes hook points, while the model's parameters are frozen."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from sparse_lens.objectives import Objective
+from sparse_lens.patching.hooks import Attachment, Edit, frozen
+from sparse_lens.patching.run import answer_logits, full_logits
+from sparse_lens.patching.suspension import suspended
+from sparse_lens.task import Prompts
+
+Captured = dict[str, list[Tensor]]
+"""What passed hook points in one forward pass, by name. A norm before attention has three values:
+TransformerLens calls it for queries, keys and values alike."""
+
+
+def gradients_at(
+    live: Captured,
+    model: HookedTransformer,
+    prompts: Prompts,
+    objective: Objective,
+    attachments: Sequence[Attachment],
+) -> dict[str, Tensor]:
+    """Gradients of the summed objective with respect to what the attachments capture in `live`."""
+    with suspended(model), frozen(model), torch.enable_grad():
+        full = full_logits(model, prompts) if objective.needs_full_logits else None
+        with _attached(attachments):
+            loss = objective(answer_logits(model, prompts), prompts, full).sum()
+        found = [value for values in live.values() for value in values]
+        gradients = iter(torch.autograd.grad(loss, found, materialize_grads=True))
+    return {name: _total([next(gradients) for _ in values]) for name, values in live.items()}
+
+
+@torch.no_grad()
+def run_live(model: HookedTransformer, prompts: Prompts, attachment: Attachment) -> None:
+    """One forward pass of the whole model on clean prompts, for what the attachment captures."""
+    with suspended(model), attachment.attached():
+        model(prompts.clean.to(model.cfg.device), return_type=None)
+
+
+def start_graph(stream: Float[Tensor, "batch pos d_model"]) -> Tensor:
+    """Parameters are frozen: gradients start at a stream."""
+    return stream.detach().requires_grad_()
+
+
+def keep(values: Captured, name: str) -> Edit:
+    """A capture that notes what passes under a name."""
+
+    def note(value: Tensor) -> None:
+        values.setdefault(name, []).append(value)
+
+    return note
+
+
+def _attached(attachments: Sequence[Attachment]) -> ExitStack:
+    with ExitStack() as stack:
+        for attachment in attachments:
+            stack.enter_context(attachment.attached())
+        return stack.pop_all()
+
+
+def _total(gradients: list[Tensor]) -> Tensor:
+    return gradients[0] if len(gradients) == 1 else torch.stack(gradients).sum(0)

@@ -1,0 +1,90 @@
+"""What ablating a channel, or cutting what it sends along its weights, changes."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sparse_lens.graphs.channel import ChannelGraph
+from sparse_lens.patching.alignment import aligned, like
+from sparse_lens.patching.binding import BoundAblation
+from sparse_lens.patching.channel import channel_flags, site_channels
+from sparse_lens.patching.hooks import Attachment, Hooks
+from sparse_lens.task import Prompts
+
+
+class ChannelChanges:
+    """ablated - live of the channels, of a run of the whole model."""
+
+    def __init__(self, bound: BoundAblation, prompts: Prompts, *, edges: bool) -> None:
+        graph = bound.graph
+        assert isinstance(graph, ChannelGraph)
+        self._model, self._graph = bound.model, graph
+        self._ablated = bound.values(prompts)
+        self._live: dict[str, Tensor] = {}
+        self.captures = Hooks()
+        for name, site in graph.sites.items():
+            if edges and name.endswith(".v"):
+                # What arrives at attn_out is v through the attention pattern.
+                at = name.removesuffix("v") + "attn"
+                self._keep(f"{at}.hook_z")
+                if name in self._ablated:
+                    self._keep(f"{at}.hook_pattern")
+            self._keep(site.hook_name)
+
+    @property
+    def known(self) -> bool:
+        """Whether that run was made."""
+        return bool(self._live)
+
+    @property
+    def ablated(self) -> dict[str, Tensor]:
+        """Ablated values by site; absent ones are zero."""
+        return dict(self._ablated)
+
+    def attachment(self) -> Attachment:
+        """The hooks that note them, alone."""
+        captures = self.captures.merged()
+        return Attachment(
+            self._model, edits={}, captures=captures, flags=channel_flags(self.captures)
+        )
+
+    def of_nodes(self, name: str) -> Float[Tensor, "batch pos width"]:
+        """At a site."""
+        site = self._graph.sites[name]
+        live = site_channels(self._live[site.hook_name], site)
+        if live.ndim == 4:  # a copy for each head
+            live = live[:, :, 0]
+        return self._ablated_like(name, live) - live
+
+    def of_edges(self, block: str) -> Float[Tensor, "batch pos src"]:
+        """In what the weights of a block are applied to."""
+        source = block.split("->")[0]
+        if not source.endswith(".v"):
+            return self.of_nodes(source)
+        at = source.removesuffix("v") + "attn"
+        z = self._live[f"{at}.hook_z"]
+        if source not in self._ablated:
+            return -z.flatten(2)
+        heads = self._ablated_like(source, z.flatten(2)).unflatten(-1, z.shape[2:])
+        clip = self._model.cfg.clip_qkv  # some models bound v after its hook point
+        if clip is not None:
+            heads = heads.clamp(-clip, clip)
+        pattern = self._live[f"{at}.hook_pattern"].to(z.dtype)
+        attended = torch.einsum("bhqk,bkhd->bqhd", pattern, heads.expand_as(z))
+        return (attended - z).flatten(2)
+
+    def _ablated_like(
+        self, name: str, live: Float[Tensor, "batch pos width"]
+    ) -> Float[Tensor, "#batch #pos width"]:
+        if name not in self._ablated:
+            return torch.zeros_like(live[:1, :1])
+        batch, pos = live.shape[:2]
+        values = aligned(self._ablated[name], repr(name), leading=0, batch=batch, pos=pos)
+        return like(values, live)
+
+    def _keep(self, hook_name: str) -> None:
+        def note(value: Tensor) -> None:
+            self._live.setdefault(hook_name, value.detach())
+
+        if hook_name not in self.captures:
+            self.captures.add(hook_name, note)

@@ -1,0 +1,197 @@
+"""First-order effects of cutting the edges of a component graph."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from sparse_lens.graphs.component import EDGES, LETTERS, ComponentGraph
+from sparse_lens.objectives import Objective
+from sparse_lens.patching.alignment import aligned, differences
+from sparse_lens.patching.backward import Captured, gradients_at, keep, run_live, start_graph
+from sparse_lens.patching.binding import BoundAblation
+from sparse_lens.patching.component_run import Run, WriterValues
+from sparse_lens.patching.hooks import Attachment, Hooks
+from sparse_lens.patching.interception import reader_flags
+from sparse_lens.patching.mixing import flat, token_chunks
+from sparse_lens.patching.plan import Plan
+from sparse_lens.patching.points import GradientPoints
+from sparse_lens.patching.reading import attention_reader
+from sparse_lens.patching.relp import add_relp_rules
+from sparse_lens.patching.writer_gates import gate_writers
+from sparse_lens.patching.writers import WriterOutputs
+from sparse_lens.task import Prompts
+
+
+def component_edge_effects(
+    bound: BoundAblation,
+    prompts: Prompts,
+    objective: Objective,
+    points: GradientPoints,
+    *,
+    relp: bool,
+) -> Float[Tensor, "readers writers"]:
+    """The sum over positions and channels of (ablated - live writer) * gradient at the reader."""
+    model, graph = bound.model, bound.graph
+    assert isinstance(graph, ComponentGraph)
+    ablated = bound.writer_values(prompts)
+    changes = WriterChanges(model, graph, ablated)
+    if not points.begin_live:
+        run_live(model, prompts, changes.attachment())
+    effects = torch.zeros(graph.n_readers, graph.n_writers, device=model.cfg.device)
+    for site in points.moved(graph, edges=True):
+        columns = slice(0, graph.n_writers) if site is None else graph.node_slices[site]
+        moved = slice(0, graph.n_inputs) if site is None else columns
+        layer = 0 if site is None else graph.sites[site].layer or 0
+        for share in points.shares:
+            readers = _ReaderInputs(model, graph, layer, relp=relp)
+            edits, captures = Hooks(), Hooks()
+            if share < 1:
+                _add_gates(model, graph, moved, share, ablated, edits, captures)
+            if not changes.known:
+                changes.add(edits, captures)
+            readers.add(edits, captures)
+            attachment = Attachment(
+                model, edits=edits.merged(), captures=captures.merged(), flags=readers.flags
+            )
+            gradients = gradients_at(readers.live, model, prompts, objective, [attachment])
+            for rows, tokens, gradient in readers.stream_gradients(gradients, columns.start):
+                seen = slice(columns.start, min(columns.stop, _n_seen(graph, rows)))
+                effects[rows, seen] += flat(gradient.contiguous()) @ flat(changes[seen, tokens]).T
+    return effects / len(points.shares)
+
+
+class WriterChanges:
+    """ablated - live of all writers, of a run of the whole model."""
+
+    def __init__(
+        self, model: HookedTransformer, graph: ComponentGraph, ablated: WriterValues | None
+    ) -> None:
+        self._model, self._graph, self._ablated = model, graph, ablated
+        self._stored: list[Tensor] = []
+
+    @property
+    def known(self) -> bool:
+        """Whether that run was made."""
+        return bool(self._stored)
+
+    def __getitem__(self, where: Any) -> Float[Tensor, "*writers tokens d_model"]:
+        return self._stored[0][where]
+
+    def add(self, edits: Hooks, captures: Hooks) -> None:
+        """Add the hooks that note them."""
+        WriterOutputs(self._model, self._graph).hand_over(self._receive, edits, captures)
+
+    def attachment(self) -> Attachment:
+        """These hooks alone."""
+        edits, captures = Hooks(), Hooks()
+        self.add(edits, captures)
+        return Attachment(self._model, edits=edits.merged(), captures=captures.merged())
+
+    @torch.no_grad()
+    def _receive(self, live: Float[Tensor, "writers batch pos d_model"], where: slice) -> None:
+        batch, pos, width = live.shape[1:]
+        if not self._stored:
+            self._stored.append(live.new_empty(self._graph.n_writers, batch * pos, width))
+        part = None
+        if self._ablated is not None:
+            part = aligned(self._ablated[where], "writers", leading=1, batch=batch, pos=pos)
+        differences(part, live, out=self._stored[0][where].view(live.shape))
+
+
+class _ReaderInputs:
+    """Where the gradients at the readers' inputs come from, from a layer on."""
+
+    def __init__(
+        self, model: HookedTransformer, graph: ComponentGraph, first_layer: int, *, relp: bool
+    ) -> None:
+        self._model, self._graph, self._relp = model, graph, relp
+        self._layers = range(first_layer, graph.n_layers)
+        self._readers = {
+            layer: attention_reader(model, layer, frozen_scale=relp) for layer in self._layers
+        }
+        self.live: Captured = {}
+        self._streams: Captured = {}
+        self.flags = reader_flags(model, heads=True, mlps=not graph.attn_only)
+
+    def add(self, edits: Hooks, captures: Hooks) -> None:
+        """Add the hooks."""
+        edits.add(f"blocks.{self._layers.start}.hook_resid_pre", start_graph)
+        if self._relp:
+            add_relp_rules(self._model, edits, captures)
+        pre = "_pre" if getattr(self._model, "sparse_cfg", None) is not None else ""
+        for layer, reader in self._readers.items():
+            at = f"blocks.{layer}"
+            captures.add(f"{at}.hook_resid_pre", keep(self._streams, at))
+            captures.update_with(reader.captures)
+            for letter in LETTERS:
+                captures.add(f"{at}.attn.hook_{letter}{pre}", keep(self.live, f"{at}.{letter}"))
+            if not self._graph.attn_only:
+                captures.add(f"{at}.hook_mlp_in", keep(self.live, f"{at}.mlp"))
+        final = f"blocks.{self._graph.n_layers - 1}.hook_resid_post"
+        captures.add(final, keep(self.live, "logits"))
+
+    def stream_gradients(
+        self, gradients: Mapping[str, Tensor], writer: int
+    ) -> Iterator[tuple[slice, slice, Float[Tensor, "readers tokens d_model"]]]:
+        """Readers and tokens, with the gradients at the stream that each of these readers sees.
+
+        Args:
+            writer: readers before this one are left out.
+        """
+        graph = self._graph
+        for layer in self._layers:
+            heads, mlp = graph.head_readers(layer), graph.mlp_reader(layer)
+            if _n_seen(graph, heads) > writer:
+                for tokens, gradient in self._heads(layer, gradients):
+                    yield heads, tokens, gradient
+            if not graph.attn_only and _n_seen(graph, mlp) > writer:
+                yield mlp, slice(None), gradients[f"blocks.{layer}.mlp"].flatten(0, 1)[None]
+        yield graph.logits_reader, slice(None), gradients["logits"].flatten(0, 1)[None]
+
+    @torch.no_grad()
+    def _heads(self, layer: int, gradients: Mapping[str, Tensor]) -> Iterator[tuple[slice, Tensor]]:
+        """Through the heads' projections and the norm, some tokens at a time."""
+        attn: Any = self._model.blocks[layer].attn
+        at_heads, weights = [], []
+        for letter in LETTERS:
+            at = gradients[f"blocks.{layer}.{letter}"]  # [batch, pos, head, d_head]
+            at_heads.append(at.flatten(0, 1).transpose(0, 1))
+            weights.append(getattr(attn, f"W_{letter.upper()}"))
+        at_head, weight = torch.cat(at_heads), torch.cat(weights).mT
+        stream = self._streams[f"blocks.{layer}"][0].detach().flatten(0, 1)[None]
+        for tokens in token_chunks(stream[0], len(at_head)):
+            at_reads = torch.bmm(at_head[:, tokens], weight)
+            part = stream[:, tokens].clone()
+            yield tokens, self._readers[layer].pull_back_(part, at_reads, tokens)
+
+
+def _n_seen(graph: ComponentGraph, rows: slice) -> int:
+    """How many writers come before readers that read the same stream."""
+    return int(graph.edge_support[EDGES][rows.start].count_nonzero())
+
+
+def _add_gates(
+    model: HookedTransformer,
+    graph: ComponentGraph,
+    columns: slice,
+    share: float,
+    ablated: WriterValues | None,
+    edits: Hooks,
+    captures: Hooks,
+) -> None:
+    """Some writers write only a share of their live value, and else their ablated one."""
+    gates = torch.ones(graph.n_writers, device=model.cfg.device)
+    gates[columns] = share
+    plan = Plan(
+        gates=gates,
+        gated=(gates != 1).tolist(),
+        cut=gates.new_empty(graph.n_readers, 0),
+        stored=[False] * graph.n_writers,
+        intercepted=[False] * graph.n_readers,
+    )
+    run = Run(plan, ablated)
+    gate_writers(model, graph, run, WriterOutputs(model, graph), edits, captures)

@@ -1,0 +1,167 @@
+"""Selecting edges from the output backwards, so that each of them leads to it."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from sparse_lens.circuit import Circuit
+from sparse_lens.graphs.base import Graph
+from sparse_lens.graphs.channel import ChannelGraph
+from sparse_lens.graphs.component import EDGES, ComponentGraph
+from sparse_lens.scores import Scores
+
+Row = tuple[str, int]
+"""A block and a row of it: a destination, with the edges that enter it."""
+
+
+@dataclass(frozen=True, eq=False)
+class GreedyScores(Scores):
+    """Edge scores whose best circuits grow from the output backwards.
+
+    As in EAP-IG's program (Hanna et al. 2403.17806): of all edges that enter what already leads to
+    the output the best is taken, again and again. Links (see `sparse_lens.graphs.reachability`)
+    lead to the output, too. What is taken need not be reached from the input.
+
+    Raises:
+        ValueError: for scores of nodes.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.edges is None:
+            raise ValueError("greedy selection chooses edges: pass edges=, or use Scores(nodes=).")
+
+    def top(
+        self, *, n_nodes: int | None = None, n_edges: int | None = None, absolute: bool = True
+    ) -> Circuit:
+        """The circuit of the first edges that are taken.
+
+        Exactly as many as asked for, or all that can lead to the output if there are fewer; of
+        equal scores the earlier in the graph's order wins.
+
+        Args:
+            absolute: the best scores are those farthest from zero; else the largest.
+
+        Raises:
+            ValueError: for anything but a number of edges that is not negative.
+        """
+        if n_edges is None or n_nodes is not None or n_edges < 0:
+            raise ValueError(
+                "greedy selection chooses a number of edges: ask for top(n_edges=...) with 0 or "
+                f"more, got n_edges={n_edges}, n_nodes={n_nodes}."
+            )
+        chosen = torch.zeros(self.graph.n_edges, dtype=torch.bool)
+        chosen[self._growths[absolute].first(n_edges)] = True
+        return self._circuit_of_edges(chosen)
+
+    @cached_property
+    def _growths(self) -> dict[bool, _Growth]:
+        return {absolute: _Growth(self, absolute=absolute) for absolute in (True, False)}
+
+
+class _Growth:
+    """The edges in the order in which they are taken, as far as anybody asked."""
+
+    def __init__(self, scores: Scores, *, absolute: bool) -> None:
+        self._scores, self._absolute = scores, absolute
+        self._taken: list[int] = []
+        self._edges = self._in_order()
+
+    def first(self, n: int) -> list[int]:
+        """The places, in the graph's order of edges, of the first n."""
+        while len(self._taken) < n:
+            place = next(self._edges, None)
+            if place is None:
+                break
+            self._taken.append(place)
+        return self._taken[:n]
+
+    def _in_order(self) -> Iterator[int]:
+        graph, places = self._scores.graph, _places(self._scores.graph)
+        candidates: list[tuple[float, int, int]] = []  # minus score, place, which row
+        rows: list[Iterator[tuple[float, int, int]]] = []
+        sources: list[tuple[str, int]] = []
+        opened: set[Row] = set()  # asked for membership only
+
+        def offer(row: int) -> None:
+            best = next(rows[row], None)
+            if best is not None:
+                value, place, source = best
+                sources[row] = (sources[row][0], source)
+                heapq.heappush(candidates, (-value, place, row))
+
+        def open_row(row: Row) -> None:
+            if row in opened:
+                return
+            opened.add(row)
+            rows.append(self._best_first(*row, places[row[0]]))
+            sources.append((row[0], -1))
+            offer(len(rows) - 1)
+
+        for row in _rows_at_output(graph):
+            open_row(row)
+        while candidates:
+            _, place, row = heapq.heappop(candidates)
+            block, source = sources[row]
+            offer(row)
+            for behind in _rows_behind(graph, block, source):
+                open_row(behind)
+            yield place
+
+    def _best_first(self, block: str, row: int, places: Tensor) -> Iterator[tuple[float, int, int]]:
+        """Score, place and source of the edges of a row."""
+        assert self._scores.edges is not None
+        columns = self._scores.graph.edge_support[block][row].nonzero().flatten()
+        values = self._scores.edges[block][row, columns]
+        values = values.abs() if self._absolute else values
+        order = values.argsort(descending=True, stable=True)
+        columns = columns[order]
+        of_edges = (values[order], places[row, columns], columns)
+        return zip(*(one.tolist() for one in of_edges), strict=True)
+
+
+def _places(graph: Graph) -> dict[str, Tensor]:
+    """By block: where each edge stands in the graph's order."""
+    places, start = {}, 0
+    for block, support in graph.edge_support.items():
+        dst, src = graph.ordered_edges(block, support)
+        places[block] = torch.zeros(support.shape, dtype=torch.long)
+        places[block][dst, src] = torch.arange(start, start + len(dst))
+        start += len(dst)
+    return places
+
+
+def _rows_at_output(graph: Graph) -> list[Row]:
+    """Destinations that lead to the output by links alone."""
+    if isinstance(graph, ComponentGraph):
+        return [(EDGES, graph.logits_reader.start)]
+    assert isinstance(graph, ChannelGraph)
+    written = [block for block in graph.edge_support if block.endswith("_out")]
+    return [(block, row) for block in written for row in range(graph.d_model)]
+
+
+def _rows_behind(graph: Graph, block: str, source: int) -> list[Row]:
+    """Destinations that lead on to a source of a block.
+
+    A channel that is read leads on from written ones; but these lead to the output anyway.
+    """
+    if isinstance(graph, ComponentGraph):
+        rows = (graph.ends[EDGES].dst == source).nonzero().flatten().tolist()
+        return [(EDGES, row) for row in rows]
+    assert isinstance(graph, ChannelGraph)
+    at = block.partition("->")[0]
+    if at.endswith(".mlp_post"):
+        return [(f"{at.removesuffix('post')}in->{at}", source)]
+    if not at.endswith(".v"):
+        return []
+    layer = at.removesuffix(".v")
+    first = source // graph.d_head * graph.d_head
+    head = range(first, first + graph.d_head)
+    attends = [(f"{layer}.attn_in->{layer}.{letter}", row) for letter in "qk" for row in head]
+    return [(f"{layer}.attn_in->{at}", source), *attends]
