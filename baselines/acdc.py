@@ -1,0 +1,226 @@
+"""ACDC: edges are removed one after the other, from the output back, while that changes little."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from transformer_lens import HookedTransformer
+
+from sparse_lens.ablation import Ablation
+from sparse_lens.baselines.acdc_component import run_in_batches
+from sparse_lens.baselines.acdc_plain import run_one_by_one
+from sparse_lens.baselines.acdc_run import Rule, Run
+from sparse_lens.baselines.acdc_scores import scores_of_runs
+from sparse_lens.baselines.acdc_targets import LossTarget, Target, bisect
+from sparse_lens.circuit import Circuit
+from sparse_lens.graphs.base import Graph
+from sparse_lens.graphs.component import ComponentGraph
+from sparse_lens.method import CostMeter, Discovery, Method, metered
+from sparse_lens.objectives import KLDivergence, Objective, TaskLoss
+from sparse_lens.patching import BoundAblation, bind, full_logits
+from sparse_lens.patching.writers import heads_are_coupled
+from sparse_lens.search import ChosenCircuit, circuit_logits
+from sparse_lens.task import Prompts, Task
+
+
+@dataclass(frozen=True)
+class ACDC(Method):
+    """Automatic circuit discovery (Conmy et al. 2304.14997, algorithm 1).
+
+    Readers are visited from the logits back, and the writers of each from the latest back (see
+    `sparse_lens.baselines.acdc_order`). An edge goes for good when the objective, a mean over the
+    train prompts, changes by less than the threshold; edges into nodes that do not act on the
+    output any more go untested. Nothing is random.
+
+    On a component graph the circuit is the one of the loop over single edges, wherever no decision
+    lies within float error of the threshold (the history tells the margin), but it takes fewer and
+    smaller passes: see `run_in_batches` and `CircuitVariants`. On a channel graph, and where heads
+    act on each other directly (through an AbsTopK or a norm over all of them), each edge takes a
+    pass.
+    """
+
+    objective: Objective = KLDivergence()
+
+    thresholds: float | tuple[float, ...] | None = None
+    """Each gives a circuit. None: only those that the search for `target` runs."""
+
+    absolute: bool = False
+    """Compare the absolute change, so that edges whose removal lowers the objective stay, too."""
+
+    start: Circuit | None = None
+    """Remove edges from this circuit, such as another method's; None for the whole graph. A node
+    circuit is written out as edges. A channel graph needs one: each of its edges takes a pass."""
+
+    target: Target | None = None
+    """Bisect the threshold for this. None with `thresholds=None`: for `target_loss`."""
+
+    target_loss: float = 0.15
+    """Two-way task loss, in nats on the validation prompts, that the chosen circuit meets."""
+
+    n_bisections: int = 8
+    """Thresholds that a search runs at most after it has found one on either side."""
+
+    max_tokens: int = 2**13
+    """Positions in one pass: prompts times tokens times removals that are tried together. More
+    take more memory; the circuit does not depend on it."""
+
+    def __post_init__(self) -> None:
+        for threshold in self._thresholds:
+            if not threshold > 0:
+                raise ValueError(f"thresholds must be positive, got {threshold}.")
+        if self.thresholds == ():
+            raise ValueError("thresholds=() runs nothing; pass None for a search.")
+        if self.max_tokens < 1 or self.n_bisections < 0:
+            raise ValueError(
+                "max_tokens must be 1 or more and n_bisections 0 or more, got "
+                f"{self.max_tokens} and {self.n_bisections}."
+            )
+
+    def discover(
+        self,
+        model: HookedTransformer,
+        graph: Graph,
+        task: Task,
+        *,
+        ablation: Ablation | BoundAblation,
+        seed: int = 0,
+    ) -> Discovery:
+        """Prune on the train prompts; bisect and choose on the validation prompts.
+
+        The discovery's `circuits` are those of the thresholds, from the smallest up, with a row of
+        the history each. Edges score by the largest threshold at which they were kept, see
+        `scores_of_runs`. The chosen circuit is the smallest of `circuits` and the starting one that
+        meets `target_loss`.
+
+        Raises:
+            ValueError: for a channel graph without a starting circuit, a starting circuit of
+                another graph, or a search for a loss without a validation split.
+        """
+        start = self._start(graph)
+        with metered(model) as meter:
+            bound = bind(model, graph, ablation)
+            runs = self._runs(bound, start, task, meter)
+            circuits = tuple(run.circuit for run in runs)
+            chosen = None
+            if task.validation is not None:
+                chosen = _smallest(bound, (*circuits, start), task, self.target_loss)
+            cost = meter.cost()
+        return Discovery(
+            method=self,
+            task=task.name,
+            scores=scores_of_runs(start, runs),
+            chosen=chosen,
+            cost=cost,
+            seed=seed,
+            absolute=False,
+            history=tuple(_row(run) for run in runs),
+            circuits=circuits,
+        )
+
+    @property
+    def _thresholds(self) -> tuple[float, ...]:
+        if self.thresholds is None:
+            return ()
+        return self.thresholds if isinstance(self.thresholds, tuple) else (self.thresholds,)
+
+    @property
+    def _target(self) -> Target | None:
+        if self.target is None and self.thresholds is None:
+            return LossTarget(self.target_loss, TaskLoss())
+        return self.target
+
+    def _start(self, graph: Graph) -> Circuit:
+        """As a circuit that is given by its edges."""
+        start = self.start
+        if start is None:
+            if not isinstance(graph, ComponentGraph):
+                raise ValueError(
+                    f"each of the {graph.n_edges:,} edges of {graph} takes ACDC a pass: pass "
+                    "start=, another method's circuit (or Circuit.full(graph), if you mean it)."
+                )
+            start = Circuit.full(graph)
+        if start.graph != graph:
+            raise ValueError(f"the starting circuit belongs to {start.graph}, not to {graph}.")
+        edges = {block: start.edge_mask(block) for block in graph.edge_support}
+        return Circuit.from_edge_masks(graph, edges, node_masks=dict(start.node_masks))
+
+    def _runs(
+        self, bound: BoundAblation, start: Circuit, task: Task, meter: CostMeter
+    ) -> list[Run]:
+        """One for each threshold, from the smallest up."""
+        device = bound.model.cfg.device or "cpu"
+        train = task.train.to(device)
+        runs: dict[float, Run] = {}
+
+        def run(threshold: float) -> Run:
+            if threshold not in runs:
+                runs[threshold] = self._run(bound, start, train, threshold, meter)
+            return runs[threshold]
+
+        for threshold in self._thresholds:
+            run(threshold)
+        target = self._target
+        if target is not None:
+            if isinstance(target, LossTarget):
+                task.split("validation")
+
+            def loss_of(circuit: Circuit, objective: Objective) -> float:
+                return _loss(bound, circuit, task.split("validation").to(device), objective)
+
+            def needs_smaller(threshold: float) -> tuple[bool, int]:
+                circuit = run(threshold).circuit
+                return target.needs_smaller(circuit, loss_of), circuit.n_edges
+
+            bisect(needs_smaller, n_bisections=self.n_bisections)
+        return [runs[threshold] for threshold in sorted(runs)]
+
+    def _run(
+        self,
+        bound: BoundAblation,
+        start: Circuit,
+        prompts: Prompts,
+        threshold: float,
+        meter: CostMeter,
+    ) -> Run:
+        rule = Rule(threshold, self.absolute)
+        parts = (bound, prompts, self.objective, start, rule)
+        if not isinstance(bound.graph, ComponentGraph) or heads_are_coupled(bound.model):
+            return run_one_by_one(*parts, max_tokens=self.max_tokens)
+        run = run_in_batches(*parts, max_tokens=self.max_tokens)
+        meter.forward_passes += run.n_passes  # of parts of the model, which the meter does not see
+        return run
+
+
+def _smallest(
+    bound: BoundAblation, circuits: tuple[Circuit, ...], task: Task, target: float
+) -> ChosenCircuit:
+    """The smallest circuit that meets a task loss on the validation prompts, or the full one."""
+    prompts = task.split("validation").to(bound.model.cfg.device or "cpu")
+    tried = []
+    for circuit in sorted(circuits, key=lambda circuit: circuit.n_edges):
+        loss = _loss(bound, circuit, prompts, TaskLoss())
+        tried.append((circuit.n_edges, loss))
+        if loss <= target:
+            return ChosenCircuit(circuit, loss, True, tuple(tried))
+    full = Circuit.full(bound.graph)
+    loss = _loss(bound, full, prompts, TaskLoss())
+    tried.append((full.n_edges, loss))
+    return ChosenCircuit(full, loss, loss <= target, tuple(tried))
+
+
+@torch.no_grad()
+def _loss(bound: BoundAblation, circuit: Circuit, prompts: Prompts, objective: Objective) -> float:
+    full = full_logits(bound.model, prompts) if objective.needs_full_logits else None
+    return float(objective(circuit_logits(bound, circuit, prompts), prompts, full).mean())
+
+
+def _row(run: Run) -> dict[str, float]:
+    return {
+        "threshold": run.rule.threshold,
+        "n_edges": float(run.circuit.n_edges),
+        "objective": run.loss,
+        "margin": run.margin,
+        "edges_tested": float(len(run.changes)),
+        "passes": float(run.n_passes),
+    }

@@ -1,0 +1,37 @@
+"""The order in which ACDC tries edges: from the output back."""
+
+from collections.abc import Iterator
+
+from sparse_lens.graphs.base import Graph
+from sparse_lens.graphs.channel import ChannelGraph
+from sparse_lens.graphs.component import EDGES, ComponentGraph
+
+Sublayer = tuple[str, range]
+"""A block, and the rows (readers) of it that are tried one after the other."""
+
+
+def sublayers_from_the_output(graph: Graph) -> Iterator[Sublayer]:
+    """Blocks and their rows in the order in which ACDC comes to them.
+
+    On a component graph: the logits; then, from the last layer to the first, the MLP, v of all
+    heads from head 0 up, k of all, q of all. On a channel graph, from the last layer to the first:
+    mlp_out, mlp_post, attn_out, v, k, q, each from channel 0 up. A reader's writers are tried from
+    the latest (the highest column) back.
+    """
+    if isinstance(graph, ComponentGraph):
+        for rows in _component_rows(graph):
+            yield EDGES, range(rows.start, rows.stop)
+    elif isinstance(graph, ChannelGraph):
+        for block in reversed(list(graph.edge_support)):
+            yield block, range(graph.edge_support[block].shape[0])
+    else:
+        raise ValueError(f"ACDC knows component and channel graphs, got {type(graph).__name__}.")
+
+
+def _component_rows(graph: ComponentGraph) -> Iterator[slice]:
+    yield graph.logits_reader
+    for layer in reversed(range(graph.n_layers)):
+        if not graph.attn_only:
+            yield graph.mlp_reader(layer)
+        for letter in "vkq":
+            yield graph.head_readers(layer, letter)

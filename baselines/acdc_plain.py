@@ -1,0 +1,114 @@
+"""ACDC one edge at a time: for any graph and model, a whole pass for every edge."""
+
+from __future__ import annotations
+
+import torch
+
+from sparse_lens.baselines.acdc_order import sublayers_from_the_output
+from sparse_lens.baselines.acdc_run import Edge, Rule, Run
+from sparse_lens.circuit import Circuit
+from sparse_lens.objectives import Objective
+from sparse_lens.patching import BoundAblation, answer_logits, full_logits, patched
+from sparse_lens.patching.binding import BoundConstants
+from sparse_lens.patching.needs import acting_rows
+from sparse_lens.task import Prompts
+
+
+def run_one_by_one(
+    bound: BoundAblation,
+    prompts: Prompts,
+    objective: Objective,
+    start: Circuit,
+    rule: Rule,
+    *,
+    max_tokens: int,
+) -> Run:
+    """The circuit of ACDC, an edge at a time.
+
+    Args:
+        max_tokens: prompts times positions in one pass.
+    """
+    graph = bound.graph
+    search = _Search(bound, prompts, objective, start, max_tokens)
+    for block, rows in sublayers_from_the_output(graph):
+        for row in rows:
+            search.prune(block, row, rule)
+    return search.result(rule)
+
+
+class _Search:
+    def __init__(
+        self,
+        bound: BoundAblation,
+        prompts: Prompts,
+        objective: Objective,
+        start: Circuit,
+        max_tokens: int,
+    ) -> None:
+        self._graph, self._model, self._start = bound.graph, bound.model, start
+        self._kept = {block: start.edge_mask(block) for block in bound.graph.edge_support}
+        self._objective, self._n = objective, len(prompts)
+        size = max(1, max_tokens // prompts.clean.shape[1])
+        self._parts = []
+        for part, part_bound in bound.batches(prompts, size):
+            part = part.to(bound.model.cfg.device or "cpu")
+            # Values on other tokens are the same in every test: compute them once.
+            constants = BoundConstants(self._model, self._graph, part_bound.values(part))
+            full = full_logits(self._model, part) if objective.needs_full_logits else None
+            self._parts.append((part, constants, full))
+        self._changes: dict[Edge, float] = {}
+        self._margin, self._n_passes = float("inf"), 0
+        self._loss: float | None = None
+
+    def prune(self, block: str, row: int, rule: Rule) -> None:
+        """Try all edges into one reader."""
+        kept = self._kept[block][row]
+        writers = kept.nonzero().flatten().flip(0).tolist()
+        if not writers:
+            return
+        if not bool(acting_rows(self._model, self._circuit())[block][row]):
+            kept[:] = False
+            self._loss = None
+            return
+        for writer in writers:
+            before = self._current_loss()
+            kept[writer] = False
+            after = self._measured()
+            change = after - before
+            self._changes[block, row, writer] = change
+            self._margin = min(self._margin, rule.margin(change))
+            if rule.removes(change):
+                self._loss = after
+            else:
+                kept[writer] = True
+
+    def result(self, rule: Rule) -> Run:
+        """What it came to."""
+        return Run(
+            rule=rule,
+            circuit=self._circuit(),
+            loss=self._current_loss(),
+            changes=self._changes,
+            margin=self._margin,
+            n_passes=self._n_passes,
+        )
+
+    def _circuit(self) -> Circuit:
+        return Circuit.from_edge_masks(
+            self._graph, self._kept, node_masks=dict(self._start.node_masks)
+        )
+
+    def _current_loss(self) -> float:
+        if self._loss is None:
+            self._loss = self._measured()
+        return self._loss
+
+    @torch.no_grad()
+    def _measured(self) -> float:
+        total, circuit = 0.0, self._circuit()
+        for prompts, constants, full in self._parts:
+            with patched(self._model, circuit, ablation=constants, prompts=prompts):
+                losses = self._objective(answer_logits(self._model, prompts), prompts, full)
+            total += float(losses.sum(dtype=torch.float64))
+        self._n_passes += len(self._parts)
+        return total / self._n

@@ -1,0 +1,86 @@
+"""One layer of a model in parts: what heads and the MLP make of streams that they are given."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens import HookedTransformer
+from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
+
+from sparse_lens.graphs.component import LETTERS
+from sparse_lens.patching.bare import HeadsAlone, bare
+from sparse_lens.patching.reading import attention_reader
+
+
+class LayerParts:
+    """A layer whose heads do not act on each other; no hook fires.
+
+    Position embeddings are needed where the model concatenates them to what its sublayers read.
+    """
+
+    def __init__(self, model: HookedTransformer, layer: int) -> None:
+        block: Any = model.blocks[layer]
+        self._attn, self._block = block.attn, bare(block)
+        self._is_sparse = getattr(model, "sparse_cfg", None) is not None
+        self._is_post_norm = model.cfg.original_architecture in POST_NORM_ARCHITECTURES
+        self._reader = attention_reader(model, layer)
+        self._weights = {
+            letter: (getattr(block.attn, f"W_{name}"), getattr(block.attn, f"b_{name}"))
+            for letter, name in zip(LETTERS, LETTERS.upper(), strict=True)
+        }
+        self._alone: dict[tuple[int, ...], HeadsAlone] = {}
+
+    @property
+    def constant(self) -> Float[Tensor, " d_model"]:
+        """What attention adds to the stream beside its heads' outputs."""
+        return self._attn.b_O
+
+    def project_(
+        self,
+        letter: str,
+        heads: list[int],
+        streams: Float[Tensor, "heads tokens d_model"],
+        positions: Float[Tensor, "batch pos d_pos"] | None,
+    ) -> Float[Tensor, "heads tokens d_head"]:
+        """Queries, keys or values of some heads from the stream of each, which is overwritten."""
+        for keep in self._reader.captures.values():
+            assert positions is not None
+            keep(positions)
+        weight, bias = self._weights[letter]
+        if len(heads) < len(weight):
+            weight, bias = weight[heads], bias[heads]
+        return torch.baddbmm(bias[:, None], self._reader.read_(streams, slice(None)), weight)
+
+    def attend(
+        self,
+        heads: list[int],
+        queries: Float[Tensor, "batch pos heads d_head"],
+        keys: Float[Tensor, "batch pos heads d_head"],
+        values: Float[Tensor, "batch pos heads d_head"],
+        attention_mask: Tensor | None,
+    ) -> Float[Tensor, "batch pos heads d_head"]:
+        """What some heads read out."""
+        alone = self._alone.get(tuple(heads))
+        if alone is None:
+            chosen = torch.tensor(heads, device=queries.device)
+            alone = self._alone[tuple(heads)] = HeadsAlone(self._attn, chosen)
+        return alone.attend(queries, keys, values, attention_mask=attention_mask)
+
+    def write(
+        self, heads: list[int], z: Float[Tensor, "heads tokens d_head"]
+    ) -> Float[Tensor, "heads tokens d_model"]:
+        """What some heads write, given what they read out."""
+        weight = self._attn.W_O
+        return torch.bmm(z, weight if len(heads) == len(weight) else weight[heads])
+
+    def mlp(
+        self,
+        stream: Float[Tensor, "batch pos d_model"],
+        positions: Float[Tensor, "batch pos d_pos"] | None,
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """What the MLP writes, given the stream that it sees."""
+        block = self._block
+        if self._is_sparse:
+            return block.apply_mlp(block.read_mlp(stream, positions))
+        return block.apply_mlp(stream if self._is_post_norm else block.ln2(stream))

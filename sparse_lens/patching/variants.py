@@ -1,0 +1,89 @@
+"""Many circuits of a component graph that differ from one at a few readers, in one batch."""
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sparse_lens.graphs.component import LETTERS, ComponentGraph
+from sparse_lens.patching.binding import BoundAblation
+from sparse_lens.patching.needs import Needs
+from sparse_lens.patching.variant_frame import Frame
+from sparse_lens.patching.variant_pass import VariantPass
+from sparse_lens.patching.writers import heads_are_coupled
+from sparse_lens.task import Prompts
+
+
+class CircuitVariants:
+    """A circuit as it runs on some prompts, and what becomes of it as edges are removed.
+
+    The outputs of all its components are kept, and a variant computes only what differs: nothing
+    before the first reader that loses an edge; after it, only heads and MLPs that hear of the
+    difference over kept edges and are heard at the output; and only the answer position of those
+    that act through it alone. The logits are those of :func:`sparse_lens.patching.run_circuit`.
+
+    Args:
+        kept: the circuit's edges, bool [readers, writers].
+
+    Raises:
+        ValueError: for a model whose heads act on each other directly.
+    """
+
+    @torch.no_grad()
+    def __init__(self, bound: BoundAblation, prompts: Prompts, kept: np.ndarray) -> None:
+        graph = bound.graph
+        assert isinstance(graph, ComponentGraph)
+        if heads_are_coupled(bound.model):
+            raise ValueError(
+                "heads of this model act on each other directly (an AbsTopK or a norm spans them), "
+                "so they cannot be computed one by one: run each circuit with run_circuit."
+            )
+        self.graph, self.kept = graph, kept.copy()
+        self.frame = Frame(bound, prompts)
+        self.needs = Needs.of(graph, self.kept)
+        zeros = self.frame.inputs.new_zeros
+        self.differences = zeros(graph.n_writers, *self.frame.shape)
+        """live - ablated, by writer; not computed where nothing needs it"""
+        self.projected = {
+            letter: zeros(graph.n_layers, graph.n_heads, *self.frame.shape[:2], graph.d_head)
+            for letter in LETTERS
+        }
+        """queries, keys and values by layer and head; not computed where nothing needs them"""
+        inputs = list(range(graph.n_inputs))
+        self.differences[inputs] = self.frame.inputs - self.frame.ablated(inputs)
+        self.at_answer = self.frame.at_answer(self.differences)
+        """live - ablated at the answer position"""
+        self._scratch: dict[str, Tensor] = {}
+        self._last = VariantPass(self)
+        self.logits: Float[Tensor, "n vocab"] = self._last.run()[0]
+        """of the circuit, at the answer position"""
+        self._last.adopt(0)
+
+    @torch.no_grad()
+    def run(self, rows: list[int], kept: np.ndarray) -> Float[Tensor, "variants n vocab"]:
+        """Logits of variants at the answer position.
+
+        Args:
+            rows: readers of one sublayer (heads of a layer, an MLP, or the logits) that lose edges.
+            kept: what they keep in each variant, bool [variants, rows, writers].
+        """
+        self._last = VariantPass(self, rows, kept)
+        return self._last.run()
+
+    @torch.no_grad()
+    def adopt(self, variant: int) -> None:
+        """Let one of the variants that ran last be the circuit from now on."""
+        self._last.adopt(variant)
+        self.needs = Needs.of(self.graph, self.kept)
+
+    def drop(self, row: int) -> None:
+        """Remove all edges of a reader that does not act on the output."""
+        assert not self.needs.readers[row]
+        self.kept[row] = False
+
+    def scratch(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """Memory that the next pass overwrites: fresh pages cost more than what they hold."""
+        size = torch.Size(shape).numel()
+        if name not in self._scratch or self._scratch[name].numel() < size:
+            self._scratch[name] = self.differences.new_empty(size)
+        return self._scratch[name][:size].view(shape)

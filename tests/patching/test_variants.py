@@ -1,0 +1,135 @@
+"""Batches of circuits that differ at one sublayer, against a loop over readers and writers."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sparse_lens.ablation import InterchangeAblation, MeanAblation, ZeroAblation
+from sparse_lens.graphs import ComponentGraph
+from sparse_lens.patching import bind
+from sparse_lens.patching.needs import Needs
+from sparse_lens.patching.variants import CircuitVariants
+from sparse_lens.patching.writers import heads_are_coupled
+from tests.patching import tiny
+from tests.patching.component_oracle import SlowModel
+from tests.patching.tiny import difference
+
+MODELS = [(tiny.dense, name) for name in tiny.DENSE] + [(tiny.sparse, name) for name in tiny.SPARSE]
+COUPLED = ["Gemma 2", "OLMo 2", "OLMo 2, LayerNorm", "AbsTopK everywhere", "AbsTopK on writes"]
+COUPLED += ["AbsTopK on q", "positions", "sinks and bigram", "all of it"]
+FREE = [(make, name) for make, name in MODELS if name not in COUPLED]
+PROMPTS = tiny.prompts(padded=True)
+VARIANTS = 3
+
+
+def build(make: Any, name: str, **changes: Any) -> tuple[Any, ComponentGraph, SlowModel]:
+    model = make(name, dtype=torch.float64, **changes)
+    graph = ComponentGraph.from_model(model)
+    return model, graph, SlowModel(model, graph)
+
+
+def at_answers(logits: torch.Tensor) -> torch.Tensor:
+    return logits[torch.arange(len(PROMPTS)), PROMPTS.answer_positions]
+
+
+def sublayers(graph: ComponentGraph) -> list[slice]:
+    """Readers of one sublayer after the other, from the output back."""
+    rows = [graph.logits_reader]
+    for layer in reversed(range(graph.n_layers)):
+        rows += [graph.mlp_reader(layer)] * (not graph.attn_only)
+        rows += [graph.head_readers(layer, "v"), graph.head_readers(layer)]
+    return rows
+
+
+@pytest.mark.parametrize(("make", "name"), FREE, ids=[f"{m.__name__} {n}" for m, n in FREE])
+@torch.no_grad()
+def test_variants_are_the_circuits_that_they_stand_for(make: Any, name: str) -> None:
+    model, graph, slow = build(make, name)
+    values = slow.run(PROMPTS.corrupted)[1]
+    bound = bind(model, graph, InterchangeAblation())
+
+    def slow_logits(kept: np.ndarray) -> torch.Tensor:
+        return at_answers(slow.run(PROMPTS.clean, torch.from_numpy(kept).double(), values)[0])
+
+    kept = tiny.random_edges(graph, 0.7, 1).edge_mask("edges").numpy()
+    circuit = CircuitVariants(bound, PROMPTS, kept)
+    assert difference(circuit.logits, slow_logits(kept)) < 1e-9
+    random = np.random.default_rng(0)
+    for where in sublayers(graph):
+        rows = [row for row in range(where.start, where.stop) if circuit.needs.readers[row]]
+        if not rows:
+            continue
+        less = random.random((VARIANTS, len(rows), graph.n_writers)) < 0.7
+        variants = kept[rows] & less
+        found = circuit.run(rows, variants)
+        for logits, mask in zip(found, variants, strict=True):
+            changed = kept.copy()
+            changed[rows] = mask
+            assert difference(logits, slow_logits(changed)) < 1e-9
+        circuit.adopt(1)
+        kept[rows] = variants[1]
+        assert np.array_equal(circuit.kept, kept)
+
+
+@pytest.mark.parametrize("ablation", [ZeroAblation(), MeanAblation(tokens=PROMPTS.corrupted)])
+@torch.no_grad()
+def test_other_ablations(ablation: Any) -> None:
+    model, graph, slow = build(tiny.dense, "LN")
+    kept = tiny.random_edges(graph, 0.5, 2).edge_mask("edges").numpy()
+    values = None
+    if isinstance(ablation, MeanAblation):
+        values = slow.run(PROMPTS.corrupted)[1].mean((1, 2), keepdim=True).expand(-1, 3, 6, -1)
+    expected = slow.run(PROMPTS.clean, torch.from_numpy(kept).double(), values)[0]
+    circuit = CircuitVariants(bind(model, graph, ablation), PROMPTS, kept)
+    assert difference(circuit.logits, at_answers(expected)) < 1e-9
+
+
+@pytest.mark.parametrize("name", COUPLED)
+def test_coupled_heads_are_refused(name: str) -> None:
+    make = tiny.dense if name in tiny.DENSE else tiny.sparse
+    model, graph, _ = build(make, name)
+    assert heads_are_coupled(model)
+    bound = bind(model, graph, InterchangeAblation())
+    with pytest.raises(ValueError, match="act on each other directly"):
+        CircuitVariants(bound, PROMPTS, graph.edge_support["edges"].numpy())
+
+
+@torch.no_grad()
+def test_no_hook_of_the_user_fires_and_none_is_lost() -> None:
+    model, graph, _ = build(tiny.dense, "LN")
+    bound = bind(model, graph, ZeroAblation())
+    circuit = CircuitVariants(bound, PROMPTS, graph.edge_support["edges"].numpy())
+    seen: list[str] = []
+    model.add_hook("blocks.1.hook_mlp_out", lambda value, hook: seen.append(hook.name))
+    row = graph.logits_reader.start
+    circuit.run([row], np.zeros((2, 1, graph.n_writers), dtype=bool))
+    assert seen == []
+    model(PROMPTS.clean)
+    assert seen == ["blocks.1.hook_mlp_out"]
+
+
+def test_needs_at_the_answer_position() -> None:
+    graph = ComponentGraph.from_model(tiny.dense("LN", n_heads=1))
+    # input -> v of a0.h0 -> MLP 0 -> logits; nothing else acts.
+    kept = np.zeros((graph.n_readers, graph.n_writers), dtype=bool)
+    for edge in ("input->a0.h0<v>", "a0.h0->m0", "m0->logits", "input->a1.h0<q>"):
+        _, reader, writer = graph.parse_edge(edge)
+        kept[reader, writer] = True
+    needs = Needs.of(graph, kept)
+    assert names(graph.readers, needs.readers) == [
+        "a0.h0<q>",
+        "a0.h0<k>",
+        "a0.h0<v>",
+        "m0",
+        "logits",
+    ]
+    assert names(graph.writers, needs.writers) == ["input", "a0.h0", "m0"]
+    # A query acts from the answer position, keys and values from all before it, too.
+    assert names(graph.readers, needs.readers_everywhere) == ["a0.h0<k>", "a0.h0<v>"]
+    assert names(graph.writers, needs.writers_everywhere) == ["input"]
+
+
+def names(all_names: tuple[str, ...], chosen: np.ndarray) -> list[str]:
+    return [name for name, there in zip(all_names, chosen, strict=True) if there]
