@@ -70,6 +70,12 @@ class NodePruning(Method):
     max_grad_norm: float = 1.0
     """Gradients of tau are clipped to this norm. The paper clips, but does not say at what."""
 
+    warm_start: Method | None = None
+    """A method that scores nodes: gates then start in the order of its scores."""
+
+    warm_start_scale: float = 1e-1
+    """How far from `init_noise_bias` the best and the worst node of the warm start begin."""
+
     calibrate: bool = False
     """Judge circuits after fitting scale and shift of the logit difference on the train prompts
     (16 LBFGS steps, as in the paper). Off wherever circuits of several methods are compared."""
@@ -98,7 +104,10 @@ class NodePruning(Method):
         task.split("validation")
         with metered(model) as meter:
             bound = bind(model, graph, ablation)
-            tau, history = self._learn(bound, task.train.to(model.cfg.device or "cpu"), seed, meter)
+            generator = torch.Generator().manual_seed(seed)
+            start = self._start(bound, task, seed, generator, meter)
+            prompts = task.train.to(model.cfg.device or "cpu")
+            tau, history = self._learn(bound, start, prompts, generator, meter)
             scores = Scores(graph, nodes=_with_fixed_ends(graph, tau))
             chosen = choose_circuit(
                 bound,
@@ -120,15 +129,36 @@ class NodePruning(Method):
             history=tuple(history),
         )
 
+    def _start(
+        self,
+        bound: BoundAblation,
+        task: Task,
+        seed: int,
+        generator: torch.Generator,
+        meter: CostMeter,
+    ) -> Float[Tensor, " nodes"]:
+        noise = torch.randn(bound.graph.n_nodes, generator=generator)
+        tau = noise * self.init_noise_scale + self.init_noise_bias
+        if self.warm_start is not None:
+            scored = Task(task.name, train=task.train)  # its own choice of a circuit is not needed
+            found = self.warm_start.discover(
+                bound.model, bound.graph, scored, ablation=bound, seed=seed
+            )
+            meter.backward_passes += found.cost.backward_passes
+            tau += self.warm_start_scale * _places(found)
+        return tau.clamp(-1, 1)
+
     def _learn(
-        self, bound: BoundAblation, prompts: Prompts, seed: int, meter: CostMeter
+        self,
+        bound: BoundAblation,
+        start: Float[Tensor, " nodes"],
+        prompts: Prompts,
+        generator: torch.Generator,
+        meter: CostMeter,
     ) -> tuple[Float[Tensor, " nodes"], list[Row]]:
         """Parameters after training; among those that reached a limit, the steadier ones rank."""
-        model, graph = bound.model, bound.graph
-        device = prompts.clean.device
-        generator = torch.Generator().manual_seed(seed)
-        noise = torch.randn(graph.n_nodes, generator=generator).to(device)
-        tau = (noise * self.init_noise_scale + self.init_noise_bias).clamp(-1, 1)
+        model = bound.model
+        tau = start.to(prompts.clean.device)
         tau.requires_grad_()
         optimizer = torch.optim.AdamW(
             [tau], lr=self.learning_rate, betas=self.betas, weight_decay=self.weight_decay
@@ -199,6 +229,21 @@ class StraightThrough(torch.autograd.Function):
         (tau,) = ctx.saved_tensors
         sigmoid = (tau / ctx.temperature).sigmoid()
         return grad_outputs[0] * sigmoid * (1 - sigmoid) / ctx.temperature, None
+
+
+def _places(found: Discovery) -> Float[Tensor, " nodes"]:
+    """Where each node stands in a ranking, evenly from -1 for the worst to 1 for the best."""
+    scores, graph = found.scores, found.scores.graph
+    if scores.nodes is None:
+        raise ValueError(
+            f"warm_start must score nodes, and {type(found.method).__name__} scored edges of "
+            f"{graph}: choose its option for nodes, such as AttributionPatching(nodes=True)."
+        )
+    values = torch.cat([scores.nodes[name] for name in graph.sites])
+    order = (values.abs() if found.absolute else values).argsort(stable=True)
+    places = torch.empty(graph.n_nodes)
+    places[order] = torch.linspace(-1, 1, graph.n_nodes)
+    return places
 
 
 def _masks(graph: Graph, gates: Float[Tensor, " nodes"]) -> Masks:
