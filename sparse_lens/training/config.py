@@ -55,7 +55,7 @@ class TrainingConfig:
     1, `clip_norm` clips the norm to 1, `none` leaves them. With eps 0.1 a mere clip hardly trains:
     gradients start at RMS 3e-3."""
 
-    grammar_share: float = 0.6
+    grammar_share: float = 0.8
     """Share of training tokens that come from our own grammar."""
 
     n_reference_tokens: int = 32_768

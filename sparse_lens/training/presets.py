@@ -33,7 +33,7 @@ def _model(d_model: int, d_head: int, afrac: float | None, n_layer: int = 2) -> 
 
 
 def _training(
-    model: SparseGPTConfig, *, sparse: tuple[float, float] | None = None, n_steps: int = 8000
+    model: SparseGPTConfig, *, sparse: tuple[float, float] | None = None, n_steps: int = 7000
 ) -> TrainingConfig:
     """The same text in the same order for all models; `sparse`: fractions of nonzero weights."""
     weights, embeddings = sparse or (None, None)
@@ -52,17 +52,17 @@ def _training(
 
 PRESETS = {
     "py-sparse": Preset(
-        "weight-sparse GPT: 2 layers, 192 channels, 10% of weights and 50% of embeddings nonzero, "
+        "weight-sparse GPT: 2 layers, 192 channels, 10% of weights and 30% of embeddings nonzero, "
         "AbsTopK of 1/4 everywhere",
-        _training(_model(192, 16, 0.25), sparse=(0.1, 0.5)),
+        _training(_model(192, 16, 0.25), sparse=(0.1, 0.3)),
     ),
     "py-dense": Preset(
         "dense GPT of the same loss: 2 layers, 40 channels",
         _training(_model(40, 8, None)),
     ),
     "py-dense-topk": Preset(
-        "dense GPT of the same loss with the same AbsTopK: 2 layers, 152 channels",
-        _training(_model(152, 8, 0.25)),
+        "dense GPT of the same loss with the same AbsTopK: 2 layers, 144 channels",
+        _training(_model(144, 8, 0.25)),
     ),
     "tiny": Preset(
         "a minute's run to try the trainer",

@@ -22,8 +22,8 @@ def generate_module(rng: random.Random) -> str:
     pen = Pen(rng)
     lines = [import_(pen) for _ in range(rng.choice((0, 0, 0, 1, 2, 4)))]
     for _ in range(rng.randint(2, 12)):
-        # Drills are about half as long as snippets: this makes them two thirds of the text.
-        lines += drill(pen) if pen.chance(0.8) else snippet(pen)
+        # Drills are about half as long as snippets: this makes them four fifths of the text.
+        lines += drill(pen) if pen.chance(0.9) else snippet(pen)
     return "\n".join(lines) + "\n"
 
 

@@ -10,7 +10,7 @@ Lines = list[str]
 
 # How often a choice falls on the outcome that all other text, where lines end in a name or in one
 # bracket, shows less often.
-_RARER = 0.65
+_RARER = 0.7
 
 
 def plain(pen: Pen) -> str:
@@ -85,7 +85,7 @@ def manager(pen: Pen) -> Lines:
 
 def definition(pen: Pen) -> Lines:
     """``return lambda a: b`` or ``async def a(b):``"""
-    if pen.chance(0.5):
+    if pen.chance(_RARER):
         word = pen.pick(("return", "return", "return", "yield"))
         return [f"{word} lambda {plain(pen)}: {term(pen)}"]
     return [f"async def {plain(pen)}({plain(pen)}):", *_body(pen)]
@@ -93,7 +93,7 @@ def definition(pen: Pen) -> Lines:
 
 def test_or_assignment(pen: Pen) -> Lines:
     """``if a and b == c:`` or ``if a: b = c``"""
-    if pen.chance(0.5):
+    if pen.chance(_RARER):
         joint = pen.pick(("and", "and", "or"))
         return [f"if {plain(pen)} {joint} {plain(pen)} == {plain(pen)}:", *_body(pen)]
     return [f"if {plain(pen)}: {plain(pen)} = {plain(pen)}"]
@@ -115,7 +115,7 @@ def brackets(pen: Pen) -> Lines:
     """A list that closes with one bracket or with two."""
     make = pen.pick((pen.number, lambda: plain(pen), lambda: plain(pen), pen.string))
     inside = ", ".join(make() for _ in range(pen.between(1, 6)))
-    return [f"{_start(pen)} [[{inside}]]" if pen.chance(_RARER) else f"{_start(pen)} [{inside}]"]
+    return [f"{_start(pen)} [[{inside}]]" if pen.chance(0.6) else f"{_start(pen)} [{inside}]"]
 
 
 def keys(pen: Pen) -> Lines:
@@ -130,7 +130,7 @@ def keys(pen: Pen) -> Lines:
         )
     )()
     value = pen.pick((pen.number, lambda: plain(pen), pen.string))()
-    if pen.chance(0.5):
+    if pen.chance(_RARER):
         return [f"{_start(pen)} {{{key}: {value}}}"]
     return [f"{_start(pen)} [{key}, {value}]"]
 
@@ -201,7 +201,7 @@ def drill_class(pen: Pen) -> Lines:
 def drill(pen: Pen) -> Lines:
     """A function, a class, or lines of a module."""
     draw = pen.random()
-    if draw < 0.68:
+    if draw < 0.78:
         return drill_function(pen)
     if draw < 0.88:
         return drill_class(pen)
