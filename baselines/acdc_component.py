@@ -64,7 +64,7 @@ class _Search:
         self._loss = sum(part.loss() for part in self._parts) / self._n
         self._changes: dict[Edge, float] = {}
         self._margin, self._n_passes = float("inf"), 0
-        self._try = _FIRST_BATCH
+        self._size = _FIRST_BATCH
 
     @property
     def _circuit(self) -> CircuitVariants:
@@ -82,13 +82,12 @@ class _Search:
             for row in rows
             for writer in self._circuit.kept[row].nonzero()[0][::-1].tolist()
         ]
-        done = 0
-        while done < len(edges):
-            size = min(self._try, self._most(rows))
-            batch = edges[done : done + size]
-            removed = self._remove_from_the_front(batch, rule)
-            done += min(removed + 1, len(batch))
-            self._try = 2 * size if removed == size else max(2, removed + 1)
+        guesses = [True] * len(edges)
+        while edges:
+            size = min(self._size, self._most(rows))
+            settled = self._try(edges[:size], guesses, rule)
+            edges, guesses = edges[settled:], guesses[settled:]
+            self._size = 2 * size if settled == size else max(_FIRST_BATCH, 2 * settled)
 
     def result(self, rule: Rule) -> Run:
         """What it came to."""
@@ -102,27 +101,43 @@ class _Search:
             n_passes=self._n_passes,
         )
 
-    def _remove_from_the_front(self, edges: list[tuple[int, int]], rule: Rule) -> int:
-        """Remove edges, one after the other, up to the first that stays; how many went."""
+    def _try(self, edges: list[tuple[int, int]], guesses: list[bool], rule: Rule) -> int:
+        """Try the removal of each edge from what is left if all guesses before it are right.
+
+        Decides on edges up to the first wrong guess, and guesses anew for those after it, whose
+        removal will not change the loss very differently; how many were decided on.
+
+        Args:
+            guesses: whether the edges will go.
+        """
         rows = sorted({row for row, _ in edges})
-        kept = np.repeat(self._circuit.kept[None, rows], len(edges), axis=0)
-        for i, (row, writer) in enumerate(edges):
-            kept[i:, rows.index(row), writer] = False
+        left = self._circuit.kept[rows]
+        variants = []
+        for (row, writer), goes in zip(edges, guesses, strict=False):
+            variants.append(left.copy())
+            variants[-1][rows.index(row), writer] = False
+            left = variants[-1] if goes else left
+        kept = np.stack(variants)
         losses = torch.stack([part.losses(rows, kept) for part in self._parts]).sum(0) / self._n
         self._n_passes += len(self._parts)
-        removed = 0
-        for (row, writer), loss in zip(edges, losses.tolist(), strict=True):
-            change = loss - self._loss
-            self._changes[EDGES, row, writer] = change
+        before, settled, last_removed = self._loss, len(edges), None
+        for i, (edge, loss) in enumerate(zip(edges, losses.tolist(), strict=True)):
+            change, guess = loss - before, guesses[i]
+            goes = rule.removes(change)
+            before = loss if guess else before
+            if i > settled - 1:
+                guesses[i] = goes
+                continue
+            self._changes[(EDGES, *edge)] = change
             self._margin = min(self._margin, rule.margin(change))
-            if not rule.removes(change):
-                break
-            self._loss = loss
-            removed += 1
-        if removed:
+            if goes:
+                self._loss, last_removed = loss, i
+            if goes != guess:
+                settled = i + 1
+        if last_removed is not None:
             for part in self._parts:
-                part.variants.adopt(removed - 1)
-        return removed
+                part.variants.adopt(last_removed)
+        return settled
 
     def _most(self, rows: list[int]) -> int:
         """How many removals fit into one pass."""
