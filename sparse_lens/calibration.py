@@ -56,6 +56,6 @@ def _loss(difference: Tensor, direction: Tensor, scale, shift) -> Float[Tensor, 
 
 def _direction(prompts: Prompts) -> Float[Tensor, " n"]:
     """1 where the answer has the smaller token id, else -1."""
-    if prompts.distractors is None or prompts.answers.ndim != 1:
+    if prompts.distractors is None or prompts.answers.ndim + prompts.distractors.ndim != 2:
         raise ValueError("calibration needs one answer and one distractor a prompt.")
     return torch.where(prompts.answers < prompts.distractors, 1.0, -1.0)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-TokenSet = Int[Tensor, " n"] | Int[Tensor, "n k"]
+TokenSet = Int[Tensor, " n"] | Int[Tensor, "n _"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +69,10 @@ class Prompts:
             )
 
     def _check_tokens(self) -> None:
+        for name in ("answers", "distractors"):
+            tokens = getattr(self, name)
+            if tokens is not None and tokens.numel() == 0:
+                raise ValueError(f"{name} must have at least one token for each prompt, got none.")
         if self.distractors is None:
             return
         answers = self.answers.reshape(len(self), -1, 1)
@@ -92,6 +96,8 @@ class Prompts:
 
     def batches(self, size: int) -> Iterator["Prompts"]:
         """The prompts in order, `size` at a time."""
+        if size < 1:
+            raise ValueError(f"a batch needs at least one prompt, got size={size}.")
         for start in range(0, len(self), size):
             yield self[start : start + size]
 

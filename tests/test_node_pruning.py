@@ -1,0 +1,141 @@
+"""Node pruning finds exactly what was planted, and says how it went."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from sparse_lens.calibration import fit_calibration
+from sparse_lens.circuit import Circuit
+from sparse_lens.method import Discovery
+from sparse_lens.node_pruning import NodePruning, StraightThrough
+from sparse_lens.objectives import KLDivergence, NegatedLogitDifference
+from sparse_lens.patching import bind
+from sparse_lens.search import circuit_logits
+from sparse_lens.task import Task
+from tests import planted
+from tests.planted import Problem
+
+# Few large steps, and a price of a node that lies between what a planted one and noise are worth.
+QUICK: dict[str, Any] = {"n_steps": 40, "learning_rate": 0.05, "k_coef": 0.01}
+BRIEF: dict[str, Any] = QUICK | {"n_steps": 3}
+
+
+def discover(problem: Problem, *, seed: int = 0, **settings: Any) -> Discovery:
+    return NodePruning(**settings).discover(
+        problem.model, problem.graph, planted.task(), ablation=problem.ablation, seed=seed
+    )
+
+
+@pytest.mark.parametrize("name", planted.problems())
+def test_exactly_the_planted_circuit_is_found(name: str) -> None:
+    problem = planted.problems()[name]
+    found = discover(problem, **QUICK)
+    assert found.circuit == problem.node_circuit
+    assert found.chosen is not None
+    assert found.chosen.loss < 0.05
+    if problem.circuit.is_node_circuit:  # the gates alone say as much
+        assert found.history[-1]["kept"] == problem.circuit.n_nodes
+
+
+def test_other_objectives() -> None:
+    problem = planted.problems()["sparse, component, mean"]
+    found = discover(problem, objective=NegatedLogitDifference(), **QUICK)
+    assert found.circuit == problem.node_circuit
+
+
+def test_an_objective_that_compares_with_the_full_model() -> None:
+    """At first all gates are open, and the divergence is one of the full model from itself."""
+    problem = planted.problems()["sparse, component, mean"]
+    found = discover(problem, objective=KLDivergence(), **BRIEF | {"init_noise_scale": 0.1})
+    assert found.history[0]["objective"] == pytest.approx(0, abs=1e-6)
+    assert found.history[-1]["objective"] > 1e-3
+
+
+def test_embedding_and_logits_of_a_component_graph_always_stay() -> None:
+    problem = planted.problems()["dense, component, mean"]
+    found = discover(problem, **BRIEF)
+    assert found.at(n_nodes=2).node_names() == ["input", "logits"]
+
+
+def test_the_history_has_a_row_a_step() -> None:
+    problem = planted.problems()["dense, component, mean"]
+    found = discover(problem, **QUICK | {"n_steps": 7})
+    assert [row["step"] for row in found.history] == list(range(7))
+    full = Circuit.full(problem.graph)
+    bound = bind(problem.model, problem.graph, problem.ablation)
+    train = planted.task().train
+    start = NodePruning().objective(circuit_logits(bound, full, train), train).mean()
+    # All gates are open at first, and one batch takes all prompts.
+    assert found.history[0]["objective"] == pytest.approx(float(start), rel=1e-3)
+
+
+def test_backward_passes_are_steps() -> None:
+    assert discover(planted.problems()["dense, component, mean"], **BRIEF).cost.backward_passes == 3
+
+
+def test_another_seed_draws_other_gates() -> None:
+    problem = planted.problems()["sparse, channel, mean"]
+    one, other = (discover(problem, seed=seed, **BRIEF).scores.by_name() for seed in (0, 1))
+    assert all(one[name] != other[name] for name in one)
+
+
+def test_the_seed_draws_batches_too() -> None:
+    problem = planted.problems()["dense, component, mean"]
+    settings = BRIEF | {"batch_size": 8, "init_noise_scale": 0.0}
+    one, again, other = (discover(problem, seed=seed, **settings) for seed in (0, 0, 1))
+    assert one.history == again.history
+    assert one.history[0]["objective"] != other.history[0]["objective"]
+
+
+def test_calibration_is_fitted_on_the_train_prompts() -> None:
+    problem = planted.problems()["dense, component, mean"]
+    found = discover(problem, calibrate=True, **BRIEF)
+    assert found.chosen is not None
+    bound, task = bind(problem.model, problem.graph, problem.ablation), planted.task()
+    calibration = fit_calibration(circuit_logits(bound, found.circuit, task.train), task.train)
+    assert found.chosen.calibration == calibration
+    validation = task.split("validation")
+    loss = calibration.loss(circuit_logits(bound, found.circuit, validation), validation)
+    assert found.chosen.loss == pytest.approx(float(loss.mean()), rel=1e-4)
+
+
+def test_without_validation_prompts_nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = planted.problems()["dense, component, mean"]
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise AssertionError("the model ran")
+
+    monkeypatch.setattr(problem.model, "forward", fail)
+    with pytest.raises(ValueError, match=r"no validation split.*Task\(\.\.\., validation="):
+        NodePruning().discover(
+            problem.model,
+            problem.graph,
+            Task("t", train=planted.task().train),
+            ablation=problem.ablation,
+        )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n_steps": 0}, "n_steps must be at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"temperature": 0.0}, "temperature must be positive, got 0.0"),
+    ],
+)
+def test_settings_are_checked(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        NodePruning(**settings)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_gates_step_forward_and_slope_backward(temperature: float) -> None:
+    tau = torch.tensor([-1.0, -0.2, -1e-6, 0.0, 1e-6, 0.3, 1.0], requires_grad=True)
+    gates: Any = StraightThrough.apply(tau, temperature)
+    assert gates.tolist() == [0, 0, 0, 1, 1, 1, 1]
+    upstream = torch.linspace(1, 2, 7)
+    (got,) = torch.autograd.grad((gates * upstream).sum(), tau)
+    smooth = tau.detach().requires_grad_()
+    (slope,) = torch.autograd.grad(((smooth / temperature).sigmoid() * upstream).sum(), smooth)
+    torch.testing.assert_close(got, slope)

@@ -1,0 +1,188 @@
+"""The search for a size against everything that it measured, and circuits chosen with it."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sparse_lens.calibration import Calibration
+from sparse_lens.circuit import Circuit
+from sparse_lens.objectives import TaskLoss
+from sparse_lens.patching import bind, run_circuit
+from sparse_lens.scores import Scores
+from sparse_lens.search import choose_circuit, circuit_logits, smallest_size
+from sparse_lens.task import Prompts, Task
+from tests import planted
+
+Found = tuple[int, bool, tuple[tuple[int, float], ...]]
+
+
+def noisy(largest: int, seed: int) -> Callable[[int], float]:
+    """A loss that falls with size on the whole, and jumps up and down."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.rand(largest + 1, generator=generator).tolist()
+    return lambda size: (1 - size / max(1, largest)) ** 3 + 0.5 * noise[size]
+
+
+def search(loss_at: Callable[[int], float], largest: int, target: float) -> Found:
+    """The search, checked for measuring no size twice and none that does not exist."""
+    asked: list[int] = []
+
+    def once(size: int) -> float:
+        asked.append(size)
+        return loss_at(size)
+
+    found = smallest_size(once, largest, target=target)
+    assert len(set(asked)) == len(asked)
+    assert set(asked) <= set(range(largest + 1))
+    assert found[2] == tuple((size, loss_at(size)) for size in asked)
+    return found
+
+
+@pytest.mark.parametrize("largest", [0, 1, 2, 7, 100, 5000])
+@pytest.mark.parametrize("target", [-1.0, 0.2, 0.5, 0.9, 2.0])
+@pytest.mark.parametrize("seed", range(4))
+def test_losses_that_jump(largest: int, target: float, seed: int) -> None:
+    loss_at = noisy(largest, seed)
+    size, met, tried = search(loss_at, largest, target)
+    meeting = [tried_size for tried_size, loss in tried if loss <= target]
+    assert met == bool(meeting)
+    if not met:
+        assert size == largest
+        return
+    assert loss_at(size) <= target
+    assert size == min(meeting)
+    # The gap is closed: the next smaller size was measured, and fails.
+    assert size == 0 or loss_at(size - 1) > target
+    assert size == 0 or size - 1 in dict(tried)
+
+
+@pytest.mark.parametrize("largest", [1, 2, 3, 24, 25, 1000])
+def test_losses_that_only_fall_give_the_smallest_size_of_all(largest: int) -> None:
+    for needed in sorted({0, 1, largest // 3, largest - 1, largest}):
+        size, met, _ = search(lambda size, needed=needed: float(size < needed), largest, 0.5)
+        assert (size, met) == (needed, True)
+
+
+def test_a_dip_that_bisection_walks_past_is_found() -> None:
+    """Sizes 50 to 70 do, 71 to 899 do not: halving from the whole would settle at 900."""
+    size, met, _ = search(lambda size: float(not (50 <= size <= 70 or size >= 900)), 1000, 0.5)
+    assert (size, met) == (50, True)
+
+
+def test_a_target_that_nothing_meets() -> None:
+    size, met, tried = search(lambda size: 1.0 / (1 + size), 100, 0.0)
+    assert (size, met) == (100, False)
+    assert len(tried) > 10  # smaller sizes were tried, since the full one need not be the best
+
+
+def test_a_loss_that_is_not_a_number_meets_nothing() -> None:
+    size, met, _ = smallest_size(lambda size: 0.1 if size >= 8 else math.nan, 20, target=0.5)
+    assert (size, met) == (8, True)
+
+
+def test_few_measurements_do_for_millions_of_sizes() -> None:
+    calls: list[int] = []
+    size, met, _ = smallest_size(
+        lambda size: calls.append(size) or float(size < 123_457), 85_000_000, target=0.5
+    )
+    assert (size, met) == (123_457, True)
+    assert len(calls) < 75
+
+
+def test_negative_sizes_are_refused() -> None:
+    with pytest.raises(ValueError, match="largest=-1"):
+        smallest_size(lambda size: 0.0, -1, target=0.5)
+
+
+COMPONENT = planted.problems()["dense, component, mean"]
+CHANNEL = planted.problems()["sparse, channel, mean"]
+TASK = planted.task()
+
+
+def planted_first(problem: planted.Problem, *, sign: float = 1.0) -> Scores:
+    """Scores under 1 for what is not planted, and `sign * 2` for what is."""
+    graph = problem.graph
+    generator = torch.Generator().manual_seed(0)
+    if problem.circuit.is_node_circuit:
+        noise = graph.unflatten(torch.rand(graph.n_nodes, generator=generator))
+        kept = problem.circuit.node_masks
+        nodes = {site: torch.where(kept[site], sign * 2, noise[site]) for site in graph.sites}
+        return Scores(graph, nodes=nodes)
+    edges = {}
+    for block, shape in graph.block_shapes.items():
+        noise = torch.rand(shape, generator=generator)
+        edges[block] = torch.where(problem.circuit.edge_mask(block), sign * 2, noise)
+    return Scores(graph, edges=edges)
+
+
+@pytest.mark.parametrize("problem", [COMPONENT, CHANNEL], ids=["edges", "nodes"])
+def test_the_smallest_circuit_that_does_is_chosen(problem: planted.Problem) -> None:
+    bound = bind(problem.model, problem.graph, problem.ablation)
+    chosen = choose_circuit(bound, planted_first(problem), TASK, target_loss=0.15)
+    assert chosen.met_target
+    assert chosen.circuit == problem.circuit
+    assert chosen.calibration is None
+    validation = TASK.split("validation")
+    with torch.no_grad():
+        logits = run_circuit(problem.model, problem.circuit, validation, ablation=problem.ablation)
+    loss = float(TaskLoss()(logits[:, -1], validation).mean())
+    assert chosen.loss == pytest.approx(loss, rel=1e-4)
+    assert dict(chosen.tried)[len(problem.names)] == chosen.loss
+
+
+def test_a_target_out_of_reach_gives_the_full_circuit_and_says_so() -> None:
+    bound = bind(COMPONENT.model, COMPONENT.graph, COMPONENT.ablation)
+    chosen = choose_circuit(bound, planted_first(COMPONENT), TASK, target_loss=0.0)
+    assert not chosen.met_target
+    assert chosen.circuit == Circuit.full(COMPONENT.graph)
+    assert chosen.loss == dict(chosen.tried)[COMPONENT.graph.n_edges] > 0
+
+
+def test_ranking_by_sign_or_by_absolute_value() -> None:
+    """Planted edges with negative scores are the best by absolute value and the last by sign."""
+    bound = bind(COMPONENT.model, COMPONENT.graph, COMPONENT.ablation)
+    scores = planted_first(COMPONENT, sign=-1.0)
+    assert choose_circuit(bound, scores, TASK, target_loss=0.15).circuit == COMPONENT.circuit
+    signed = choose_circuit(bound, scores, TASK, target_loss=0.15, absolute=False)
+    assert signed.circuit.n_edges > COMPONENT.graph.n_edges - len(COMPONENT.names)
+
+
+def test_calibration_is_fitted_on_train_prompts_and_judged_on_validation_prompts() -> None:
+    bound = bind(COMPONENT.model, COMPONENT.graph, COMPONENT.ablation)
+    seen: list[Prompts] = []
+
+    def calibrate(logits: torch.Tensor, prompts: Prompts) -> Calibration:
+        seen.append(prompts)
+        return Calibration(0.5, 0.25)
+
+    chosen = choose_circuit(
+        bound, planted_first(COMPONENT), TASK, target_loss=0.3, calibrate=calibrate
+    )
+    assert all(torch.equal(prompts.clean, TASK.train.clean) for prompts in seen)
+    assert chosen.calibration == Calibration(0.5, 0.25)
+    validation = TASK.split("validation")
+    logits = circuit_logits(bound, chosen.circuit, validation)
+    assert chosen.loss == float(Calibration(0.5, 0.25).loss(logits, validation).mean())
+    assert chosen.loss > float(TaskLoss()(logits, validation).mean())
+
+
+def test_nothing_is_chosen_without_validation_prompts() -> None:
+    bound = bind(COMPONENT.model, COMPONENT.graph, COMPONENT.ablation)
+    with pytest.raises(ValueError, match="no validation split"):
+        choose_circuit(
+            bound, planted_first(COMPONENT), Task("t", train=TASK.train), target_loss=0.15
+        )
+
+
+def test_logits_do_not_depend_on_the_batch_size() -> None:
+    """Also where each prompt has its own ablated values and its own answer position."""
+    problem = planted.problems()["dense, component, interchange"]
+    bound = bind(problem.model, problem.graph, problem.ablation)
+    prompts = replace(TASK.train[:7], positions=torch.tensor([0, 1, 2, 3, 4, 3, 2]))
+    together = circuit_logits(bound, problem.circuit, prompts)
+    apart = circuit_logits(bound, problem.circuit, prompts, batch_size=2)
+    torch.testing.assert_close(apart, together)
+    assert not together.requires_grad
