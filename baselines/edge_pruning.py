@@ -156,6 +156,7 @@ class EdgePruning(Method):
 
         Raises:
             ValueError: when the checkpoint belongs to another run.
+            FileNotFoundError: when its folder does not exist.
         """
         with metered(model) as meter, frozen(model):
             bound = bind(model, graph, ablation)
@@ -230,13 +231,16 @@ class _Training:
         """All steps that are left to do."""
         method = self._method
         path = None if method.checkpoint is None else Path(method.checkpoint)
+        if path is not None and not path.parent.is_dir():
+            raise FileNotFoundError(f"there is no folder {path.parent} for the checkpoint.")
         identity = {} if path is None else self._identity()
         if path is not None and path.exists():
             self._load(path, identity)
         while len(self.history) < method.n_steps:
             self.history.append(self._step(meter))
             done = len(self.history)
-            if path is not None and done % method.checkpoint_every in (0, done - method.n_steps):
+            due = done % method.checkpoint_every == 0 or done == method.n_steps
+            if path is not None and due:
                 self._save(path, identity)
 
     def _step(self, meter: CostMeter) -> Row:
