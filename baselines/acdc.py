@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from transformer_lens import HookedTransformer
@@ -40,7 +40,7 @@ class ACDC(Method):
     pass.
     """
 
-    objective: Objective = KLDivergence()
+    objective: Objective = field(default_factory=KLDivergence)
 
     thresholds: float | tuple[float, ...] | None = None
     """Each gives a circuit. None: only those that the search for `target` runs."""
@@ -69,7 +69,7 @@ class ACDC(Method):
         for threshold in self._thresholds:
             if not threshold > 0:
                 raise ValueError(f"thresholds must be positive, got {threshold}.")
-        if self.thresholds == ():
+        if self.thresholds is not None and not self._thresholds:
             raise ValueError("thresholds=() runs nothing; pass None for a search.")
         if self.max_tokens < 1 or self.n_bisections < 0:
             raise ValueError(
@@ -204,6 +204,8 @@ def _smallest(
         if loss <= target:
             return ChosenCircuit(circuit, loss, True, tuple(tried))
     full = Circuit.full(bound.graph)
+    if tried[-1][0] == full.n_edges:
+        return ChosenCircuit(full, tried[-1][1], False, tuple(tried))
     loss = _loss(bound, full, prompts, TaskLoss())
     tried.append((full.n_edges, loss))
     return ChosenCircuit(full, loss, loss <= target, tuple(tried))

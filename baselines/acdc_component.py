@@ -14,7 +14,7 @@ from sparse_lens.patching import BoundAblation, full_logits
 from sparse_lens.patching.variants import CircuitVariants
 from sparse_lens.task import Prompts
 
-_FIRST_BATCH = 8
+_FIRST_BATCH = 16
 _LOGIT_ELEMENTS = 2**26
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sparse_lens.circuit import Circuit
 from sparse_lens.objectives import KLDivergence, Objective
@@ -44,7 +44,7 @@ class LossTarget(Target):
     """The smallest circuit whose mean loss on the validation prompts is at most this."""
 
     loss: float
-    objective: Objective = KLDivergence()
+    objective: Objective = field(default_factory=KLDivergence)
 
     def needs_smaller(self, circuit: Circuit, loss_of: LossOf) -> bool:
         return loss_of(circuit, self.objective) <= self.loss

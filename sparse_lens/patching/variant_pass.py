@@ -201,8 +201,8 @@ class VariantPass:
         return streams.expand(-1, self._variants, *streams.shape[2:]).contiguous()
 
     def _sum(
-        self, kept: np.ndarray, values: Float[Tensor, "writers *rest"]
-    ) -> Float[Tensor, "rows *rest"]:
+        self, kept: np.ndarray, values: Float[Tensor, "writers *variants_batch_pos d"]
+    ) -> Float[Tensor, "rows *variants_batch_pos d"]:
         """For each row the sum of the values that it keeps."""
         used = kept.any(0).nonzero()[0].tolist()
         shape = (len(kept), *values.shape[1:])

@@ -15,10 +15,9 @@ from sparse_lens.baselines.acdc_scores import scores_of_runs
 from sparse_lens.baselines.acdc_targets import EdgeBudget, LossTarget, bisect
 from sparse_lens.circuit import Circuit
 from sparse_lens.graphs import ChannelGraph, ComponentGraph, Graph
-from sparse_lens.objectives import KLDivergence, NegatedLogitDifference, Objective, TaskLoss
+from sparse_lens.objectives import KLDivergence, NegatedLogitDifference, Objective
 from sparse_lens.patching import run_circuit
 from sparse_lens.patching.writers import heads_are_coupled
-from sparse_lens.search import circuit_logits
 from sparse_lens.task import Prompts, Task
 from tests.patching import tiny
 from tests.patching.test_fixtures import component_reference
@@ -57,36 +56,37 @@ def one_at_a_time(
         return float(objective(logits[rows, prompts.answer_positions], prompts, full).mean())
 
     def reaches_output(name: str) -> bool:
-        """Is the edge on a path to the output, whether or not the input reaches it?"""
-        if isinstance(graph, ComponentGraph):
-            layer_heads = name.split("->")[1].split(".")[0] + "."
-            reader = name.split("->")[1].partition("<")[0]
-            heads_together = reader != name.split("->")[1] and heads_are_coupled(model)
-            frontier, seen = ["logits"], {"logits"}
-            while frontier:
-                node = frontier.pop()
-                writers = {e.split("->")[0] for e in kept if e.split("->")[1].split("<")[0] == node}
-                frontier += sorted(writers - seen)
-                seen |= writers
-            return (
-                reader in seen
-                or heads_together
-                and any(other.startswith(layer_heads) for other in seen)
-            )
-        return True
+        """Over kept edges; a head also through the others of its layer, where these are coupled."""
+        if isinstance(graph, ChannelGraph):
+            return True  # such an edge changes nothing, and goes when it is tested
+        reader = node_of(name.split("->")[1])
+        seen = {"logits"}
+        for edge in edges_in_order(graph):  # an edge's reader comes before those of its writer
+            writer, _, end = edge.partition("->")
+            if edge in kept and node_of(end) in seen:
+                seen.add(writer)
+                if heads_are_coupled(model) and ".h" in writer:
+                    layer = writer.split(".")[0]
+                    seen |= {f"{layer}.h{head}" for head in range(graph.n_heads)}
+        return reader in seen
 
+    before = loss()
     for name in edges_in_order(graph):
         if name not in kept:
             continue
-        if not reaches_output(name):
-            kept.remove(name)
-            continue
-        before = loss()
         kept.remove(name)
-        change = loss() - before
-        if (abs(change) if absolute else change) >= threshold:
+        if not reaches_output(name):
+            continue
+        after = loss()
+        if (abs(after - before) if absolute else after - before) < threshold:
+            before = after
+        else:
             kept.add(name)
     return circuit()
+
+
+def node_of(reader: str) -> str:
+    return reader.partition("<")[0]
 
 
 def edges_in_order(graph: Graph) -> list[str]:
@@ -159,3 +159,144 @@ def test_circuit_of_the_loop(make: Any, name: str, changes: Any, threshold: floa
     assert 0 < expected.n_edges < graph.n_edges
     found = ACDC(thresholds=threshold).discover(model, graph, TASK, ablation=INTERCHANGE)
     assert found.circuits[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("ablation", "options"),
+    [
+        (ZeroAblation(), {"absolute": True}),
+        (MeanAblation(tokens=PROMPTS.corrupted), {"objective": NegatedLogitDifference()}),
+    ],
+    ids=["zero, absolute", "mean, logit difference"],
+)
+def test_loop_with_other_ablations_and_objectives(ablation: Any, options: Any) -> None:
+    model = tiny.dense("rotary", **SMALL, n_layers=1)
+    graph = ComponentGraph.from_model(model)
+    expected = one_at_a_time(model, graph, ablation, 0.05, **options)
+    assert 0 < expected.n_edges < graph.n_edges
+    method = ACDC(thresholds=0.05, **options)
+    assert method.discover(model, graph, TASK, ablation=ablation).circuits[0] == expected
+
+
+def test_refining_a_circuit_in_small_batches() -> None:
+    model = tiny.dense("LN", **SMALL)
+    graph = ComponentGraph.from_model(model)
+    start = tiny.random_edges(graph, 0.5, 0)
+    expected = one_at_a_time(model, graph, INTERCHANGE, 0.02, start=start)
+    assert 0 < expected.n_edges < start.n_edges
+    for max_tokens in (1, 40, 2**13):  # one prompt and one removal; a few; all at once
+        method = ACDC(thresholds=0.02, start=start, max_tokens=max_tokens)
+        found = method.discover(model, graph, TASK, ablation=INTERCHANGE)
+        assert found.circuits[0] == expected
+    assert found.history[0]["passes"] < found.history[0]["edges_tested"]
+
+
+def test_refining_a_circuit_of_a_channel_graph() -> None:
+    model = tiny.sparse("plain", n_layer=1, n_head=2, d_model=6, d_mlp=4, dtype=torch.float64)
+    graph = ChannelGraph.from_model(model)
+    start = tiny.random_nodes(graph, 0.7, 1)
+    edges = {block: start.edge_mask(block) for block in graph.edge_support}
+    written_out = Circuit.from_edge_masks(graph, edges, node_masks=dict(start.node_masks))
+    expected = one_at_a_time(model, graph, ZeroAblation(), 0.01, start=written_out)
+    assert 0 < expected.n_edges < start.n_edges
+    method = ACDC(thresholds=0.01, start=start)
+    assert method.discover(model, graph, TASK, ablation=ZeroAblation()).circuits[0] == expected
+
+
+# Thresholds.
+
+
+def test_searches_and_what_is_chosen() -> None:
+    model = tiny.dense("LN", **SMALL, n_layers=1)
+    graph = ComponentGraph.from_model(model)
+
+    def discover(**options: Any) -> Any:
+        return ACDC(**options).discover(model, graph, TASK, ablation=INTERCHANGE)
+
+    found = discover(thresholds=(0.1, 0.001), target=EdgeBudget(8), n_bisections=2)
+    tried = [row["threshold"] for row in found.history]
+    assert tried == sorted(tried)
+    assert {0.1, 0.001} < set(tried)
+    assert found.at(n_edges=8).n_edges <= 8
+    sizes = [circuit.n_edges for circuit in found.circuits]
+    assert sizes == [int(row["n_edges"]) for row in found.history]
+
+    found = discover(target=LossTarget(0.3), target_loss=100.0, n_bisections=2)
+    validation = TASK.split("validation")
+    full = circuit_logits_of(model, Circuit.full(graph))
+    losses = [
+        float(KLDivergence()(circuit_logits_of(model, c), validation, full).mean())
+        for c in found.circuits
+    ]
+    assert min(losses) <= 0.3 < max(losses)
+    assert found.circuit.n_edges == min(circuit.n_edges for circuit in found.circuits)
+    assert found.chosen.met_target
+    never = discover(thresholds=0.01, target_loss=-1.0).chosen
+    assert (never.met_target, never.circuit) == (False, Circuit.full(graph))
+
+
+def circuit_logits_of(model: Any, circuit: Circuit) -> torch.Tensor:
+    rows, prompts = torch.arange(3), TASK.split("validation")
+    with torch.no_grad():
+        logits = run_circuit(model, circuit, prompts, ablation=INTERCHANGE)
+    return logits[rows, prompts.answer_positions]
+
+
+def test_bisection() -> None:
+    tried: list[float] = []
+
+    def run(threshold: float) -> tuple[bool, int]:
+        tried.append(threshold)
+        return threshold < 0.5, round(100 / (1 + threshold))
+
+    bisect(run, n_bisections=6)
+    assert tried[:3] == pytest.approx([0.01, 0.1, 1.0])
+    assert min(abs(threshold - 0.5) for threshold in tried) < 0.05
+    tried.clear()
+    bisect(lambda threshold: (tried.append(threshold) or True, 5), n_bisections=3)
+    assert tried[-1] == pytest.approx(1e4)  # it never turns
+
+
+def test_scores_rank_by_threshold_then_change() -> None:
+    graph = ComponentGraph.from_model(tiny.dense("LN", n_layers=1, n_heads=1))
+    names = ["input->logits", "m0->logits", "a0.h0->m0", "input->m0", "input->a0.h0<v>"]
+    start = Circuit.from_edge_names(graph, names)
+
+    def run_of(threshold: float, kept: list[str], changes: dict[str, float]) -> Run:
+        return Run(
+            rule=Rule(threshold, False),
+            circuit=Circuit.from_edge_names(graph, kept),
+            loss=0.0,
+            changes={graph.parse_edge(name): change for name, change in changes.items()},
+            margin=0.0,
+            n_passes=1,
+        )
+
+    low = run_of(0.1, names[:3], dict(zip(names[:4], [0.3, 0.9, 0.2, 0.05], strict=True)))
+    high = run_of(0.5, names[1:2], {names[0]: 0.4, names[1]: 0.6})
+    scores = scores_of_runs(start, [high, low]).by_name()
+    ranked = [names[1], names[0], names[2], names[3], names[4]]
+    assert [scores[name] for name in ranked] == [5, 4, 3, 2, 1]
+    assert scores["input->a0.h0<q>"] == 0
+
+
+# Bad input.
+
+
+def test_errors() -> None:
+    for thresholds in (0.0, -1.0, (0.1, 0.0), float("nan"), ()):
+        with pytest.raises(ValueError, match="thresholds"):
+            ACDC(thresholds=thresholds)
+    with pytest.raises(ValueError, match="max_tokens"):
+        ACDC(max_tokens=0)
+    with pytest.raises(ValueError, match="budget"):
+        EdgeBudget(-1)
+    model = tiny.sparse("plain")
+    channels = ChannelGraph.from_model(model)
+    with pytest.raises(ValueError, match="pass start="):
+        ACDC().discover(model, channels, TASK, ablation=ZeroAblation())
+    graph = ComponentGraph.from_model(model)
+    with pytest.raises(ValueError, match="starting circuit belongs to"):
+        ACDC(start=Circuit.full(channels)).discover(model, graph, TASK, ablation=ZeroAblation())
+    with pytest.raises(ValueError, match="no validation split"):
+        ACDC().discover(model, graph, Task("train", PROMPTS), ablation=ZeroAblation())
