@@ -34,7 +34,7 @@ class ComparePreset:
 # With the paper's centres (learning rate 3e-3, k_coef 1e-4) gates need thousands of steps to close.
 QUICK = ComparePreset(
     models=("py-sparse", "py-dense"),
-    tasks=("for_while", "lambda_func", "with_as"),
+    tasks=("bracket_brace", "if_equals", "lambda_func"),
     methods=MappingProxyType(
         {
             "node-pruning": {
@@ -52,7 +52,7 @@ QUICK = ComparePreset(
 )
 
 FULL = ComparePreset(
-    models=("py-sparse", "py-dense"),
+    models=("py-sparse", "py-dense", "py-dense-topk"),
     tasks=tasks.names(),
     methods=MappingProxyType(
         {

@@ -11,7 +11,7 @@ from sparse_lens.models.checkpoint import load_sparse_gpt
 from sparse_lens.objectives import TaskLoss, logit_difference
 from sparse_lens.patching import answer_logits
 
-SPARSE, DENSE = "py-sparse", ("py-dense",)
+SPARSE, DENSE = "py-sparse", ("py-dense", "py-dense-topk")
 MODELS = (SPARSE, *DENSE)
 FILES = {"config.json", "encoder.json", "model.safetensors", "reference_tokens.safetensors"}
 
@@ -59,7 +59,7 @@ def test_nothing_but_weight_sparsity_and_size_differs(models):
     configs = {name: models[name].sparse_cfg.to_dict() for name in MODELS}
     for name in DENSE:
         different = {k for k, v in configs[SPARSE].items() if configs[name][k] != v}
-        assert different <= sizes | {"afrac"}
+        assert different <= (sizes | {"afrac"} if name == "py-dense" else sizes)
     vocabularies = [models[name].tokenizer.get_vocab() for name in MODELS]
     assert all(vocabulary == vocabularies[0] for vocabulary in vocabularies)
 
@@ -90,8 +90,8 @@ def test_some_tasks_can_be_done_by_all(models):
 @pytest.mark.xfail(
     strict=True,
     raises=AssertionError,
-    reason="the embedded models tell the two prompts of a pair apart on ten tasks, but after half "
-    "an hour of training lean towards one answer on most; they need a longer run",
+    reason="the embedded models tell the two prompts of a pair apart on ten tasks, but each leans "
+    "towards one answer on some, and not on the same ones; they need a longer run",
 )
 def test_at_least_eight_tasks_can_be_done_by_all(models):
     shared = shared_tasks(models)
