@@ -26,6 +26,7 @@ from sparse_lens.patching.writers import WriterOutputs
 from sparse_lens.task import Prompts
 
 
+@torch.no_grad()
 def component_edge_effects(
     bound: BoundAblation,
     prompts: Prompts,
@@ -152,7 +153,6 @@ class _ReaderInputs:
                 yield mlp, slice(None), gradients[f"blocks.{layer}.mlp"].flatten(0, 1)[None]
         yield graph.logits_reader, slice(None), gradients["logits"].flatten(0, 1)[None]
 
-    @torch.no_grad()
     def _heads(self, layer: int, gradients: Mapping[str, Tensor]) -> Iterator[tuple[slice, Tensor]]:
         """Through the heads' projections and the norm, some tokens at a time."""
         attn: Any = self._model.blocks[layer].attn
