@@ -21,7 +21,7 @@ LAYERS = (
      "versions", "graph_file", "dataclass_json", "hard_concrete"),
     ("patching",),
     ("method", "search", "discovery_io"),
-    ("node_pruning", "baselines", "plotting"),
+    ("node_pruning", "node_pruning_search", "baselines", "plotting"),
     ("evals",),
     ("commands", "cli"),
 )  # fmt: skip
