@@ -130,9 +130,9 @@ def methods() -> None:
     """List methods with their fields: ours, and those of other packages that are installed."""
     from rich.console import Console
 
-    from sparse_lens.commands.methods import methods_table
+    from sparse_lens.commands.methods import describe_methods
 
-    Console().print(methods_table())
+    Console().print(describe_methods())
 
 
 @app.command()

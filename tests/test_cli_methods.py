@@ -12,7 +12,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from sparse_lens.cli import app
-from sparse_lens.commands.methods import table_of
+from sparse_lens.commands.methods import describe
 from sparse_lens.method import Method, registry
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,16 +21,15 @@ ROOT = Path(__file__).resolve().parents[1]
 def test_every_method_is_listed_with_its_fields():
     result = CliRunner().invoke(app, ["methods"], env={"COLUMNS": "200"})
     assert result.exit_code == 0
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in result.stdout.splitlines()]
-    rows = [row for row in rows if row]
-    assert [name for name, _, _ in rows if name] == list(registry())
-    listed = [text for _, _, text in rows]
-    for name, cls in registry().items():
-        described = next(text for own, text, _ in rows if own == name)
+    text = "\n".join(line.strip() for line in result.stdout.strip().splitlines())
+    *methods, (hint,) = [block.split("\n") for block in text.split("\n\n")]
+    assert "--set" in hint
+    assert [name for name, *_ in methods] == list(registry())
+    for (_, described, *listed), cls in zip(methods, registry().values(), strict=True):
         assert described
         assert (cls.__doc__ or "").startswith(described)
-        for each in fields(cls):
-            assert f"{each.name} = {getattr(cls(), each.name)!r}" in listed  # type: ignore[call-arg]
+        own = [f"{each.name} = {getattr(cls(), each.name)!r}" for each in fields(cls)]  # type: ignore[call-arg]
+        assert listed == own
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Bare(Method):
 def test_a_method_without_docstring_or_defaults():
     console = Console(width=150, file=io.StringIO())
     with console.capture() as capture:
-        console.print(table_of({"bare": Bare}))
+        console.print(describe({"bare": Bare}))
     text = capture.get()
     assert "rounds, which must be given" in text
     assert "sizes = (1, 2)" in text

@@ -5,26 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
 
-from rich.markup import escape
-from rich.table import Table
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.text import Text
 
 from sparse_lens.method import Method, registry
 
 
-def methods_table() -> Table:
-    """One row a method: its registered name, what it does, its fields with their defaults."""
-    return table_of(registry())
+def describe_methods() -> Group:
+    """Of each installed method its registered name, what it does, its fields with defaults."""
+    return describe(registry())
 
 
-def table_of(methods: Mapping[str, type[Method]]) -> Table:
+def describe(methods: Mapping[str, type[Method]]) -> Group:
     """The same of some methods, by name."""
-    table = Table("name", "what it does", "fields (--set NAME.FIELD=VALUE)", title="Methods")
-    table.show_lines = True
+    parts: list[RenderableType] = []
     for name, cls in methods.items():
         own = "\n".join(_field(f) for f in fields(cls))
-        table.add_row(escape(name), escape(_first_line(cls)), escape(own))
-    table.columns[0].no_wrap = table.columns[2].no_wrap = True
-    return table
+        parts += [
+            Text(name, style="bold"),
+            Padding(Text(_first_line(cls)), (0, 0, 0, 2)),
+            Padding(Text(own, style="dim"), (0, 0, 1, 4)),
+        ]
+    return Group(*parts, Text("Set a field with: sparse-lens compare --set NAME.FIELD=VALUE"))
 
 
 def _first_line(cls: type[Method]) -> str:
