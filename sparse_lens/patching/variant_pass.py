@@ -9,8 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sparse_lens.graphs.component import LETTERS
-
 if TYPE_CHECKING:
     from sparse_lens.patching.variants import CircuitVariants
 
@@ -96,7 +94,9 @@ class VariantPass:
         parts, variants = self._frame.layers[layer], self._variants
         attended = parts.attend(
             heads,
-            *(self._queries_keys_or_values(letter, layer, heads) for letter in LETTERS),
+            self._queries_keys_or_values("q", layer, heads),
+            self._queries_keys_or_values("k", layer, heads),
+            self._queries_keys_or_values("v", layer, heads),
             self._frame.attention_mask(variants),
         )
         z = attended.view(variants, *self._frame.shape[:2], len(heads), -1)
@@ -171,7 +171,7 @@ class VariantPass:
     def _note(self, writers: list[int], live: Tensor, *, everywhere: bool) -> None:
         """Keep live - ablated of writers that were computed, `[writers, variants, batch, ...]`."""
         ablated = self._frame.ablated(writers, everywhere=everywhere)
-        change = live - (ablated if isinstance(ablated, float) else ablated[:, None])
+        change = live - (ablated[:, None] if isinstance(ablated, Tensor) else ablated)
         if everywhere:
             where = [self._writers_everywhere.index(writer) for writer in writers]
             self._differences[where] = change
