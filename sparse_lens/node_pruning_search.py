@@ -41,7 +41,7 @@ PAPER_SPACE: Mapping[str, Range] = MappingProxyType(
 
 @dataclass(frozen=True)
 class NodePruningSearch(Method):
-    """The best of several runs of :class:`NodePruning`, their settings chosen one after another.
+    """The best of several runs of node pruning, their settings chosen one after another.
 
     Gao et al. 2025 (2511.13653) search the hyperparameters of each model and task anew, by a
     cost-aware Bayesian search; here it is the tree-structured Parzen estimator of optuna. The first

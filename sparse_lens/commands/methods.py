@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, fields, is_dataclass
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -36,9 +37,19 @@ def _first_line(cls: type[Method]) -> str:
     return "" if text.startswith(f"{cls.__name__}(") else text.partition("\n")[0]
 
 
-def _field(field: Field[object]) -> str:
-    if field.default is not MISSING:
-        return f"{field.name} = {field.default!r}"
-    if field.default_factory is not MISSING:
-        return f"{field.name} = {field.default_factory()!r}"
-    return f"{field.name}, which must be given"
+def _field(field: Field[Any]) -> str:
+    default = _default(field)
+    if default is MISSING:
+        return f"{field.name}, which must be given"
+    return f"{field.name} = {_short(default)}"
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
+
+
+def _short(value: Any) -> str:
+    """As one would write it: what is all at its defaults without its fields."""
+    if is_dataclass(value) and all(getattr(value, f.name) == _default(f) for f in fields(value)):
+        return f"{type(value).__name__}()"
+    return repr(value)
