@@ -7,9 +7,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from os import PathLike
-from typing import Any
 
 import torch
 from transformer_lens import HookedTransformer
@@ -18,7 +17,7 @@ from sparse_lens.ablation import Ablation
 from sparse_lens.circuit import Circuit
 from sparse_lens.graphs.base import Graph
 from sparse_lens.objectives import Objective
-from sparse_lens.patching import BoundAblation
+from sparse_lens.patching import BoundAblation, counted
 from sparse_lens.scores import Scores
 from sparse_lens.search import ChosenCircuit
 from sparse_lens.task import Task
@@ -167,20 +166,31 @@ def metered(model: HookedTransformer) -> Iterator[CostMeter]:
     """Count every forward pass of a model inside the context."""
     meter = CostMeter(model.cfg.device)
 
-    def count(*_: Any) -> None:
+    def count() -> None:
         meter.forward_passes += 1
 
-    handle = model.register_forward_pre_hook(count)
-    try:
+    with counted(model, count):
         yield meter
-    finally:
-        handle.remove()
 
 
 def registry() -> dict[str, type[Method]]:
     """Every installed method by its name, ours and those of other packages.
 
     A package adds one through an entry point in the group `sparse_lens.methods`.
+
+    Raises:
+        ImportError: when one cannot be imported, naming the package that it comes from.
     """
     points = sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name)
-    return {point.name: point.load() for point in points}
+    return {point.name: _load(point) for point in points}
+
+
+def _load(point: EntryPoint) -> type[Method]:
+    try:
+        return point.load()
+    except (ImportError, AttributeError) as error:
+        package = "an unknown package" if point.dist is None else point.dist.name
+        raise ImportError(
+            f"the method {point.name!r} of {package} cannot be imported from {point.value}: "
+            f"{error}. Mend or uninstall that package."
+        ) from error

@@ -121,6 +121,16 @@ def test_a_package_adds_a_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert set(installed) == {"theirs", *before}
 
 
+def test_a_package_that_is_broken_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = tmp_path / "their_package-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-package\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[sparse_lens.methods]\ntheirs = nowhere:Theirs\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ImportError, match=r"'theirs' of their-package .* nowhere:Theirs"):
+        registry()
+
+
 def test_passes_inside_the_context_are_counted() -> None:
     model, tokens = tiny.dense_model(), torch.zeros(1, 4, dtype=torch.long)
     model(tokens)
@@ -128,11 +138,12 @@ def test_passes_inside_the_context_are_counted() -> None:
         assert meter.cost().forward_passes == 0
         model(tokens)
         model.run_with_cache(tokens)
+        model.run_with_hooks(tokens)
         meter.backward_passes += 2
         cost = meter.cost()
     model(tokens)
-    assert (cost.forward_passes, cost.backward_passes) == (2, 2)
-    assert meter.forward_passes == 2
+    assert (cost.forward_passes, cost.backward_passes) == (3, 2)
+    assert meter.forward_passes == 3
 
 
 def test_counting_ends_with_an_exception() -> None:
@@ -141,7 +152,7 @@ def test_counting_ends_with_an_exception() -> None:
         raise RuntimeError("on purpose")
     model(tokens)
     assert meter.forward_passes == 0
-    assert not model._forward_pre_hooks
+    assert not model.blocks[0]._forward_pre_hooks
 
 
 def test_seconds_go_on_and_memory_is_a_cuda_devices(monkeypatch: pytest.MonkeyPatch) -> None:
