@@ -9,10 +9,10 @@ import torch
 
 from sparse_lens.ablation import InterchangeAblation, MeanAblation, ZeroAblation
 from sparse_lens.baselines.acdc import ACDC
-from sparse_lens.baselines.acdc_order import sublayers_from_the_output
-from sparse_lens.baselines.acdc_run import Rule, Run
-from sparse_lens.baselines.acdc_scores import scores_of_runs
-from sparse_lens.baselines.acdc_targets import EdgeBudget, LossTarget, bisect
+from sparse_lens.baselines.acdc.order import sublayers_from_the_output
+from sparse_lens.baselines.acdc.run import Rule, Run
+from sparse_lens.baselines.acdc.scores import scores_of_runs
+from sparse_lens.baselines.acdc.targets import EdgeBudget, LossTarget, bisect
 from sparse_lens.circuit import Circuit
 from sparse_lens.graphs import ChannelGraph, ComponentGraph, Graph
 from sparse_lens.objectives import KLDivergence, NegatedLogitDifference, Objective

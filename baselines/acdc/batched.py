@@ -5,8 +5,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sparse_lens.baselines.acdc_order import sublayers_from_the_output
-from sparse_lens.baselines.acdc_run import Edge, Rule, Run
+from sparse_lens.baselines.acdc.order import sublayers_from_the_output
+from sparse_lens.baselines.acdc.run import Edge, Rule, Run
 from sparse_lens.circuit import Circuit
 from sparse_lens.graphs.component import EDGES, ComponentGraph
 from sparse_lens.objectives import Objective

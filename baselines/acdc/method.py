@@ -8,11 +8,11 @@ import torch
 from transformer_lens import HookedTransformer
 
 from sparse_lens.ablation import Ablation
-from sparse_lens.baselines.acdc_component import run_in_batches
-from sparse_lens.baselines.acdc_plain import run_one_by_one
-from sparse_lens.baselines.acdc_run import Rule, Run
-from sparse_lens.baselines.acdc_scores import scores_of_runs
-from sparse_lens.baselines.acdc_targets import LossTarget, Target, bisect
+from sparse_lens.baselines.acdc.batched import run_in_batches
+from sparse_lens.baselines.acdc.one_at_a_time import run_one_by_one
+from sparse_lens.baselines.acdc.run import Rule, Run
+from sparse_lens.baselines.acdc.scores import scores_of_runs
+from sparse_lens.baselines.acdc.targets import LossTarget, Target, bisect
 from sparse_lens.circuit import Circuit
 from sparse_lens.graphs.base import Graph
 from sparse_lens.graphs.component import ComponentGraph
@@ -29,7 +29,7 @@ class ACDC(Method):
     """Automatic circuit discovery (Conmy et al. 2304.14997, algorithm 1).
 
     Readers are visited from the logits back, and the writers of each from the latest back (see
-    `sparse_lens.baselines.acdc_order`). An edge goes for good when the objective, a mean over the
+    `sparse_lens.baselines.acdc.order`). An edge goes for good when the objective, a mean over the
     train prompts, changes by less than the threshold; edges into nodes that do not act on the
     output any more go untested. Nothing is random.
 
