@@ -88,8 +88,8 @@ def circuit_logits(
 ) -> Float[Tensor, "n vocab"]:
     """Logits at the answer positions when the model is the circuit."""
     parts = []
-    for batch in prompts.batches(batch_size):
-        with patched(bound.model, circuit, ablation=bound, prompts=batch):
+    for batch, its_ablation in bound.batches(prompts, batch_size):
+        with patched(bound.model, circuit, ablation=its_ablation, prompts=batch):
             parts.append(answer_logits(bound.model, batch))
     return torch.cat(parts)
 

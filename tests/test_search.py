@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from sparse_lens.ablation import InterchangeAblation
 from sparse_lens.calibration import Calibration
 from sparse_lens.circuit import Circuit
 from sparse_lens.objectives import TaskLoss
@@ -186,3 +187,7 @@ def test_logits_do_not_depend_on_the_batch_size() -> None:
     apart = circuit_logits(bound, problem.circuit, prompts, batch_size=2)
     torch.testing.assert_close(apart, together)
     assert not together.requires_grad
+    # The same when the ablation has the tokens, a row for each prompt.
+    given = bind(problem.model, problem.graph, InterchangeAblation(tokens=prompts.corrupted))
+    own = circuit_logits(given, problem.circuit, prompts, batch_size=2)
+    torch.testing.assert_close(own, together)
