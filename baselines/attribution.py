@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -133,6 +134,13 @@ class AttributionPatching(Method):
         if self.selection == "greedy" and not by_edges:
             remedy = "drop nodes=True" if self.nodes else "pass edges=True"
             raise ValueError(f"selection 'greedy' chooses edges, and nodes are scored: {remedy}.")
+        if self.estimator == "eap" and self.objective.least_at_full_model:
+            warnings.warn(
+                f"{type(self.objective).__name__} has no slope at the full model, where 'eap' takes "
+                "its gradient, so that all scores are noise: take another objective, or another "
+                "estimator such as 'eap-ig-inputs'.",
+                stacklevel=2,
+            )
         absolute = self.selection != "signed"
         with metered(model) as meter:
             bound = bind(model, graph, ablation)

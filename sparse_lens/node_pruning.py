@@ -39,6 +39,8 @@ class NodePruning(Method):
     """
 
     objective: Objective = TaskLoss()
+    """One that has no slope at the full model, where all gates start open, says nothing in the
+    first steps of which gates to close: KLDivergence needs a `k_coef` or a warm start to match."""
 
     target_loss: float = 0.15
     """Two-way task loss, in nats on the validation prompts, that the chosen circuit meets."""

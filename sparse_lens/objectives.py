@@ -18,6 +18,9 @@ class Objective(ABC):
     needs_full_logits: ClassVar[bool] = False
     """Whether the full model's logits must be passed."""
 
+    least_at_full_model: ClassVar[bool] = False
+    """Whether nothing is lower than the full model, so that the loss has no slope there."""
+
     @abstractmethod
     def __call__(
         self,
@@ -69,6 +72,7 @@ class KLDivergence(Objective):
     """KL(full model || circuit) in nats, summed over the whole vocabulary."""
 
     needs_full_logits: ClassVar[bool] = True
+    least_at_full_model: ClassVar[bool] = True
 
     def __call__(
         self,
