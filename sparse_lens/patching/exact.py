@@ -78,7 +78,8 @@ class _Passes:
 
     def chunks(self, *indices: Int[Tensor, " n"]) -> Iterator[tuple[Indices, ...]]:
         """Some of the cuts after the other."""
-        yield from zip(*(index.split(self._cuts) for index in indices), strict=True)
+        if len(indices[0]):  # a block may have no edge
+            yield from zip(*(index.split(self._cuts) for index in indices), strict=True)
 
     def effects(self, n_cuts: int, attachment: Attachment) -> Float[Tensor, " cuts"]:
         """Changes of the objective, summed over prompts; copy after copy has its own cut."""
