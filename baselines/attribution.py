@@ -136,8 +136,8 @@ class AttributionPatching(Method):
             raise ValueError(f"selection 'greedy' chooses edges, and nodes are scored: {remedy}.")
         if self.estimator == "eap" and self.objective.least_at_full_model:
             warnings.warn(
-                f"{type(self.objective).__name__} has no slope at the full model, where 'eap' looks "
-                "for one: all scores are noise. Take another objective, or another estimator "
+                f"{type(self.objective).__name__} has no slope at the full model, where 'eap' "
+                "looks for one: all scores are noise. Take another objective, or another estimator "
                 "such as 'eap-ig-inputs'.",
                 stacklevel=2,
             )
