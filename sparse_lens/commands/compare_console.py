@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from datetime import timedelta
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
@@ -140,12 +141,15 @@ def _means_table(summary: Summary) -> Table:
     table = Table(
         "method",
         "model",
-        "weights that are not 0",
-        "edges (geometric mean)",
+        "nonzero weights",
+        "edges",
         "by seed",
-        "counted as full (*)",
-        "counted as 1",
-        title=f"Smallest circuits, on the tasks that all models can do ({n_tasks})",
+        "full (*)",
+        "none",
+        title=f"Edges (geometric mean) on the {n_tasks} tasks that all models can do",
+        caption="full: targets unmet, counted as the whole graph; none: no edge, counted as one",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
     )
     nonzero = {model.model: model.nonzero_fraction for model in summary.models}
     groups: dict[tuple[str, str], list[MeanSize]] = {}
@@ -161,6 +165,8 @@ def _means_table(summary: Summary) -> Table:
             str(sum(len(mean.unmet) for mean in means)),
             str(sum(len(mean.zero) for mean in means)),
         )
+    for column in table.columns[:2]:
+        column.no_wrap = True
     for column in table.columns[2:]:
         column.justify = "right"
     return table
