@@ -79,7 +79,7 @@ def test_flags_reach_the_methods(models: str, tmp_path: Path):
 def test_a_failed_job_gives_exit_code_1(models: str, tmp_path: Path):
     code, printed, _ = run(
         "--models", models.split(",")[0], *QUICKLY, "--out", str(tmp_path),
-        "--set", "attribution-patching.batch_size=0",
+        "--set", "attribution-patching.selection=greedy",  # of nodes
     )  # fmt: skip
     assert code == 1
     assert "failed: one, for_while, attribution-patching, seed 0" in printed
@@ -93,7 +93,7 @@ def test_a_failed_job_gives_exit_code_1(models: str, tmp_path: Path):
         (("--preset", "slow"), "no preset 'slow'; there are quick, full"),
         (("--graph", "tree"), "no graph 'tree'; there are channel, component"),
         (("--ablation", "one"), "no ablation 'one'; there are mean, zero, interchange"),
-        (("--methods", "magic"), "no method 'magic'; there are attribution-patching"),
+        (("--methods", "magic"), "no method 'magic'; there are acdc, attribution-patching"),
         (("--models", "nobody"), "no model 'nobody'"),
         (("--tasks", "nothing"), "no task 'nothing'"),
         (("--set", "k_coef=1"), "--set takes METHOD.FIELD=VALUE"),
