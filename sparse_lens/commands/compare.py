@@ -145,14 +145,19 @@ def _with_fields(methods: dict[str, Method], assignments: Sequence[str]) -> dict
                 f"{assignment!r}."
             )
         method = _named("method in this comparison", methods, label)
-        methods[label] = _with_known_fields(label, method, {name: _value(assignment, text)})
+        methods[label] = _with_known_fields(
+            label, method, {name: _value(assignment, text, getattr(method, name, None))}
+        )
     return methods
 
 
-def _value(assignment: str, text: str) -> Any:
+def _value(assignment: str, text: str, now: Any) -> Any:
+    """A literal; where the field holds a string now, also a bare word."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
+        if isinstance(now, str):
+            return text
         raise ValueError(
             f"--set {assignment!r}: {text!r} is not a number, True, False, None, a quoted string "
             "or a tuple of these."
