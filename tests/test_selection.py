@@ -73,7 +73,8 @@ def test_all_edges_of_a_component_graph_lead_to_the_output() -> None:
 
 def test_only_numbers_of_edges_are_chosen() -> None:
     graph, scores = build(*GRAPHS[0])
-    for sizes in ({"n_nodes": 3}, {}, {"n_edges": -1}):
+    wrong: list[dict[str, Any]] = [{"n_nodes": 3}, {}, {"n_edges": -1}]
+    for sizes in wrong:
         with pytest.raises(ValueError, match="chooses a number of edges"):
             scores.top(**sizes)
     nodes = {name: torch.zeros(shape) for name, shape in graph.site_shapes.items()}

@@ -45,7 +45,7 @@ class Projection(Objective):
 @cache
 def linear_model() -> Any:
     """Every neuron is on, and every pattern constant: the logits are linear in each edge."""
-    model = tiny.dense(
+    model: Any = tiny.dense(
         "no norm", dtype=torch.float64, act_fn="relu", d_model=8, d_mlp=6, n_heads=2, n_ctx=6
     )
     with torch.no_grad():
@@ -69,7 +69,8 @@ def scores(graph: Graph, model: Any, method: AttributionPatching, **options: Any
 def test_component_graph_references(fixtures: Path, name: str, kind: str) -> None:
     values = json.loads((fixtures / "component_graph" / f"{name}.json").read_text())
     known = {key: value for key, value in values["config"].items() if key != "n_params"}
-    model = HookedTransformer(HookedTransformerConfig(**known | {"dtype": torch.float64}))
+    known["dtype"] = torch.float64
+    model = HookedTransformer(HookedTransformerConfig(**known))
     weights = load_file(fixtures / "component_graph" / f"{name}.safetensors")
     model.load_state_dict(weights, strict=False)
     answers, distractors = torch.tensor(values["labels"]).T
@@ -197,10 +198,10 @@ def test_unknown_options_are_refused(field: str) -> None:
 def test_greedy_selection_of_nodes_is_refused() -> None:
     model = tiny.dense("LN")
     task = Task("tiny", tiny.prompts())
-    for graph, options, remedy in (
-        (ComponentGraph.from_model(model), {"nodes": True}, "drop nodes=True"),
-        (ChannelGraph.from_model(model), {}, "pass edges=True"),
+    for graph, nodes, remedy in (
+        (ComponentGraph.from_model(model), True, "drop nodes=True"),
+        (ChannelGraph.from_model(model), False, "pass edges=True"),
     ):
-        method = AttributionPatching(selection="greedy", **options)
+        method = AttributionPatching(selection="greedy", nodes=nodes)
         with pytest.raises(ValueError, match=remedy):
             method.discover(model, graph, task, ablation=ZeroAblation())

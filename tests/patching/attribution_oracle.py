@@ -94,7 +94,9 @@ def read(reads: dict[str, Tensor]) -> Any:
 
 def relp_hooks(model: Any) -> list[tuple[str, Any]]:
     """Constant scales, constant ratios of activation functions, halved gradients of gates."""
-    hooks = [(name, lambda scale, hook: scale.detach()) for name in scales(model)]
+    hooks: list[tuple[str, Any]] = [
+        (name, lambda scale, hook: scale.detach()) for name in scales(model)
+    ]
     for layer, block in enumerate(model.blocks):
         found: dict[str, Tensor] = {}
 

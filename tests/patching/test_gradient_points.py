@@ -182,9 +182,9 @@ def test_inputs_of_a_channel_graph_are_moved_to_the_corrupted_prompts(ablation: 
         found[hook.name] = value.clone()
         return found[hook.name]
 
-    hooks = [("blocks.0.hook_resid_pre", lambda value, hook: middle)]
-    names = {name for s in graph.sites.values() for name in (s.hook_name, s.input_hook_name)}
-    hooks += [(name, note) for name in sorted(names - {None})]
+    hooks: list[Any] = [("blocks.0.hook_resid_pre", lambda value, hook: middle)]
+    for site in graph.sites.values():
+        hooks += [(name, note) for name in (site.hook_name, site.input_hook_name) if name]
     with model.hooks(fwd_hooks=hooks):
         total = Surprisal()(answer_logits(model, PROMPTS), PROMPTS).sum()
     gradients = dict(zip(found, torch.autograd.grad(total, list(found.values())), strict=True))
