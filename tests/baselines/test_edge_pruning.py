@@ -200,8 +200,8 @@ def test_initial_scores_of_another_graph_are_refused() -> None:
 # What is learned.
 
 
-def gradient_step_by_hand(kind: str, writers: bool, expected_l0: bool) -> list[float]:
-    """Log alphas after two steps, by autograd through the whole loss and Adam written out."""
+def two_steps_by_hand(kind: str, writers: bool, expected_l0: bool) -> Scores:
+    """Scores after two steps, by autograd through the whole loss and Adam written out."""
     model, graph = tiny_problem(kind)
     gates, gate = EdgeGates(graph, writers=writers), HardConcrete()
     generator = torch.Generator().manual_seed(3)
@@ -233,7 +233,7 @@ def gradient_step_by_hand(kind: str, writers: bool, expected_l0: bool) -> list[f
         kept = torch.zeros(())
         for block, mask in gates.masks(counted).edges.items():
             kept = kept + (mask * nodes[graph.ends[block].src])[graph.edge_support[block]].sum()
-        excess = 1 - kept / graph.n_edges - 0.9 * step / 4
+        excess = 1 - kept / graph.n_edges - 0.9 * step / 2
         loss = loss + multipliers[0] * excess + multipliers[1] * excess**2
         gradients = torch.autograd.grad(loss, [log_alpha, multipliers])
         with torch.no_grad():
@@ -246,29 +246,26 @@ def gradient_step_by_hand(kind: str, writers: bool, expected_l0: bool) -> list[f
                 rate = (step + 1) / 2  # a warm-up of two steps
                 parameter += sign * 0.25 * rate * (m / (1 - 0.9 ** (step + 1))) / unbiased
         log_alpha, multipliers = log_alpha.detach(), multipliers.detach()
-    scores = gates.scores(log_alpha, gate.offset)
-    return [*scores.by_name().values(), *multipliers.tolist()]
+    return gates.scores(log_alpha, gate.offset)
 
 
 @pytest.mark.parametrize("kind", ["component", "channel"])
 @pytest.mark.parametrize("expected_l0", [True, False])
 @pytest.mark.parametrize("writers", [True, False])
 def test_steps_follow_the_formulas(kind: str, expected_l0: bool, writers: bool) -> None:
-    """A run of four steps whose third row shows what two steps made of the multipliers."""
     settings: dict[str, Any] = {
         "objective": NegatedLogitDifference(),
         "target_sparsity": 0.9,
         "target_warmup_fraction": 1.0,
-        "n_steps": 4,
-        "warmup_fraction": 0.5,
+        "n_steps": 2,
+        "warmup_fraction": 1.0,
         "learning_rate": 0.25,
         "multiplier_learning_rate": 0.25,
         "writer_gates": writers,
         "expected_l0": expected_l0,
     }
-    row = discover(kind, seed=3, **settings).history[2]
-    by_hand = gradient_step_by_hand(kind, writers, expected_l0)
-    assert [row["lambda_1"], row["lambda_2"]] == pytest.approx(by_hand[-2:], abs=1e-5)
+    found = discover(kind, seed=3, **settings).scores.by_name()
+    assert found == pytest.approx(two_steps_by_hand(kind, writers, expected_l0).by_name(), abs=2e-3)
 
 
 PLANTED = [
@@ -347,11 +344,12 @@ def test_micro_batches_equal_the_whole_batch(kind: str, objective: Objective) ->
     model, graph = tiny_problem(kind, dtype=torch.float64)
 
     def run(**settings: Any) -> Discovery:
-        method = EdgePruning(objective=objective, **(SHORT | settings))
+        settings = {**SHORT, "n_steps": 4, **settings}
+        method = EdgePruning(objective=objective, **settings)
         return method.discover(model, graph, TASK, ablation=InterchangeAblation())
 
     whole = run()
-    for size in (1, 3, 4, 7):
+    for size in (1, 3):
         parts = run(micro_batch_size=size)
         for row, same in zip(whole.history, parts.history, strict=True):
             assert same == pytest.approx(row, rel=1e-5)
@@ -387,7 +385,8 @@ def test_resuming_equals_running_through(kind: str, writers: bool, tmp_path: Pat
         "checkpoint_every": 2,
         "writer_gates": writers,
     }
-    through = discover(kind, **(settings | {"checkpoint": None}))
+    unsaved: dict[str, Any] = settings | {"checkpoint": None}
+    through = discover(kind, **unsaved)
     for calls in (4, 5):  # one is for the identity; then steps 3, 4 and 3, 4, 5, 6 are reached
         with pytest.raises(KeyboardInterrupt):
             discover(kind, **settings, objective=Interrupted(calls))
@@ -413,7 +412,7 @@ def test_resuming_equals_running_through(kind: str, writers: bool, tmp_path: Pat
 def test_a_checkpoint_of_another_run_is_refused(
     change: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
-    settings = {"kind": "component", "checkpoint": str(tmp_path / "gates.ckpt")}
+    settings: dict[str, Any] = {"kind": "component", "checkpoint": str(tmp_path / "gates.ckpt")}
     discover(**settings)
     with pytest.raises(ValueError, match=f"of another run: {message}"):
         discover(**(settings | change))
