@@ -34,7 +34,7 @@ class ComparePreset:
 # With the paper's centres (learning rate 3e-3, k_coef 1e-4) gates need thousands of steps to close.
 QUICK = ComparePreset(
     models=("py-sparse", "py-dense"),
-    tasks=("bracket_brace", "if_equals", "lambda_func"),
+    tasks=("bracket_brace", "for_while", "lambda_func"),
     methods=MappingProxyType(
         {
             "node-pruning": {

@@ -18,6 +18,7 @@ from sparse_lens.graphs.base import Graph
 from sparse_lens.method import Cost, Discovery, Method, registry
 from sparse_lens.scores import Scores
 from sparse_lens.search import ChosenCircuit
+from sparse_lens.selection import GreedyScores
 
 KIND = "discovery"
 
@@ -40,6 +41,7 @@ def save(discovery: Discovery, path: str | os.PathLike[str]) -> None:
         "task": discovery.task,
         "seed": discovery.seed,
         "absolute": discovery.absolute,
+        "greedy": isinstance(discovery.scores, GreedyScores),
         "cost": asdict(discovery.cost),
         "versions": dict(discovery.versions),
         "history": [{k: float(v) for k, v in row.items()} for row in discovery.history],
@@ -79,7 +81,7 @@ def load(path: str | os.PathLike[str], graph: Graph) -> Discovery:
     return Discovery(
         method=method,
         task=header["task"],
-        scores=_unpack_scores(graph, tensors),
+        scores=_unpack_scores(graph, tensors, greedy=header["greedy"]),
         chosen=_chosen(graph, header["chosen"], tensors),
         cost=Cost(**header["cost"]),
         seed=header["seed"],
@@ -131,7 +133,7 @@ def _pack_scores(scores: Scores) -> dict[str, Tensor]:
     return {f"scores.edges.{b}": s[support[b]] for b, s in (scores.edges or {}).items()}
 
 
-def _unpack_scores(graph: Graph, tensors: Mapping[str, Tensor]) -> Scores:
+def _unpack_scores(graph: Graph, tensors: Mapping[str, Tensor], *, greedy: bool) -> Scores:
     nodes = _under("scores.nodes.", tensors)
     if nodes:
         return Scores(graph, nodes=nodes)
@@ -140,7 +142,7 @@ def _unpack_scores(graph: Graph, tensors: Mapping[str, Tensor]) -> Scores:
         support = graph.edge_support[block]
         edges[block] = torch.zeros(support.shape, dtype=packed.dtype)
         edges[block][support] = packed
-    return Scores(graph, edges=edges)
+    return GreedyScores(graph, edges=edges) if greedy else Scores(graph, edges=edges)
 
 
 def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -118,12 +118,10 @@ class Discovery:
         """
         if (n_edges is None) == (n_nodes is None):
             raise ValueError("pass either n_edges or n_nodes.")
-        if self.circuits:
-            if n_edges is not None:
-                sizes = [(abs(c.n_edges - n_edges), c.n_edges) for c in self.circuits]
-            else:
-                sizes = [(abs(c.n_nodes - n_nodes), c.n_nodes) for c in self.circuits]
-            return self.circuits[sizes.index(min(sizes))]
+        if self.circuits and n_edges is not None:
+            return min(self.circuits, key=lambda c: (abs(c.n_edges - n_edges), c.n_edges))
+        if self.circuits and n_nodes is not None:
+            return min(self.circuits, key=lambda c: (abs(c.n_nodes - n_nodes), c.n_nodes))
         return self.scores.top(n_nodes=n_nodes, n_edges=n_edges, absolute=self.absolute)
 
     def save(self, path: str | PathLike[str]) -> None:

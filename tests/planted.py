@@ -168,8 +168,10 @@ def sparse_model() -> HookedSparseGPT:
     loud = 20.0
     with torch.no_grad():
         model.embed.W_E[:, CONSTANT] = loud
-        for norm in (model.ln_final, *(n for b in model.blocks for n in (b.ln1, b.ln2))):
-            norm.w.fill_(loud / D_MODEL**0.5)  # type: ignore[operator]
+        norms: list[Any] = [model.ln_final]
+        norms += [norm for block in model.blocks for norm in (block.ln1, block.ln2)]
+        for norm in norms:
+            norm.w.fill_(loud / D_MODEL**0.5)
             norm.w[CONSTANT] = 0.1
     return model
 

@@ -21,6 +21,7 @@ from sparse_lens.objectives import KLDivergence, TaskLoss
 from sparse_lens.patching import bind
 from sparse_lens.scores import Scores
 from sparse_lens.search import ChosenCircuit
+from sparse_lens.selection import GreedyScores
 from tests.evals import toy_comparison as toy
 from tests.evals.toy_comparison import ByIndex
 from tests.graphs.tiny import GRAPHS, random_edge_circuit, random_node_circuit
@@ -98,6 +99,17 @@ def test_it_is_evaluated_later_without_running_again(method, graph_of, tmp_path)
         for discovery in (found, loaded)
     )  # fmt: skip
     assert after == before
+
+
+def test_scores_are_selected_from_as_before(tmp_path):
+    graph = GRAPHS["component"]
+    edges = {"edges": torch.rand(graph.edge_support["edges"].shape)}
+    for scores in (Scores(graph, edges=edges), GreedyScores(graph, edges=edges)):
+        saved = discovery_on(graph, scores=scores, circuits=())
+        saved.save(tmp_path / "discovery")
+        loaded = Discovery.load(tmp_path / "discovery", graph)
+        assert type(loaded.scores) is type(scores)
+        assert loaded.at(n_edges=9) == saved.at(n_edges=9)
 
 
 def test_a_discovery_of_another_model_is_refused(tmp_path):

@@ -83,6 +83,7 @@ def test_another_task_in_the_same_journal_is_another_search(setting, tmp_path):
 @pytest.mark.parametrize("goal", ["n_nodes", "loss"])
 def test_other_goals(setting, goal):
     found = discover(replace(SEARCH, goal=goal, n_trials=2), setting)
+    assert found.chosen is not None
     value = found.circuit.n_nodes if goal == "n_nodes" else found.chosen.loss
     assert min(row["value"] for row in found.history) == value
 

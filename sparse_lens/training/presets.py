@@ -52,13 +52,13 @@ def _training(
 
 PRESETS = {
     "py-sparse": Preset(
-        "weight-sparse GPT: 2 layers, 192 channels, 10% of weights and 30% of embeddings nonzero, "
+        "weight-sparse GPT: 2 layers, 192 channels, 16% of weights and 30% of embeddings nonzero, "
         "AbsTopK of 1/4 everywhere",
-        _training(_model(192, 16, 0.25), sparse=(0.1, 0.3)),
+        _training(_model(192, 16, 0.25), sparse=(0.16, 0.3)),
     ),
     "py-dense": Preset(
-        "dense GPT of the same loss: 2 layers, 40 channels",
-        _training(_model(40, 8, None)),
+        "dense GPT of the same loss: 2 layers, 48 channels",
+        _training(_model(48, 8, None)),
     ),
     "py-dense-topk": Preset(
         "dense GPT of the same loss with the same AbsTopK: 2 layers, 144 channels",

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sparse_lens.ablation import MeanAblation
-from sparse_lens.baselines import AttributionPatching, RandomScores
+from sparse_lens.baselines import AttributionPatching, MagnitudeScores, RandomScores
 from sparse_lens.circuit import Circuit
 from sparse_lens.method import Method
 from sparse_lens.node_pruning import NodePruning
@@ -20,6 +20,7 @@ TARGET = 0.15
 METHODS: dict[str, Method] = {
     "node pruning": NodePruning(n_steps=6, learning_rate=0.05, k_coef=0.01),
     "attribution": AttributionPatching(),
+    "magnitude": MagnitudeScores(),
     "random": RandomScores(),
 }
 each_problem = pytest.mark.parametrize("name", planted.problems())

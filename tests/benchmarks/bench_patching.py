@@ -10,6 +10,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 import sparse_lens as sl
 from sparse_lens.patching import BoundAblation, answer_logits, bind, edge_effects, frozen, patched
 
-SHAPES = {
+SHAPES: dict[str, dict[str, Any]] = {
     "6x512": {"n_layers": 6, "d_model": 512, "n_heads": 8, "d_head": 64},
     "12x768": {"n_layers": 12, "d_model": 768, "n_heads": 12, "d_head": 64},
 }
