@@ -160,8 +160,8 @@ def _means_table(summary: Summary) -> Table:
             escape(method),
             escape(model),
             f"{nonzero[model]:.1%}",
-            f"{geometric_mean([mean.edges for mean in means]):,.1f}",
-            " ".join(f"{mean.edges:,.1f}" for mean in means),
+            _edges(geometric_mean([mean.edges for mean in means])),
+            " ".join(_edges(mean.edges) for mean in means),
             str(sum(len(mean.unmet) for mean in means)),
             str(sum(len(mean.zero) for mean in means)),
         )
@@ -170,3 +170,7 @@ def _means_table(summary: Summary) -> Table:
     for column in table.columns[2:]:
         column.justify = "right"
     return table
+
+
+def _edges(mean: float) -> str:
+    return f"{mean:,.0f}" if mean >= 100 else f"{mean:.1f}"
