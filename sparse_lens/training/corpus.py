@@ -102,7 +102,7 @@ def build_corpus(
     tokenizer: PreTrainedTokenizerFast,
     *,
     library: StandardLibrary | None = None,
-    grammar_share: float = 0.5,
+    grammar_share: float,
     validation_grammar_tokens: int = 100_000,
     seed: int = 0,
 ) -> Corpus:

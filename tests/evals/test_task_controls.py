@@ -1,16 +1,16 @@
 """What must not solve a task: a constant, an n-gram model, and memory of the training text."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
-import sparse_lens
 from sparse_lens.evals import tasks
 from sparse_lens.evals.tasks import NGramModel, constant_answer_accuracy, shared_suffixes
+from sparse_lens.models import zoo
 from sparse_lens.models.tokenizer import load_tokenizer
 from sparse_lens.task import Prompts
+from sparse_lens.training.corpus import StandardLibrary, build_corpus
+from sparse_lens.training.presets import PRESETS
 
 SPLITS = ("train", "validation", "held_out")
 
@@ -121,19 +121,13 @@ def test_shared_suffixes_needs_long_enough_prompts():
     assert shared_suffixes(prompts, torch.arange(2), length=3).tolist() == []
 
 
-def embedded_tokenizers() -> list[Path]:
-    root = Path(sparse_lens.__file__).parent / "models" / "embedded"
-    return sorted(path.parent for path in root.glob("*/vocab.bpe"))
-
-
 @pytest.fixture(scope="session")
 def trained():
     """The tokenizer our own models use, and the text they are trained on."""
-    corpus = pytest.importorskip("sparse_lens.training.corpus")
-    library = corpus.StandardLibrary.load()
-    folders = embedded_tokenizers()
-    tokenizer = load_tokenizer(folders[0]) if folders else corpus.train_tokenizer(library)
-    return tokenizer, corpus.build_corpus(tokenizer, library=library).train
+    library = StandardLibrary.load()
+    tokenizer = load_tokenizer(zoo.resolve("py-sparse"))
+    share = PRESETS["py-sparse"].training.grammar_share
+    return tokenizer, build_corpus(tokenizer, library=library, grammar_share=share).train
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """Names become folders: fetched whole from a local server, or not at all."""
 
+import functools
 import hashlib
 import io
 import json
@@ -22,6 +23,7 @@ FILES = {"beeg_config.json", "final_model.pt", "encoder.json", "vocab.bpe"}
 HTML = b"\n<!DOCTYPE html><html><body>Please log in</body></html>"
 
 
+@functools.cache  # it holds the time of day
 def archive() -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:

@@ -41,7 +41,9 @@ def library() -> StandardLibrary:
 
 @pytest.fixture(scope="module")
 def corpus(tokenizer: PreTrainedTokenizerFast, library: StandardLibrary) -> Corpus:
-    return build_corpus(tokenizer, library=library, validation_grammar_tokens=2000)
+    return build_corpus(
+        tokenizer, library=library, grammar_share=0.5, validation_grammar_tokens=2000
+    )
 
 
 def _write(folder: Path, files: dict[str, str]) -> None:
@@ -88,8 +90,12 @@ def test_a_folder_without_source_is_an_error(tmp_path: Path) -> None:
 def test_the_corpus_is_the_same_every_time(
     corpus: Corpus, tokenizer: PreTrainedTokenizerFast, library: StandardLibrary
 ) -> None:
-    again = build_corpus(tokenizer, library=library, validation_grammar_tokens=2000)
-    other = build_corpus(tokenizer, library=library, validation_grammar_tokens=2000, seed=1)
+    again = build_corpus(
+        tokenizer, library=library, grammar_share=0.5, validation_grammar_tokens=2000
+    )
+    other = build_corpus(
+        tokenizer, library=library, grammar_share=0.5, validation_grammar_tokens=2000, seed=1
+    )
     assert torch.equal(again.train, corpus.train)
     assert torch.equal(again.validation_grammar, corpus.validation_grammar)
     assert not torch.equal(other.train[:1000], corpus.train[:1000])

@@ -24,7 +24,7 @@ OUTCOMES = {
     "while_return_true": (r"^\s*while .*:$", r"^\s*return .*$"),
     "lambda_func": (r"(?:return|yield) lambda \w+:", r"async def \w+\("),
     "for_while": (r"^\s*for \w+ in ", r"^\s*while \w+:$"),
-    "with_as": (r"with open\(.*\) as ", r"(?:=|return|await) open\(.*\)$"),
+    "with_as": (r"with [\w.()\[\]]+ as \w+:$", r"(?:return|yield|await) [\w.()\[\]]+$"),
     "if_equals": (
         rf"if (?:not )?{_NAME} (?:and|or) {_NAME} == ",
         rf"if (?:{_NAME} (?:and|or) )?{_NAME}: {_NAME} = ",
@@ -117,8 +117,8 @@ def test_sets_and_strings_are_alive_together_and_used_later(modules: list[str]) 
             if used and used[1] in kinds:
                 mixed += len({*kinds.values()}) == 2
                 apart += list(kinds)[-1] != used[1]
-    assert mixed > 100
-    assert apart > 50
+    assert mixed > 30
+    assert apart > 30
 
 
 def test_names_are_many(text: str) -> None:
