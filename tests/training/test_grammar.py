@@ -24,7 +24,7 @@ OUTCOMES = {
     "while_return_true": (r"^\s*while .*:$", r"^\s*return .*$"),
     "lambda_func": (r"(?:return|yield) lambda \w+:", r"async def \w+\("),
     "for_while": (r"^\s*for \w+ in ", r"^\s*while \w+:$"),
-    "with_as": (r"with [\w.()\[\]]+ as \w+:$", r"(?:return|yield|await) [\w.()\[\]]+$"),
+    "with_as": (r"with open\(.*\) as ", r"(?:=|return|await) open\(.*\)$"),
     "if_equals": (
         rf"if (?:not )?{_NAME} (?:and|or) {_NAME} == ",
         rf"if (?:{_NAME} (?:and|or) )?{_NAME}: {_NAME} = ",
@@ -40,7 +40,8 @@ COPIES = {
 
 @pytest.fixture(scope="module")
 def modules() -> list[str]:
-    return list(generate_modules(characters=800_000, seed=3))
+    # The training text has four times as much of the grammar as of the library, so four samples.
+    return list(generate_modules(characters=3_200_000, seed=3))
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,7 @@ def test_no_identifier_of_the_tests_occurs(text: str) -> None:
 @pytest.mark.parametrize("behaviour", OUTCOMES)
 def test_both_outcomes_are_frequent_and_about_equally_so(behaviour: str, text: str) -> None:
     one, other = (_count(pattern, text) for pattern in OUTCOMES[behaviour])
-    # 800,000 characters are about 330,000 tokens.
+    # 3,200,000 characters are about 1,300,000 tokens.
     assert min(one, other) > 80, (one, other)
     assert max(one, other) < 3.5 * min(one, other), (one, other)
 
@@ -117,8 +118,8 @@ def test_sets_and_strings_are_alive_together_and_used_later(modules: list[str]) 
             if used and used[1] in kinds:
                 mixed += len({*kinds.values()}) == 2
                 apart += list(kinds)[-1] != used[1]
-    assert mixed > 30
-    assert apart > 30
+    assert mixed > 100
+    assert apart > 50
 
 
 def test_names_are_many(text: str) -> None:
