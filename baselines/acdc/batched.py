@@ -11,7 +11,7 @@ from sparse_lens.circuit import Circuit
 from sparse_lens.graphs.component import EDGES, ComponentGraph
 from sparse_lens.objectives import Objective
 from sparse_lens.patching import BoundAblation, full_logits
-from sparse_lens.patching.variants import CircuitVariants
+from sparse_lens.patching.variants.circuit_variants import CircuitVariants
 from sparse_lens.task import Prompts
 
 _FIRST_BATCH = 16

@@ -19,7 +19,7 @@ from sparse_lens.graphs.component import ComponentGraph
 from sparse_lens.method import CostMeter, Discovery, Method, metered
 from sparse_lens.objectives import KLDivergence, Objective, TaskLoss
 from sparse_lens.patching import BoundAblation, bind, full_logits
-from sparse_lens.patching.writers import heads_are_coupled
+from sparse_lens.patching.component.writers import heads_are_coupled
 from sparse_lens.search import ChosenCircuit, circuit_logits
 from sparse_lens.task import Prompts, Task
 

@@ -10,7 +10,7 @@ from sparse_lens.circuit import Circuit
 from sparse_lens.objectives import Objective
 from sparse_lens.patching import BoundAblation, answer_logits, full_logits, patched
 from sparse_lens.patching.binding import BoundConstants
-from sparse_lens.patching.needs import acting_rows
+from sparse_lens.patching.variants.needs import acting_rows
 from sparse_lens.task import Prompts
 
 

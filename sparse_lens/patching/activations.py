@@ -9,10 +9,10 @@ from transformer_lens import HookedTransformer
 
 from sparse_lens.graphs.base import Graph
 from sparse_lens.graphs.component import ComponentGraph
-from sparse_lens.patching.channel import channel_flags, site_channels
+from sparse_lens.patching.channel.attachment import channel_flags, site_channels
+from sparse_lens.patching.component.writers import Receive, WriterOutputs
 from sparse_lens.patching.hooks import Attachment, Hooks
 from sparse_lens.patching.suspension import suspended
-from sparse_lens.patching.writers import Receive, WriterOutputs
 
 Values = Mapping[str, Tensor]
 """Values by site. Channel graph: `[width]`, `[pos, width]` or `[batch, pos, width]`.

@@ -20,8 +20,8 @@ from sparse_lens.patching.activations import (
     mean_activations,
     writer_activations,
 )
-from sparse_lens.patching.channel import channel_attachment
-from sparse_lens.patching.component import component_attachment
+from sparse_lens.patching.channel.attachment import channel_attachment
+from sparse_lens.patching.component.attachment import component_attachment
 from sparse_lens.patching.fit import check_fits
 from sparse_lens.patching.hooks import Attachment
 from sparse_lens.task import Prompts

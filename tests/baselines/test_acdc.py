@@ -17,7 +17,7 @@ from sparse_lens.circuit import Circuit
 from sparse_lens.graphs import ChannelGraph, ComponentGraph, Graph
 from sparse_lens.objectives import KLDivergence, NegatedLogitDifference, Objective
 from sparse_lens.patching import run_circuit
-from sparse_lens.patching.writers import heads_are_coupled
+from sparse_lens.patching.component.writers import heads_are_coupled
 from sparse_lens.task import Prompts, Task
 from tests.patching import tiny
 from tests.patching.test_fixtures import component_reference

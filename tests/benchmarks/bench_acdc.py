@@ -23,8 +23,8 @@ from sparse_lens.circuit import Circuit
 from sparse_lens.graphs import ComponentGraph
 from sparse_lens.objectives import KLDivergence
 from sparse_lens.patching import BoundAblation, bind, full_logits
-from sparse_lens.patching.needs import Needs
-from sparse_lens.patching.variant_frame import Frame
+from sparse_lens.patching.variants.frame import Frame
+from sparse_lens.patching.variants.needs import Needs
 from sparse_lens.task import Prompts
 
 SHAPES = {

@@ -10,10 +10,10 @@ from torch import Tensor
 from sparse_lens.ablation import ZeroAblation
 from sparse_lens.graphs import ChannelGraph, ComponentGraph
 from sparse_lens.masks import Masks
-from sparse_lens.patching import mixing as mixing_module
 from sparse_lens.patching import patched
-from sparse_lens.patching.mixing import Store
-from sparse_lens.patching.reading import attention_reader
+from sparse_lens.patching.component import mixing as mixing_module
+from sparse_lens.patching.component.mixing import Store
+from sparse_lens.patching.component.reading import attention_reader
 from tests.patching import tiny
 from tests.patching.tiny import difference
 

@@ -9,9 +9,9 @@ import torch
 from sparse_lens.ablation import InterchangeAblation, MeanAblation, ZeroAblation
 from sparse_lens.graphs import ComponentGraph
 from sparse_lens.patching import bind
-from sparse_lens.patching.needs import Needs
-from sparse_lens.patching.variants import CircuitVariants
-from sparse_lens.patching.writers import heads_are_coupled
+from sparse_lens.patching.component.writers import heads_are_coupled
+from sparse_lens.patching.variants.circuit_variants import CircuitVariants
+from sparse_lens.patching.variants.needs import Needs
 from tests.patching import tiny
 from tests.patching.component_oracle import SlowModel
 from tests.patching.tiny import difference

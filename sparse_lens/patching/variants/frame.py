@@ -9,10 +9,10 @@ from torch import Tensor
 from sparse_lens.graphs.component import ComponentGraph
 from sparse_lens.patching.activations import writer_activations
 from sparse_lens.patching.alignment import aligned, like
-from sparse_lens.patching.bare import bare
 from sparse_lens.patching.binding import BoundAblation
-from sparse_lens.patching.layer_parts import LayerParts
 from sparse_lens.patching.suspension import suspended
+from sparse_lens.patching.variants.bare import bare
+from sparse_lens.patching.variants.layer_parts import LayerParts
 from sparse_lens.task import Prompts
 
 

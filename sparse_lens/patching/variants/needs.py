@@ -12,7 +12,7 @@ from transformer_lens import HookedTransformer
 from sparse_lens.circuit import Circuit
 from sparse_lens.graphs.component import EDGES, ComponentGraph
 from sparse_lens.graphs.reachability import reach
-from sparse_lens.patching.writers import heads_are_coupled
+from sparse_lens.patching.component.writers import heads_are_coupled
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,10 +8,10 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from sparse_lens.graphs.component import LETTERS, ComponentGraph
-from sparse_lens.patching.component_run import Run
+from sparse_lens.patching.component.reading import attention_reader
+from sparse_lens.patching.component.run import Run
+from sparse_lens.patching.component.writers import has_joint_qk_norm
 from sparse_lens.patching.hooks import Hooks
-from sparse_lens.patching.reading import attention_reader
-from sparse_lens.patching.writers import has_joint_qk_norm
 
 
 def intercept_readers(

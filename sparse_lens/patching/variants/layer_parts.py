@@ -9,8 +9,8 @@ from transformer_lens import HookedTransformer
 from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 
 from sparse_lens.graphs.component import LETTERS
-from sparse_lens.patching.bare import HeadsAlone, bare
-from sparse_lens.patching.reading import attention_reader
+from sparse_lens.patching.component.reading import attention_reader
+from sparse_lens.patching.variants.bare import HeadsAlone, bare
 
 
 class LayerParts:

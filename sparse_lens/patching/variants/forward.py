@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from sparse_lens.patching.variants import CircuitVariants
+    from sparse_lens.patching.variants.circuit_variants import CircuitVariants
 
 # The streams of many readers are made and read a few at a time, so that they stay in the cache.
 _CHUNK_ELEMENTS = {"cpu": 2**20}

@@ -11,15 +11,21 @@ from sparse_lens.graphs.base import Site
 from sparse_lens.graphs.channel import ChannelGraph
 from sparse_lens.masks import Masks
 from sparse_lens.objectives import Objective
-from sparse_lens.patching.backward import Captured, gradients_at, keep, run_live, start_graph
 from sparse_lens.patching.binding import BoundAblation, BoundInterchange
-from sparse_lens.patching.channel import channel_attachment, channel_flags, site_channels
-from sparse_lens.patching.channel_changes import ChannelChanges
+from sparse_lens.patching.channel.attachment import channel_attachment, channel_flags, site_channels
+from sparse_lens.patching.component.writers import FIRST_STREAM
+from sparse_lens.patching.gradients.backward import (
+    Captured,
+    gradients_at,
+    keep,
+    run_live,
+    start_graph,
+)
+from sparse_lens.patching.gradients.channel_changes import ChannelChanges
+from sparse_lens.patching.gradients.points import GradientPoints
+from sparse_lens.patching.gradients.relp import add_relp_rules
 from sparse_lens.patching.hooks import Attachment, Edit, Hooks
-from sparse_lens.patching.points import GradientPoints
-from sparse_lens.patching.relp import add_relp_rules
 from sparse_lens.patching.suspension import suspended
-from sparse_lens.patching.writers import FIRST_STREAM
 from sparse_lens.task import Prompts
 
 Effects = dict[str, Tensor]

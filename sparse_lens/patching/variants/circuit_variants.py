@@ -7,10 +7,10 @@ from torch import Tensor
 
 from sparse_lens.graphs.component import LETTERS, ComponentGraph
 from sparse_lens.patching.binding import BoundAblation
-from sparse_lens.patching.needs import Needs
-from sparse_lens.patching.variant_frame import Frame
-from sparse_lens.patching.variant_pass import VariantPass
-from sparse_lens.patching.writers import heads_are_coupled
+from sparse_lens.patching.component.writers import heads_are_coupled
+from sparse_lens.patching.variants.forward import VariantPass
+from sparse_lens.patching.variants.frame import Frame
+from sparse_lens.patching.variants.needs import Needs
 from sparse_lens.task import Prompts
 
 

@@ -10,7 +10,7 @@ from transformer_lens import HookedTransformer
 
 from sparse_lens.graphs.component import EDGES, ComponentGraph
 from sparse_lens.masks import Masks
-from sparse_lens.patching.writers import heads_are_coupled
+from sparse_lens.patching.component.writers import heads_are_coupled
 
 
 @dataclass(frozen=True, eq=False)

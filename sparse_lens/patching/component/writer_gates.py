@@ -6,10 +6,10 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from sparse_lens.graphs.component import ComponentGraph
-from sparse_lens.patching.component_run import Run
+from sparse_lens.patching.component.run import Run
+from sparse_lens.patching.component.writers import FIRST_STREAM, WriterOutputs
 from sparse_lens.patching.gating import gate_values
 from sparse_lens.patching.hooks import Hooks
-from sparse_lens.patching.writers import FIRST_STREAM, WriterOutputs
 
 
 def gate_writers(

@@ -8,9 +8,9 @@ from torch import Tensor
 from sparse_lens.graphs.component import EDGES, ComponentGraph
 from sparse_lens.objectives import Objective
 from sparse_lens.patching.binding import BoundAblation
-from sparse_lens.patching.channel_gradients import channel_edge_effects, channel_node_effects
-from sparse_lens.patching.component_gradients import component_edge_effects
-from sparse_lens.patching.points import GradientPoints
+from sparse_lens.patching.gradients.channel import channel_edge_effects, channel_node_effects
+from sparse_lens.patching.gradients.component import component_edge_effects
+from sparse_lens.patching.gradients.points import GradientPoints
 from sparse_lens.task import Prompts
 
 
@@ -30,7 +30,7 @@ def edge_effects(
 
     Args:
         points: where gradients are taken, instead of at the live run alone.
-        relp: propagate by the rules of RelP (see `sparse_lens.patching.relp`).
+        relp: propagate by the rules of RelP (see `sparse_lens.patching.gradients.relp`).
     """
     points = points or GradientPoints()
     if isinstance(bound.graph, ComponentGraph):

@@ -15,15 +15,15 @@ from sparse_lens.graphs.channel import ChannelGraph
 from sparse_lens.graphs.component import EDGES, LETTERS, ComponentGraph
 from sparse_lens.masks import Masks
 from sparse_lens.objectives import Objective
-from sparse_lens.patching.backward import run_live
 from sparse_lens.patching.binding import BoundAblation
-from sparse_lens.patching.channel import channel_flags
-from sparse_lens.patching.channel_changes import ChannelChanges
-from sparse_lens.patching.component import component_attachment
-from sparse_lens.patching.component_gradients import WriterChanges
+from sparse_lens.patching.channel.attachment import channel_flags
+from sparse_lens.patching.component.attachment import component_attachment
+from sparse_lens.patching.component.interception import reader_flags
+from sparse_lens.patching.component.reading import Reader, attention_reader
+from sparse_lens.patching.gradients.backward import run_live
+from sparse_lens.patching.gradients.channel_changes import ChannelChanges
+from sparse_lens.patching.gradients.component import WriterChanges
 from sparse_lens.patching.hooks import Attachment, Edit, Hooks
-from sparse_lens.patching.interception import reader_flags
-from sparse_lens.patching.reading import Reader, attention_reader
 from sparse_lens.patching.run import answer_logits, full_logits
 from sparse_lens.patching.suspension import suspended
 from sparse_lens.task import Prompts

@@ -11,18 +11,24 @@ from transformer_lens import HookedTransformer
 from sparse_lens.graphs.component import EDGES, LETTERS, ComponentGraph
 from sparse_lens.objectives import Objective
 from sparse_lens.patching.alignment import aligned, differences
-from sparse_lens.patching.backward import Captured, gradients_at, keep, run_live, start_graph
 from sparse_lens.patching.binding import BoundAblation
-from sparse_lens.patching.component_run import Run, WriterValues
+from sparse_lens.patching.component.interception import reader_flags
+from sparse_lens.patching.component.mixing import flat, token_chunks
+from sparse_lens.patching.component.plan import Plan
+from sparse_lens.patching.component.reading import attention_reader
+from sparse_lens.patching.component.run import Run, WriterValues
+from sparse_lens.patching.component.writer_gates import gate_writers
+from sparse_lens.patching.component.writers import WriterOutputs
+from sparse_lens.patching.gradients.backward import (
+    Captured,
+    gradients_at,
+    keep,
+    run_live,
+    start_graph,
+)
+from sparse_lens.patching.gradients.points import GradientPoints
+from sparse_lens.patching.gradients.relp import add_relp_rules
 from sparse_lens.patching.hooks import Attachment, Hooks
-from sparse_lens.patching.interception import reader_flags
-from sparse_lens.patching.mixing import flat, token_chunks
-from sparse_lens.patching.plan import Plan
-from sparse_lens.patching.points import GradientPoints
-from sparse_lens.patching.reading import attention_reader
-from sparse_lens.patching.relp import add_relp_rules
-from sparse_lens.patching.writer_gates import gate_writers
-from sparse_lens.patching.writers import WriterOutputs
 from sparse_lens.task import Prompts
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from sparse_lens.graphs.channel import ChannelGraph
 from sparse_lens.patching.alignment import aligned, like
 from sparse_lens.patching.binding import BoundAblation
-from sparse_lens.patching.channel import channel_flags, site_channels
+from sparse_lens.patching.channel.attachment import channel_flags, site_channels
 from sparse_lens.patching.hooks import Attachment, Hooks
 from sparse_lens.task import Prompts
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sparse_lens.patching.alignment import differences
-from sparse_lens.patching.reading import Reader
+from sparse_lens.patching.component.reading import Reader
 
 # Streams of all readers of a layer at once would be many times the model's own activations.
 _CHUNK_ELEMENTS = {"cpu": 2**21}

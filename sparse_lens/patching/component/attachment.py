@@ -11,12 +11,12 @@ from transformer_lens import HookedTransformer
 
 from sparse_lens.graphs.component import ComponentGraph
 from sparse_lens.masks import Masks
-from sparse_lens.patching.component_run import Run, WriterValues
+from sparse_lens.patching.component.interception import intercept_readers
+from sparse_lens.patching.component.plan import Plan
+from sparse_lens.patching.component.run import Run, WriterValues
+from sparse_lens.patching.component.writer_gates import gate_writers
+from sparse_lens.patching.component.writers import WriterOutputs
 from sparse_lens.patching.hooks import Attachment, Hooks
-from sparse_lens.patching.interception import intercept_readers
-from sparse_lens.patching.plan import Plan
-from sparse_lens.patching.writer_gates import gate_writers
-from sparse_lens.patching.writers import WriterOutputs
 
 
 def component_attachment(

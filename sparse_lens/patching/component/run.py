@@ -5,8 +5,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sparse_lens.patching.alignment import aligned, like
-from sparse_lens.patching.mixing import Store
-from sparse_lens.patching.plan import Plan
+from sparse_lens.patching.component.mixing import Store
+from sparse_lens.patching.component.plan import Plan
 
 WriterValues = Float[Tensor, "writers *batch_pos d_model"]
 """Ablated values of all writers: `[writers, d_model]`, `[writers, pos, d_model]` or

@@ -1,0 +1,1 @@
+"""The masked pass of a channel graph: gates on channels, masks on weights."""

@@ -1,0 +1,1 @@
+"""The masked pass of a component graph: writers kept, mixed, and put in at the readers."""
