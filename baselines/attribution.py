@@ -9,24 +9,21 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
-from sparse_lens.ablation import Ablation
 from sparse_lens.graphs.base import Graph
 from sparse_lens.graphs.component import ComponentGraph
-from sparse_lens.method import CostMeter, Discovery, Method, metered
+from sparse_lens.method import CostMeter
 from sparse_lens.objectives import Objective, TaskLoss
 from sparse_lens.patching import (
     BoundAblation,
     GradientPoints,
-    bind,
     edge_effects,
     exact_edge_effects,
     exact_node_effects,
     node_effects,
 )
+from sparse_lens.ranking_method import Ranking, RankingMethod
 from sparse_lens.scores import Scores
-from sparse_lens.search import choose_circuit
 from sparse_lens.selection import GreedyScores
 from sparse_lens.task import Prompts, Task
 
@@ -38,7 +35,7 @@ _OFFSETS: dict[str, float] = {"left": 0.0, "midpoint": 0.5, "right": 1.0}
 
 
 @dataclass(frozen=True)
-class AttributionPatching(Method):
+class AttributionPatching(RankingMethod):
     """Edge attribution patching (Syed et al. 2310.10348), its relatives, and node attribution.
 
     A score estimates the change of the objective when the edge or node is cut, as a mean over
@@ -66,9 +63,6 @@ class AttributionPatching(Method):
     nodes: bool = False
     """Score the nodes of a component graph instead of its edges: by the sum over a writer's
     outgoing edges, or, when exact, by ablating it. Embedding and logits always stay."""
-
-    target_loss: float = 0.15
-    """Two-way task loss, in nats on the validation prompts, that the chosen circuit meets."""
 
     batch_size: int = 64
     """Prompts a pass; the scores do not depend on it."""
@@ -114,24 +108,9 @@ class AttributionPatching(Method):
         if self.relp and self.estimator == "exact":
             raise ValueError("relp=True changes gradients, and the exact estimator takes none.")
 
-    def discover(
-        self,
-        model: HookedTransformer,
-        graph: Graph,
-        task: Task,
-        *,
-        ablation: Ablation | BoundAblation,
-        seed: int = 0,
-    ) -> Discovery:
-        """Score on the train prompts; choose the smallest circuit on the validation prompts.
-
-        Without a validation split there are scores, and circuits of any size, but none is chosen.
-
-        Raises:
-            ValueError: when nodes are scored and the selection is one of edges.
-        """
-        by_edges = self._scores_edges(graph)
-        if self.selection == "greedy" and not by_edges:
+    def check(self, graph: Graph, task: Task) -> None:
+        """Raise a ValueError for a selection of edges where nodes are scored."""
+        if self.selection == "greedy" and not self._scores_edges(graph):
             remedy = "drop nodes=True" if self.nodes else "pass edges=True"
             raise ValueError(f"selection 'greedy' chooses edges, and nodes are scored: {remedy}.")
         if self.estimator == "eap" and self.objective.least_at_full_model:
@@ -139,33 +118,20 @@ class AttributionPatching(Method):
                 f"{type(self.objective).__name__} has no slope at the full model, where 'eap' "
                 "looks for one: all scores are noise. Take another objective, or another estimator "
                 "such as 'eap-ig-inputs'.",
-                stacklevel=2,
+                stacklevel=3,
             )
-        absolute = self.selection != "signed"
-        with metered(model) as meter:
-            bound = bind(model, graph, ablation)
-            effects = self._effects(bound, task.train.to(model.cfg.device or "cpu"), meter)
-            if not by_edges:
-                scores = Scores(graph, nodes=_with_fixed_ends(graph, effects))
-            elif self.selection == "greedy":
-                scores = GreedyScores(graph, edges=effects)
-            else:
-                scores = Scores(graph, edges=effects)
-            chosen = None
-            if task.validation is not None:
-                chosen = choose_circuit(
-                    bound, scores, task, target_loss=self.target_loss, absolute=absolute
-                )
-            cost = meter.cost()
-        return Discovery(
-            method=self,
-            task=task.name,
-            scores=scores,
-            chosen=chosen,
-            cost=cost,
-            seed=seed,
-            absolute=absolute,
-        )
+
+    def rank(self, bound: BoundAblation, task: Task, *, seed: int, meter: CostMeter) -> Ranking:
+        """Estimate the effect of every edge or node."""
+        graph = bound.graph
+        effects = self._effects(bound, task.train.to(bound.model.cfg.device or "cpu"), meter)
+        if not self._scores_edges(graph):
+            scores = Scores(graph, nodes=_with_fixed_ends(graph, effects))
+        elif self.selection == "greedy":
+            scores = GreedyScores(graph, edges=effects)
+        else:
+            scores = Scores(graph, edges=effects)
+        return Ranking(scores, absolute=self.selection != "signed")
 
     def _scores_edges(self, graph: Graph) -> bool:
         return not self.nodes if isinstance(graph, ComponentGraph) else self.edges

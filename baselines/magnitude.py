@@ -11,20 +11,19 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from sparse_lens.ablation import Ablation
 from sparse_lens.graphs.base import Graph
 from sparse_lens.graphs.channel import ChannelGraph
 from sparse_lens.graphs.component import EDGES, LETTERS, ComponentGraph
-from sparse_lens.method import Discovery, Method, metered
+from sparse_lens.method import CostMeter
 from sparse_lens.objectives import Objective, TaskLoss
-from sparse_lens.patching import BoundAblation, bind
+from sparse_lens.patching import BoundAblation
+from sparse_lens.ranking_method import Ranking, RankingMethod
 from sparse_lens.scores import Scores
-from sparse_lens.search import choose_circuit
 from sparse_lens.task import Task
 
 
 @dataclass(frozen=True)
-class MagnitudeScores(Method):
+class MagnitudeScores(RankingMethod):
     """Sizes of weights: what can be said without any prompt.
 
     On a channel graph a node's score is the root of the sum of squares of its edges' weights (of
@@ -39,29 +38,9 @@ class MagnitudeScores(Method):
     edges: bool = False
     """Score the edges of a channel graph instead of its nodes."""
 
-    target_loss: float = 0.15
-    """Two-way task loss, in nats on the validation prompts, that the chosen circuit meets."""
-
-    def discover(
-        self,
-        model: HookedTransformer,
-        graph: Graph,
-        task: Task,
-        *,
-        ablation: Ablation | BoundAblation,
-        seed: int = 0,
-    ) -> Discovery:
-        """Measure weights; choose the smallest circuit on the validation prompts, if any."""
-        with metered(model) as meter:
-            bound = bind(model, graph, ablation)
-            scores = magnitude_scores(model, graph, edges=self.edges)
-            chosen = None
-            if task.validation is not None:
-                chosen = choose_circuit(bound, scores, task, target_loss=self.target_loss)
-            cost = meter.cost()
-        return Discovery(
-            method=self, task=task.name, scores=scores, chosen=chosen, cost=cost, seed=seed
-        )
+    def rank(self, bound: BoundAblation, task: Task, *, seed: int, meter: CostMeter) -> Ranking:
+        """Measure weights."""
+        return Ranking(magnitude_scores(bound.model, bound.graph, edges=self.edges))
 
 
 @torch.no_grad()

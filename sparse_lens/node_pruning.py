@@ -9,25 +9,24 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
-from sparse_lens.ablation import Ablation
 from sparse_lens.calibration import fit_calibration
 from sparse_lens.graphs.base import Graph
 from sparse_lens.graphs.component import ComponentGraph
 from sparse_lens.masks import Masks
-from sparse_lens.method import CostMeter, Discovery, Method, metered
+from sparse_lens.method import CostMeter, Discovery, Method
 from sparse_lens.objectives import Objective, TaskLoss
-from sparse_lens.patching import BoundAblation, answer_logits, bind, frozen, patched
+from sparse_lens.patching import BoundAblation, answer_logits, frozen, patched
+from sparse_lens.ranking_method import Ranking, RankingMethod
 from sparse_lens.scores import Scores
-from sparse_lens.search import choose_circuit
+from sparse_lens.search import Calibrate
 from sparse_lens.task import Prompts, Task
 
 Row = dict[str, float]
 
 
 @dataclass(frozen=True)
-class NodePruning(Method):
+class NodePruning(RankingMethod):
     """Learn one gate per node by straight-through gradients (Gao et al. 2025, 2511.13653, app. A).
 
     Each node has a parameter tau and the gate H(tau >= 0); backward the gate has the derivative of
@@ -41,9 +40,6 @@ class NodePruning(Method):
     objective: Objective = TaskLoss()
     """One that has no slope at the full model, where all gates start open, says nothing in the
     first steps of which gates to close: KLDivergence needs a `k_coef` or a warm start to match."""
-
-    target_loss: float = 0.15
-    """Two-way task loss, in nats on the validation prompts, that the chosen circuit meets."""
 
     k_coef: float = 1e-4
     """Weight of the number of kept nodes in the loss."""
@@ -89,47 +85,18 @@ class NodePruning(Method):
         if self.temperature <= 0:
             raise ValueError(f"temperature must be positive, got {self.temperature}.")
 
-    def discover(
-        self,
-        model: HookedTransformer,
-        graph: Graph,
-        task: Task,
-        *,
-        ablation: Ablation | BoundAblation,
-        seed: int = 0,
-    ) -> Discovery:
-        """Learn gates on the train prompts; choose the smallest circuit on the validation prompts.
+    def rank(self, bound: BoundAblation, task: Task, *, seed: int, meter: CostMeter) -> Ranking:
+        """Learn a gate for every node; the history has a row a step."""
+        generator = torch.Generator().manual_seed(seed)
+        start = self._start(bound, task, seed, generator, meter)
+        prompts = task.train.to(bound.model.cfg.device or "cpu")
+        tau, history = self._learn(bound, start, prompts, generator, meter)
+        scores = Scores(bound.graph, nodes=_with_fixed_ends(bound.graph, tau))
+        return Ranking(scores, absolute=False, history=tuple(history))
 
-        Raises:
-            ValueError: when the task has no validation split.
-        """
-        task.split("validation")
-        with metered(model) as meter:
-            bound = bind(model, graph, ablation)
-            generator = torch.Generator().manual_seed(seed)
-            start = self._start(bound, task, seed, generator, meter)
-            prompts = task.train.to(model.cfg.device or "cpu")
-            tau, history = self._learn(bound, start, prompts, generator, meter)
-            scores = Scores(graph, nodes=_with_fixed_ends(graph, tau))
-            chosen = choose_circuit(
-                bound,
-                scores,
-                task,
-                target_loss=self.target_loss,
-                absolute=False,
-                calibrate=fit_calibration if self.calibrate else None,
-            )
-            cost = meter.cost()
-        return Discovery(
-            method=self,
-            task=task.name,
-            scores=scores,
-            chosen=chosen,
-            cost=cost,
-            seed=seed,
-            absolute=False,
-            history=tuple(history),
-        )
+    @property
+    def _calibrate(self) -> Calibrate | None:
+        return fit_calibration if self.calibrate else None
 
     def _start(
         self,

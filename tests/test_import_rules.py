@@ -20,7 +20,7 @@ LAYERS = (
      "ablation", "task", "objectives", "calibration", "selection", "training", "atomic",
      "versions", "graph_file", "dataclass_json", "hard_concrete"),
     ("patching",),
-    ("method", "search", "discovery_io"),
+    ("method", "search", "discovery_io", "ranking_method"),
     ("node_pruning", "node_pruning_search", "baselines", "plotting"),
     ("evals",),
     ("commands", "cli"),

@@ -100,20 +100,18 @@ def test_calibration_is_fitted_on_the_train_prompts() -> None:
     assert found.chosen.loss == pytest.approx(float(loss.mean()), rel=1e-4)
 
 
-def test_without_validation_prompts_nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_validation_prompts_nodes_are_ranked_and_none_chosen() -> None:
     problem = planted.problems()["dense, component, mean"]
-
-    def fail(*_: Any, **__: Any) -> None:
-        raise AssertionError("the model ran")
-
-    monkeypatch.setattr(problem.model, "forward", fail)
+    train_only = Task("t", train=planted.task().train)
+    method = NodePruning(n_steps=5)
+    found, usual = (
+        method.discover(problem.model, problem.graph, task, ablation=problem.ablation)
+        for task in (train_only, planted.task())
+    )
+    assert found.chosen is None
+    assert found.at(n_nodes=3) == usual.at(n_nodes=3)
     with pytest.raises(ValueError, match=r"no validation split.*Task\(\.\.\., validation="):
-        NodePruning().discover(
-            problem.model,
-            problem.graph,
-            Task("t", train=planted.task().train),
-            ablation=problem.ablation,
-        )
+        _ = found.circuit
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from sparse_lens.ablation import InterchangeAblation, MeanAblation, ZeroAblation
 from sparse_lens.baselines.attribution import AttributionPatching
-from sparse_lens.baselines.edge_gates import EdgeGates
 from sparse_lens.baselines.edge_pruning import EdgePruning
+from sparse_lens.baselines.edge_pruning.gates import EdgeGates
 from sparse_lens.circuit import Circuit
 from sparse_lens.graphs import ChannelGraph, ComponentGraph, Graph
 from sparse_lens.hard_concrete import HardConcrete

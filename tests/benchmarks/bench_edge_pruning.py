@@ -17,8 +17,9 @@ from torch import Tensor
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from sparse_lens.ablation import Ablation, InterchangeAblation, MeanAblation
-from sparse_lens.baselines.edge_gates import EdgeGates
-from sparse_lens.baselines.edge_pruning import EdgePruning, _Training
+from sparse_lens.baselines.edge_pruning import EdgePruning
+from sparse_lens.baselines.edge_pruning.gates import EdgeGates
+from sparse_lens.baselines.edge_pruning.training import Training
 from sparse_lens.graphs import ComponentGraph
 from sparse_lens.method import CostMeter
 from sparse_lens.objectives import KLDivergence, TaskLoss
@@ -68,7 +69,7 @@ def step_of(
     )
     graph = ComponentGraph.from_model(model)
     gates = EdgeGates(graph, writers=writer_gates, device=model.cfg.device)
-    training = _Training(method, bind(model, graph, ablation), gates, prompts, None, 0)
+    training = Training(method, bind(model, graph, ablation), gates, prompts, None, 0)
     meter = CostMeter(model.cfg.device)
 
     def step() -> None:

@@ -1,0 +1,102 @@
+"""What methods have in common that rank nodes or edges and take the best of them."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from transformer_lens import HookedTransformer
+
+from sparse_lens.ablation import Ablation
+from sparse_lens.graphs.base import Graph
+from sparse_lens.method import CostMeter, Discovery, Method, metered
+from sparse_lens.patching import BoundAblation, bind
+from sparse_lens.scores import Scores
+from sparse_lens.search import Calibrate, choose_circuit
+from sparse_lens.task import Task
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """Scores, with how they rank and how they came about."""
+
+    scores: Scores
+
+    absolute: bool = True
+    """Whether the best scores are those farthest from zero; else they are the largest."""
+
+    history: tuple[Mapping[str, float], ...] = ()
+    """The course of an optimisation, a row a step."""
+
+
+@dataclass(frozen=True)
+class RankingMethod(Method):
+    """A method whose circuits are the best nodes or edges of a ranking.
+
+    A subclass says how to `rank`; the smallest circuit of the best that meets `target_loss` on the
+    validation prompts is then found in the same way for every method.
+    """
+
+    target_loss: float = 0.15
+    """Two-way task loss, in nats on the validation prompts, that the chosen circuit meets."""
+
+    @abstractmethod
+    def rank(self, bound: BoundAblation, task: Task, *, seed: int, meter: CostMeter) -> Ranking:
+        """Rank the nodes or the edges of `bound.graph` by the task's train prompts.
+
+        Args:
+            bound: the ablation, with the model and the graph.
+            meter: counts forward passes of the model by itself; of backward passes, and of those
+                through parts of the model, it has to be told.
+        """
+
+    def check(self, graph: Graph, task: Task) -> None:
+        """Raise a ValueError, before anything is computed, for what cannot be ranked."""
+
+    def discover(
+        self,
+        model: HookedTransformer,
+        graph: Graph,
+        task: Task,
+        *,
+        ablation: Ablation | BoundAblation,
+        seed: int = 0,
+    ) -> Discovery:
+        """Rank on the train prompts; choose the smallest circuit on the validation prompts.
+
+        Without a validation split there are scores, and circuits of any size, but none is chosen.
+
+        Raises:
+            ValueError: for a graph or a task that the method, as it is set, cannot work on.
+        """
+        self.check(graph, task)
+        with metered(model) as meter:
+            bound = bind(model, graph, ablation)
+            ranking = self.rank(bound, task, seed=seed, meter=meter)
+            chosen = None
+            if task.validation is not None:
+                chosen = choose_circuit(
+                    bound,
+                    ranking.scores,
+                    task,
+                    target_loss=self.target_loss,
+                    absolute=ranking.absolute,
+                    calibrate=self._calibrate,
+                )
+            cost = meter.cost()
+        return Discovery(
+            method=self,
+            task=task.name,
+            scores=ranking.scores,
+            chosen=chosen,
+            cost=cost,
+            seed=seed,
+            absolute=ranking.absolute,
+            history=ranking.history,
+        )
+
+    @property
+    def _calibrate(self) -> Calibrate | None:
+        """What is fitted on the train prompts before a circuit's loss is taken."""
+        return None
