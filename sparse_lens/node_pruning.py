@@ -74,6 +74,11 @@ class NodePruning(RankingMethod):
     warm_start_scale: float = 1e-1
     """How far from `init_noise_bias` the best and the worst node of the warm start begin."""
 
+    freeze_norm_scales: bool = False
+    """Learn gates while norms divide by what they divide by in the full model on the same prompts,
+    so that no node is kept or closed for how it rescales others. A circuit is chosen by its loss
+    with norms as they are. Takes another forward pass a step."""
+
     calibrate: bool = False
     """Judge circuits after fitting scale and shift of the logit difference on the train prompts
     (16 LBFGS steps, as in the paper). Off wherever circuits of several methods are compared."""
@@ -162,7 +167,13 @@ class NodePruning(RankingMethod):
                 full = answer_logits(model, batch)
         gates = StraightThrough.apply(tau, self.temperature)
         assert isinstance(gates, Tensor)
-        with patched(model, _masks(graph, gates), ablation=bound, prompts=batch):
+        with patched(
+            model,
+            _masks(graph, gates),
+            ablation=bound,
+            prompts=batch,
+            freeze_norm_scales=self.freeze_norm_scales,
+        ):
             loss = self.objective(answer_logits(model, batch), batch, full).mean()
         kept = gates.sum()
         row = {"objective": loss.item(), "kept": kept.item()}

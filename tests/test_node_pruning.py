@@ -5,15 +5,18 @@ from typing import Any
 import pytest
 import torch
 
+from sparse_lens.ablation import ZeroAblation
 from sparse_lens.calibration import fit_calibration
 from sparse_lens.circuit import Circuit
+from sparse_lens.graphs import ChannelGraph
 from sparse_lens.method import Discovery
 from sparse_lens.node_pruning import NodePruning, StraightThrough
-from sparse_lens.objectives import KLDivergence, NegatedLogitDifference
-from sparse_lens.patching import bind
+from sparse_lens.objectives import KLDivergence, NegatedLogitDifference, TaskLoss
+from sparse_lens.patching import answer_logits, bind, patched
 from sparse_lens.search import circuit_logits
 from sparse_lens.task import Task
 from tests import planted
+from tests.patching import tiny
 from tests.planted import Problem
 
 # Few large steps, and a price of a node that lies between what a planted one and noise are worth.
@@ -50,6 +53,28 @@ def test_an_objective_that_compares_with_the_full_model() -> None:
     found = discover(problem, objective=KLDivergence(), **BRIEF)
     assert found.history[0]["objective"] == pytest.approx(0, abs=1e-6)
     assert found.history[-1]["objective"] > 1e-3
+
+
+def test_norm_scales_can_be_those_of_the_full_model() -> None:
+    model, prompts = tiny.sparse("plain"), tiny.prompts(n=4)
+    graph = ChannelGraph.from_model(model)
+    noise = torch.randn(graph.n_nodes, generator=torch.Generator().manual_seed(3))
+    circuit = Circuit.from_node_masks(graph, graph.unflatten(noise >= 0))
+    first = {}
+    for frozen in (False, True):
+        method = NodePruning(
+            n_steps=1, init_noise_bias=0.0, init_noise_scale=0.1, freeze_norm_scales=frozen
+        )
+        found = method.discover(
+            model, graph, Task("t", train=prompts), ablation=ZeroAblation(), seed=3
+        )
+        first[frozen] = found.history[0]["objective"]
+        with patched(
+            model, circuit, ablation=ZeroAblation(), prompts=prompts, freeze_norm_scales=frozen
+        ):
+            expected = TaskLoss()(answer_logits(model, prompts), prompts).mean()
+        assert first[frozen] == pytest.approx(expected, rel=1e-5)
+    assert abs(first[True] - first[False]) > 1e-3
 
 
 def test_embedding_and_logits_of_a_component_graph_always_stay() -> None:

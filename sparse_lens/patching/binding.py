@@ -24,6 +24,7 @@ from sparse_lens.patching.channel.attachment import channel_attachment
 from sparse_lens.patching.component.attachment import component_attachment
 from sparse_lens.patching.fit import check_fits
 from sparse_lens.patching.hooks import Attachment
+from sparse_lens.patching.norms import NormScales
 from sparse_lens.task import Prompts
 
 
@@ -57,11 +58,13 @@ class BoundAblation(ABC):
         for start in range(0, len(prompts), size):
             yield prompts[start : start + size], self.slice(start, start + size)
 
-    def attachment(self, masks: Masks, prompts: Prompts | None) -> Attachment:
-        """Hooks that make the model the circuit on these prompts."""
+    def attachment(
+        self, masks: Masks, prompts: Prompts | None, scales: NormScales | None = None
+    ) -> Attachment:
+        """Hooks that make the model the circuit on these prompts, with these scales of norms."""
         if isinstance(self.graph, ComponentGraph):
-            return component_attachment(self.model, masks, self.writer_values(prompts))
-        return channel_attachment(self.model, masks, self.values(prompts))
+            return component_attachment(self.model, masks, self.writer_values(prompts), scales)
+        return channel_attachment(self.model, masks, self.values(prompts), scales)
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ from sparse_lens.ablation import Ablation
 from sparse_lens.circuit import Circuit
 from sparse_lens.masks import Masks
 from sparse_lens.patching.binding import BoundAblation, bind
+from sparse_lens.patching.norms import norm_scales
 from sparse_lens.patching.suspension import active, suspended
 from sparse_lens.task import Prompts
 
@@ -23,6 +24,7 @@ def patched(
     *,
     ablation: Ablation | BoundAblation,
     prompts: Prompts | None = None,
+    freeze_norm_scales: bool = False,
 ) -> Iterator[HookedTransformer]:
     """Inside the context the model is the circuit; caches and hooks work as ever.
 
@@ -32,13 +34,23 @@ def patched(
     Args:
         circuit: what to keep; or soft masks, through which gradients flow.
         ablation: what everything else carries.
-        prompts: those on which the circuit will run, where the ablation needs to know.
+        prompts: those on which the circuit will run, where the ablation or the norms need to know.
+        freeze_norm_scales: norms divide by what they divide by in the full model on these prompts.
 
     Raises:
         ValueError: when the circuit is one of another model, or the ablation cannot be bound.
+            Also when norm scales are to be frozen without prompts, or of a model without norms.
     """
     masks = circuit if isinstance(circuit, Masks) else Masks.of(circuit, device=model.cfg.device)
-    attachment = bind(model, masks.graph, ablation).attachment(masks, prompts)
+    scales = None
+    if freeze_norm_scales:
+        if prompts is None:
+            raise ValueError(
+                "freeze_norm_scales=True takes the scales from the full model on the prompts on "
+                "which the circuit will run: pass prompts=."
+            )
+        scales = norm_scales(model, prompts.clean)
+    attachment = bind(model, masks.graph, ablation).attachment(masks, prompts, scales)
     with active(model, attachment):
         yield model
 

@@ -103,7 +103,7 @@ class SlowModel:
         else:
             return each, bias
         centred = out - out.mean(-1, keepdim=True) if hasattr(norm, "b") else out
-        scale = (centred.pow(2).mean(-1, keepdim=True) + norm.eps).sqrt()
+        scale = norm.hook_scale((centred.pow(2).mean(-1, keepdim=True) + norm.eps).sqrt())
         shares = []
         for one in each:
             share = one + bias / len(each)

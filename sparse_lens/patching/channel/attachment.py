@@ -20,17 +20,24 @@ from sparse_lens.masks import Masks
 from sparse_lens.patching.alignment import aligned, like
 from sparse_lens.patching.gating import gate_values
 from sparse_lens.patching.hooks import Attachment, Hooks
+from sparse_lens.patching.norms import NormScales, freeze_scales
 
 SiteValues = Mapping[str, Float[Tensor, "*batch_pos width"]]
 """Ablated values by site, `[width]`, `[pos, width]` or `[batch, pos, width]`; absent ones are 0."""
 
 
-def channel_attachment(model: HookedTransformer, masks: Masks, ablated: SiteValues) -> Attachment:
-    """Hooks that make the model the circuit."""
+def channel_attachment(
+    model: HookedTransformer,
+    masks: Masks,
+    ablated: SiteValues,
+    scales: NormScales | None = None,
+) -> Attachment:
+    """Hooks that make the model the circuit; see `component_attachment` for the arguments."""
     graph = masks.graph
     assert isinstance(graph, ChannelGraph)
     run = _Run(ablated)
     edits, captures = Hooks(), Hooks()
+    freeze_scales(scales or {}, edits)
     # Edges before nodes: where both act at one hook point, the sum arrives first.
     weights = graph.edge_weights(model) if masks.edges else {}
     for block, mask in masks.edges.items():

@@ -17,12 +17,21 @@ from sparse_lens.patching.component.run import Run, WriterValues
 from sparse_lens.patching.component.writer_gates import gate_writers
 from sparse_lens.patching.component.writers import WriterOutputs
 from sparse_lens.patching.hooks import Attachment, Hooks
+from sparse_lens.patching.norms import NormScales, freeze_scales
 
 
 def component_attachment(
-    model: HookedTransformer, masks: Masks, ablated: WriterValues | None
+    model: HookedTransformer,
+    masks: Masks,
+    ablated: WriterValues | None,
+    scales: NormScales | None = None,
 ) -> Attachment:
-    """Hooks that make the model the circuit; `ablated` holds all writers' values (None: zero)."""
+    """Hooks that make the model the circuit.
+
+    Args:
+        ablated: of all writers; None for zero.
+        scales: what norms divide by, where that is not up to the circuit.
+    """
     graph = masks.graph
     assert isinstance(graph, ComponentGraph)
     plan = Plan.of(model, masks)
@@ -31,7 +40,8 @@ def component_attachment(
     outputs = WriterOutputs(model, graph)
     gate_writers(model, graph, run, outputs, edits, captures)
     outputs.hand_over(run.write, edits, captures, plan.stored)
-    flags = intercept_readers(model, graph, run, edits, captures)
+    freeze_scales(scales or {}, edits)
+    flags = intercept_readers(model, graph, run, edits, captures, scales)
     captures.add(f"blocks.{graph.n_layers - 1}.hook_resid_post", run.finish)
     return Attachment(
         model,

@@ -12,10 +12,16 @@ from sparse_lens.patching.component.reading import attention_reader
 from sparse_lens.patching.component.run import Run
 from sparse_lens.patching.component.writers import has_joint_qk_norm
 from sparse_lens.patching.hooks import Hooks
+from sparse_lens.patching.norms import NormScales
 
 
 def intercept_readers(
-    model: HookedTransformer, graph: ComponentGraph, run: Run, edits: Hooks, captures: Hooks
+    model: HookedTransformer,
+    graph: ComponentGraph,
+    run: Run,
+    edits: Hooks,
+    captures: Hooks,
+    scales: NormScales | None = None,
 ) -> dict[str, bool]:
     """Add the edits of readers; the flags of TransformerLens under which these work."""
     intercepted = run.plan.intercepted
@@ -27,7 +33,7 @@ def intercept_readers(
             for rows in [graph.head_readers(layer, letter)]
         }
         if any(heads.values()):
-            _InterceptHeads(model, graph, run, layer, heads).attach(edits, captures)
+            _InterceptHeads(model, graph, run, layer, heads, scales).attach(edits, captures)
         split_heads |= bool(heads["k"] or heads["v"])
         mlp = graph.mlp_reader(layer)
         if any(intercepted[mlp]):
@@ -78,11 +84,12 @@ class _InterceptHeads:
         run: Run,
         layer: int,
         heads: dict[str, list[int]],
+        scales: NormScales | None,
     ) -> None:
         device = model.cfg.device
         self._run, self._at = run, f"blocks.{layer}"
         self._attn: Any = model.blocks[layer].attn
-        self._reader = attention_reader(model, layer)
+        self._reader = attention_reader(model, layer, scales=scales)
         self._pre = "_pre" if getattr(model, "sparse_cfg", None) is not None else ""
         self._heads = {  # by letter: the heads to compute
             letter: torch.tensor(chosen, device=device)

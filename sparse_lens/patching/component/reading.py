@@ -2,6 +2,7 @@
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,9 +14,11 @@ from transformer_lens.components.layer_norm import LayerNorm
 from transformer_lens.components.layer_norm_pre import LayerNormPre
 from transformer_lens.components.rms_norm import RMSNorm
 from transformer_lens.components.rms_norm_pre import RMSNormPre
+from transformer_lens.hook_points import HookPoint
 from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 
 from sparse_lens.patching.hooks import Edit
+from sparse_lens.patching.norms import FrozenScale, NormScales
 
 Streams = Float[Tensor, "readers tokens d_model"]
 Reads = Float[Tensor, "readers tokens d_in"]
@@ -56,22 +59,41 @@ class Reader(ABC):
         return self
 
 
-def attention_reader(model: HookedTransformer, layer: int, *, frozen_scale: bool = False) -> Reader:
+def attention_reader(
+    model: HookedTransformer,
+    layer: int,
+    *,
+    detached_scale: bool = False,
+    scales: NormScales | None = None,
+) -> Reader:
     """How the heads of a layer read the stream.
 
     Args:
-        frozen_scale: gradients take the norm's scale as a constant.
+        detached_scale: gradients take the norm's scale as a constant.
+        scales: what norms divide by; None for what they find.
     """
     block: Any = model.blocks[layer]
-    sparse_cfg = getattr(model, "sparse_cfg", None)
-    if sparse_cfg is not None and (sparse_cfg.d_pos_emb or sparse_cfg.has_abs_topk("attn_in")):
-        return _SparseReader(block, frozen_scale=frozen_scale)
     if model.cfg.original_architecture in POST_NORM_ARCHITECTURES:
         return _ModuleReader(nn.Identity())
+    norms = {name: getattr(block, name) for name in ("ln1", "ln_p1") if hasattr(block, name)}
+    frozen = {
+        name: FrozenScale(scales[hook])
+        for name in norms
+        for hook in [f"blocks.{layer}.{name}.hook_scale"]
+        if scales and hook in scales
+    }
+    if frozen or detached_scale:
+        norms = {
+            name: without_hooks(norm, scale=frozen.get(name, _Detached()))
+            for name, norm in norms.items()
+        }
+    sparse_cfg = getattr(model, "sparse_cfg", None)
+    if sparse_cfg is not None and (sparse_cfg.d_pos_emb or sparse_cfg.has_abs_topk("attn_in")):
+        return _SparseReader(block, norms, list(frozen.values()))
     norm = block.ln1
-    if type(norm) in _CENTRED and _is_plain(norm):
-        return _NormReader(norm, centred=_CENTRED[type(norm)], frozen_scale=frozen_scale)
-    return _ModuleReader(without_hooks(norm, frozen_scale=frozen_scale))
+    if type(norm) in _CENTRED and _is_plain(norm) and not frozen:
+        return _NormReader(norm, centred=_CENTRED[type(norm)], detached_scale=detached_scale)
+    return _ModuleReader(without_hooks(norms["ln1"]), list(frozen.values()))
 
 
 _CENTRED: dict[type, bool] = {
@@ -91,9 +113,9 @@ def _is_plain(norm: Any) -> bool:
 class _NormReader(Reader):
     """LayerNorm or RMSNorm, with or without gain, in place and with its gradient in closed form."""
 
-    def __init__(self, norm: Any, *, centred: bool, frozen_scale: bool) -> None:
+    def __init__(self, norm: Any, *, centred: bool, detached_scale: bool) -> None:
         self.captures = {}
-        self._norm, self._centred, self._frozen_scale = norm, centred, frozen_scale
+        self._norm, self._centred, self._detached_scale = norm, centred, detached_scale
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:
@@ -120,7 +142,7 @@ class _NormReader(Reader):
         along = torch.linalg.vecdot(gradients, normed)[..., None] / normed.shape[-1]
         if self._centred:
             gradients.sub_(gradients.mean(-1, keepdim=True))
-        if self._frozen_scale:
+        if self._detached_scale:
             return gradients.mul_(inverse_scale)
         return gradients.addcmul_(normed, along, value=-1).mul_(inverse_scale)
 
@@ -133,17 +155,22 @@ class _NormReader(Reader):
 
 
 class _ModuleReader(Reader):
-    """Whatever a module does, with the gradient that autograd finds."""
+    """Whatever a module does, with the gradient that autograd finds.
 
-    def __init__(self, module: nn.Module) -> None:
+    Args:
+        frozen: scales in the module that are those of the tokens that are read.
+    """
+
+    def __init__(self, module: nn.Module, frozen: Sequence[FrozenScale] = ()) -> None:
         self.captures = {}
-        self._module = module
+        self._module, self._frozen = module, frozen
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:
         return tuple(self._module.parameters())
 
     def read(self, streams: Streams, tokens: slice) -> Reads:
+        self._look_at(tokens)
         return self._module(streams)
 
     def read_(self, streams: Streams, tokens: slice) -> Reads:
@@ -154,18 +181,20 @@ class _ModuleReader(Reader):
             streams = streams.detach().expand(len(gradients), -1, -1).requires_grad_()
             return torch.autograd.grad(self.read(streams, tokens), streams, gradients)[0]
 
+    def _look_at(self, tokens: slice) -> None:
+        for scale in self._frozen:
+            scale.tokens = tokens
+
 
 class _SparseReader(_ModuleReader):
     """A sparse GPT's norm, concatenated positions and AbsTopK."""
 
-    def __init__(self, block: Any, *, frozen_scale: bool) -> None:
+    def __init__(self, block: Any, norms: Mapping[str, Any], frozen: Sequence[FrozenScale]) -> None:
         bare = without_hooks(block)
-        for name in ("ln1", "ln_p1"):
-            if hasattr(block, name):
-                norm = without_hooks(getattr(block, name), frozen_scale=frozen_scale)
-                setattr(bare, name, norm)
-        super().__init__(bare)
-        self._norms = [getattr(bare, name) for name in ("ln1", "ln_p1") if hasattr(bare, name)]
+        self._norms = [without_hooks(norm) for norm in norms.values()]
+        for name, norm in zip(norms, self._norms, strict=True):
+            setattr(bare, name, norm)
+        super().__init__(bare, frozen)
         self._positions: Tensor | None = None
         if block.sparse_cfg.d_pos_emb is not None:
             self.captures["hook_pos_embed"] = self._keep_positions
@@ -175,6 +204,7 @@ class _SparseReader(_ModuleReader):
         return tuple(parameter for norm in self._norms for parameter in norm.parameters())
 
     def read(self, streams: Streams, tokens: slice) -> Reads:
+        self._look_at(tokens)
         positions = None if self._positions is None else self._positions[tokens]
         return self._module.read_attn(streams, positions)  # type: ignore[operator]
 
@@ -185,19 +215,19 @@ class _SparseReader(_ModuleReader):
         self._positions = positions.flatten(0, 1)
 
 
-def without_hooks(module: nn.Module, *, frozen_scale: bool = False) -> Any:
+def without_hooks(module: nn.Module, *, scale: nn.Module | None = None) -> Any:
     """A shallow copy that shares the parameters, and whose own hook points do nothing.
 
     Args:
-        frozen_scale: of a norm, the scale is passed on without its gradient.
+        scale: of a norm, what its scale passes through.
     """
     bare = copy.copy(module)
     bare._modules = {
-        name: nn.Identity() if name.startswith("hook_") else child
+        name: nn.Identity() if isinstance(child, HookPoint) else child
         for name, child in module._modules.items()
     }
-    if frozen_scale and "hook_scale" in bare._modules:
-        bare._modules["hook_scale"] = _Detached()
+    if scale is not None:
+        bare._modules["hook_scale"] = scale
     return bare
 
 

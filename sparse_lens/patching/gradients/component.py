@@ -118,7 +118,7 @@ class _ReaderInputs:
         self._model, self._graph, self._relp = model, graph, relp
         self._layers = range(first_layer, graph.n_layers)
         self._readers = {
-            layer: attention_reader(model, layer, frozen_scale=relp) for layer in self._layers
+            layer: attention_reader(model, layer, detached_scale=relp) for layer in self._layers
         }
         self.live: Captured = {}
         self._streams: Captured = {}
