@@ -72,7 +72,7 @@ def test_norm_scales_can_be_those_of_the_full_model() -> None:
         with patched(
             model, circuit, ablation=ZeroAblation(), prompts=prompts, freeze_norm_scales=frozen
         ):
-            expected = TaskLoss()(answer_logits(model, prompts), prompts).mean()
+            expected = TaskLoss()(answer_logits(model, prompts), prompts).mean().item()
         assert first[frozen] == pytest.approx(expected, rel=1e-5)
     assert abs(first[True] - first[False]) > 1e-3
 
