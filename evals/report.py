@@ -11,8 +11,10 @@ from sparse_lens.evals.report_cells import Cells
 from sparse_lens.evals.report_figures import METRICS, setting_sizes, task_curves
 from sparse_lens.evals.report_headline import headline, measured, models_section
 from sparse_lens.evals.report_legend import curves_legend
+from sparse_lens.evals.report_stability import stability_section
 from sparse_lens.evals.report_table import circuit_caption, failures, numbers_table
 from sparse_lens.evals.results import Results
+from sparse_lens.evals.stability import stability
 from sparse_lens.evals.summary import Summary, summarize
 from sparse_lens.plotting.figure import network_spec
 from sparse_lens.plotting.page import choice, figure_place, render_page, write_page
@@ -63,6 +65,7 @@ def report_html(results: Results) -> str:
         models_section(cells, summary),
         _sizes(cells, summary, figures),
         _curves(cells, figures),
+        stability_section(cells, stability(results)),
         _circuits(cells, results, figures, circuits),
         "<h2>All numbers</h2>",
         '<p class="note">Means over seeds on held-out prompts; point at a number for its range. '

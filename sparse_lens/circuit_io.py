@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Bool, Int32, UInt8
+from safetensors import safe_open
 from torch import Tensor
 
 from sparse_lens import graph_file
@@ -41,6 +42,37 @@ def load(path: str | os.PathLike[str], graph: Graph) -> Circuit:
     """
     tensors, header = graph_file.read(Path(path), KIND, graph)
     return from_tensors(graph, header["given_by"], tensors)
+
+
+def iou(first: str | os.PathLike[str], second: str | os.PathLike[str]) -> float:
+    """`Circuit.iou` of two saved circuits of one graph, which need not be at hand.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when one is not a circuit, when they are circuits of different graphs, or when
+            one is given by its nodes and the other by its edges.
+    """
+    paths = Path(first), Path(second)
+    one, other = (graph_file.read_header(path, KIND) for path in paths)
+    for what in ("fingerprint", "given_by"):
+        if one[what] != other[what]:
+            raise ValueError(
+                f"{first} and {second} cannot be compared as files: their {what} are {one[what]} "
+                f"and {other[what]}. Load both with their graphs."
+            )
+    kept = [_kept(path, one["given_by"]) for path in paths]
+    both = sum(len(np.intersect1d(*pair, assume_unique=True)) for pair in zip(*kept, strict=True))
+    either = sum(len(positions) for positions in (*kept[0], *kept[1])) - both
+    return both / either if either else 1.0
+
+
+def _kept(path: Path, given_by: str) -> list[np.ndarray]:
+    """Positions of the nodes, or by block of the edges, that a saved circuit keeps."""
+    with safe_open(path, framework="numpy") as file:
+        names = sorted(file.keys())
+        wanted = ["nodes"] if given_by == "nodes" else [n for n in names if n != "nodes"]
+        tensors = [file.get_tensor(name) for name in wanted]
+    return [t if t.dtype == np.int32 else np.unpackbits(t).nonzero()[0] for t in tensors]
 
 
 def given_by(circuit: Circuit) -> str:

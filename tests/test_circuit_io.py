@@ -7,6 +7,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from sparse_lens import circuit_io
 from sparse_lens.circuit import Circuit
 from sparse_lens.graphs import ChannelGraph, ComponentGraph
 from tests.graphs.tiny import GRAPHS, config, random_edge_circuit, random_node_circuit, sparse_model
@@ -99,3 +100,27 @@ def test_what_is_not_a_circuit(tmp_path):
         Circuit.load(tmp_path / "tensors", graph)
     with pytest.raises(FileNotFoundError):
         Circuit.full(graph).save(tmp_path / "no" / "folder")
+
+
+@every_graph
+@pytest.mark.parametrize("make", [random_edge_circuit, random_node_circuit])
+def test_agreement_of_saved_circuits_without_their_graph(graph, make, tmp_path):
+    circuits = [make(graph, share, seed=seed) for seed, share in enumerate((0.0, 0.01, 0.4, 0.5))]
+    for number, circuit in enumerate(circuits):
+        circuit.save(tmp_path / str(number))
+    for i, one in enumerate(circuits):
+        for j, other in enumerate(circuits):
+            assert circuit_io.iou(tmp_path / str(i), tmp_path / str(j)) == one.iou(other)
+
+
+def test_saved_circuits_that_cannot_be_compared(tmp_path):
+    graph = GRAPHS["component"]
+    random_node_circuit(graph, 0.5, seed=0).save(tmp_path / "nodes")
+    random_edge_circuit(graph, 0.5, seed=0).save(tmp_path / "edges")
+    random_node_circuit(GRAPHS["channel"], 0.5, seed=0).save(tmp_path / "other")
+    with pytest.raises(ValueError, match="given_by are nodes and edges"):
+        circuit_io.iou(tmp_path / "nodes", tmp_path / "edges")
+    with pytest.raises(ValueError, match="their fingerprint are"):
+        circuit_io.iou(tmp_path / "nodes", tmp_path / "other")
+    with pytest.raises(FileNotFoundError, match="no circuit at"):
+        circuit_io.iou(tmp_path / "nodes", tmp_path / "missing")

@@ -17,6 +17,7 @@ from sparse_lens.evals.compare import Progress
 from sparse_lens.evals.intervals import geometric_mean
 from sparse_lens.evals.records import Record
 from sparse_lens.evals.results import Results
+from sparse_lens.evals.stability import sentences, stability
 from sparse_lens.evals.summary import MeanSize, Summary, pretraining_sentence, summarize
 
 # Heading, width, and whether it is text.
@@ -93,7 +94,8 @@ class Display:
         summary = summarize(results.records)
         if summary.means:
             self._console.print(_means_table(summary))
-        for statement in (pretraining_sentence(summary.models), *summary.statements):
+        agreement = sentences(stability(results))
+        for statement in (pretraining_sentence(summary.models), *summary.statements, *agreement):
             if statement:
                 self._console.print(Text(statement))
         for record in results.failed:

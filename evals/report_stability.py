@@ -1,0 +1,45 @@
+"""The report's table of agreement over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from sparse_lens.evals.report_cells import Cells
+from sparse_lens.evals.stability import Stability, mean_over_tasks
+
+
+def stability_section(cells: Cells, found: Sequence[Stability]) -> str:
+    """A row for each method and model, a column for each task; nothing where there is one seed."""
+    if not found:
+        return ""
+    by_cell = {(one.setting, one.model, one.task): one for one in found}
+    means = mean_over_tasks(found)
+    rows = []
+    for setting in cells.settings:
+        for model in cells.models:
+            if (setting, model) not in means:
+                continue
+            each = [_cell(by_cell.get((setting, model, task))) for task in cells.tasks]
+            rows.append(
+                f'<tr><td class="text">{escape(cells.setting_name(setting))}</td>'
+                f'<td class="text">{escape(model)}</td>'
+                f"<td><b>{means[setting, model]:.2f}</b></td>{''.join(each)}</tr>"
+            )
+    heads = "".join(f"<th>{escape(task)}</th>" for task in cells.tasks)
+    return (
+        "<h2>The same circuit again?</h2>"
+        '<p class="note">What the circuits of two seeds both keep over what either keeps, as a '
+        "mean over pairs of seeds; 1 where a method always finds the same. Circuits that miss the "
+        "target do not count.</p>"
+        '<div class="card table"><table><thead><tr><th class="text">Method</th>'
+        f'<th class="text">Model</th><th>mean</th>{heads}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _cell(one: Stability | None) -> str:
+    if one is None:
+        return "<td></td>"
+    detail = f"{min(one.ious):.2f} to {max(one.ious):.2f}, {len(one.seeds)} seeds"
+    return f'<td title="{detail}">{one.mean_iou:.2f}</td>'

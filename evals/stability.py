@@ -1,0 +1,79 @@
+"""Whether a method finds the same circuit again: agreement over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from statistics import fmean
+
+from sparse_lens import circuit_io
+from sparse_lens.evals.records import Record
+from sparse_lens.evals.results import Results
+from sparse_lens.evals.summary import Setting
+
+
+@dataclass(frozen=True)
+class Stability:
+    """Agreement of the circuits that one method found with several seeds for a model and a task."""
+
+    setting: Setting
+    model: str
+    task: str
+    seeds: tuple[int, ...]
+    """Those whose circuit met the target on validation: the others' circuit is the full graph."""
+
+    ious: tuple[float, ...]
+    """What two circuits both keep over what either keeps (nodes, or edges where the circuits are
+    given by these), of every pair."""
+
+    @property
+    def mean_iou(self) -> float:
+        """Mean over pairs of seeds."""
+        return fmean(self.ious)
+
+
+def stability(results: Results) -> tuple[Stability, ...]:
+    """Agreement over seeds, wherever two or more of them found a circuit.
+
+    Nothing for results that belong to no folder, since circuits are in files.
+
+    Raises:
+        FileNotFoundError: when a circuit's file is missing.
+    """
+    if results.folder is None:
+        return ()
+    groups: dict[tuple[Setting, str, str], list[Record]] = {}
+    for record in results.done:
+        if record.met_on_validation:
+            key = (Setting.of(record), record.model, record.task)
+            groups.setdefault(key, []).append(record)
+    found = []
+    for (setting, model, task), records in groups.items():
+        records.sort(key=lambda record: record.seed)
+        paths = [results.circuit_path(record) for record in records] if len(records) > 1 else []
+        ious = tuple(circuit_io.iou(*pair) for pair in combinations(paths, 2))
+        if ious:
+            seeds = tuple(record.seed for record in records)
+            found.append(Stability(setting, model, task, seeds, ious))
+    return tuple(found)
+
+
+def mean_over_tasks(found: Sequence[Stability]) -> dict[tuple[Setting, str], float]:
+    """Of the mean IoUs, by setting and model."""
+    by_key: dict[tuple[Setting, str], list[float]] = {}
+    for one in found:
+        by_key.setdefault((one.setting, one.model), []).append(one.mean_iou)
+    return {key: fmean(means) for key, means in by_key.items()}
+
+
+def sentences(found: Sequence[Stability]) -> tuple[str, ...]:
+    """The same in words, one for each method."""
+    by_method: dict[Setting, list[str]] = {}
+    for (setting, model), mean in mean_over_tasks(found).items():
+        by_method.setdefault(setting, []).append(f"{mean:.2f} on {model}")
+    most = max((len(one.seeds) for one in found), default=0)
+    return tuple(
+        f"{setting.method}: mean pairwise IoU of circuits over {most} seeds {', '.join(means)}."
+        for setting, means in by_method.items()
+    )
