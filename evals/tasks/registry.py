@@ -10,12 +10,19 @@ from sparse_lens.evals.tasks.families.delimiters import (
 from sparse_lens.evals.tasks.families.keywords import (
     FOR_WHILE,
     IF_EQUALS,
+    IF_TERNARY,
     IMPORT_FROM,
     LAMBDA_FUNC,
+    VAR_IF,
     WHILE_RETURN_TRUE,
     WITH_AS,
 )
-from sparse_lens.evals.tasks.families.variables import CLASS_INIT, SET_OR_STRING, VAR_SWAP
+from sparse_lens.evals.tasks.families.variables import (
+    CLASS_INIT,
+    SET_OR_STRING,
+    SET_OR_STRING_FIXEDVARNAME,
+    VAR_SWAP,
+)
 from sparse_lens.evals.tasks.task_spec import TaskSpec
 from sparse_lens.evals.tasks.tokenising import build_task
 from sparse_lens.task import Task
@@ -25,12 +32,15 @@ _SPECS = (
     BRACKET_COUNTING,
     BRACKET_BRACE,
     SET_OR_STRING,
+    SET_OR_STRING_FIXEDVARNAME,
     WHILE_RETURN_TRUE,
     LAMBDA_FUNC,
     FOR_WHILE,
     WITH_AS,
     VAR_SWAP,
     IF_EQUALS,
+    IF_TERNARY,
+    VAR_IF,
     CLASS_INIT,
     IMPORT_FROM,
 )

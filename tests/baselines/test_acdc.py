@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from sparse_lens.ablation import InterchangeAblation, MeanAblation, ZeroAblation
+from sparse_lens.baselines import AttributionPatching
 from sparse_lens.baselines.acdc import ACDC
 from sparse_lens.baselines.acdc.order import sublayers_from_the_output
 from sparse_lens.baselines.acdc.run import Rule, Run
@@ -19,6 +20,7 @@ from sparse_lens.objectives import KLDivergence, NegatedLogitDifference, Objecti
 from sparse_lens.patching import run_circuit
 from sparse_lens.patching.component.writers import heads_are_coupled
 from sparse_lens.task import Prompts, Task
+from tests import planted
 from tests.patching import tiny
 from tests.patching.test_fixtures import component_reference
 
@@ -204,6 +206,32 @@ def test_refining_a_circuit_of_a_channel_graph() -> None:
 
 
 # Thresholds.
+
+
+@pytest.mark.parametrize("name", [name for name in planted.problems() if "component" in name])
+def test_exactly_the_planted_edges_stay(name: str) -> None:
+    problem = planted.problems()[name]
+    found = ACDC(thresholds=0.05).discover(
+        problem.model, problem.graph, planted.task(), ablation=problem.ablation
+    )
+    assert found.circuits == (problem.circuit,)
+    assert found.circuit == problem.circuit
+
+
+@pytest.mark.parametrize("name", ["dense, channel, interchange", "sparse, channel, interchange"])
+def test_exactly_the_planted_channels_stay(name: str) -> None:
+    """Of more that attribution picked; one weight leads from each of them to the next."""
+    problem = planted.problems()[name]
+    run = {"ablation": problem.ablation}
+    ranked = AttributionPatching().discover(problem.model, problem.graph, planted.task(), **run)
+    start = ranked.at(n_nodes=problem.circuit.n_nodes + 8)
+    found = ACDC(thresholds=0.05, start=start).discover(
+        problem.model, problem.graph, planted.task(), **run
+    )
+    touched = {end for edge in found.circuit.edge_names() for end in edge.split("->")}
+    final = {name for name in problem.names if name.startswith("final_resid")}  # no edge's end
+    assert touched | final == set(problem.names)
+    assert set(found.circuit.edge_names()) <= set(problem.circuit.edge_names())
 
 
 def test_searches_and_what_is_chosen() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sparse_lens.ablation import MeanAblation
-from sparse_lens.baselines import AttributionPatching, MagnitudeScores, RandomScores
+from sparse_lens.baselines import AttributionPatching, EdgePruning, MagnitudeScores, RandomScores
 from sparse_lens.circuit import Circuit
 from sparse_lens.method import Method
 from sparse_lens.node_pruning import NodePruning
@@ -20,6 +20,7 @@ TARGET = 0.15
 METHODS: dict[str, Method] = {
     "node pruning": NodePruning(n_steps=6, learning_rate=0.05, k_coef=0.01),
     "attribution": AttributionPatching(),
+    "edge pruning": EdgePruning(target_sparsity=0.9, n_steps=40, learning_rate=0.5),
     "magnitude": MagnitudeScores(),
     "random": RandomScores(),
 }
@@ -127,7 +128,7 @@ class Failing(Objective):
         raise RuntimeError("on purpose")
 
 
-@pytest.mark.parametrize("kind", [NodePruning, AttributionPatching])
+@pytest.mark.parametrize("kind", [NodePruning, AttributionPatching, EdgePruning])
 @pytest.mark.parametrize("graph", ["component", "channel"])
 def test_the_model_is_left_as_found_when_the_objective_raises(graph: str, kind: Any) -> None:
     problem = planted.problems()[f"dense, {graph}, interchange"]

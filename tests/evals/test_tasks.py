@@ -37,11 +37,11 @@ def candidates(prompts: Prompts, row: int, tokenizer) -> tuple[str, str]:
     return tokenizer.decode([prompts.answers[row]]), tokenizer.decode([prompts.distractors[row]])
 
 
-def test_the_twelve_tasks():
+def test_the_tasks():
     assert tasks.names() == (
         *("single_double_quote", "bracket_counting", "bracket_brace", "set_or_string"),
-        *("while_return_true", "lambda_func", "for_while", "with_as", "var_swap", "if_equals"),
-        *("class_init", "import_from"),
+        *("set_or_string_fixedvarname", "while_return_true", "lambda_func", "for_while"),
+        *("with_as", "var_swap", "if_equals", "if_ternary", "var_if", "class_init", "import_from"),
     )
     for name in tasks.names():
         assert tasks.spec(name).name == name

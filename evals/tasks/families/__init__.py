@@ -1,1 +1,1 @@
-"""The twelve tasks, by what decides the answer."""
+"""The tasks, by what decides the answer."""

@@ -146,6 +146,61 @@ IF_EQUALS = TaskSpec(
     ),
 )
 
+IF_TERNARY = TaskSpec(
+    name="if_ternary",
+    question="Does this condition stand in an expression, which goes on, or head a block?",
+    answers=(" else", ":\n"),
+    statements=Splits(
+        train=(
+            "    $(return|if) $x $(if|and) $a_$b",
+            "    $(return|if) $x.$d $(if|or) $a.$b",
+            "    $(return|if) $x $(if|or) $a_$b_$c",
+            "    $(return|if) $x($d) $(if|and) $a.$b",
+        ),
+        validation=(
+            "    $(return|if) $x_$d $(if|and) $a.$b",
+            "    $(return|if) $x $(if|and) not $a_$b",
+            "    $(return|if) $x[$1] $(if|or) $a_$b",
+            "    $(return|while) $x $(if|and) $a.$b",
+        ),
+        held_out=(
+            "    $(return|if) $x.$d $(if|and) $a_$b",
+            "    $(return|if) $x $(if|or) $a.$b_$c",
+            "    $(return|if) $x($y) $(if|and) $a_$b",
+            "    $(return|while) $x.$d $(if|and) $a_$b",
+            "    $(return|if) $x + $1 $(if|or) $a.$b",
+        ),
+    ),
+    deciding_tokens=2,
+)
+
+VAR_IF = TaskSpec(
+    name="var_if",
+    question="Is this value compared at the head of a block, or assigned?",
+    answers=(":\n", "\n"),
+    statements=Splits(
+        train=(
+            "    $(if|assert) $x.$a == $b_$c",
+            "    $(if|assert) $x == $a.$b",
+            "    $(if|assert) $x_$a == $b.$c",
+            "    $(if|return) $x.$a == True",
+        ),
+        validation=(
+            "    $(if|assert) $x == $a_$b",
+            "    $(if|return) $x.$a == $b.$c",
+            "    $(if|assert) $x.$a_$b == $1",
+            "    $(if|return) $x_$a == None",
+        ),
+        held_out=(
+            "    $(if|assert) $x.$a == $b.$c",
+            "    $(if|return) $x == $a_$b",
+            "    $(if|assert) $x_$a == None",
+            "    $(if|return) $x.$a_$b == $1",
+            "    $(if|assert) $x[$1] == $a.$b",
+        ),
+    ),
+)
+
 IMPORT_FROM = TaskSpec(
     name="import_from",
     question="Is something imported from this module, or the module itself?",

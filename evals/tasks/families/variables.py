@@ -1,6 +1,6 @@
 """Tasks in which the answer follows from what a variable is, or which variable it is."""
 
-from sparse_lens.evals.tasks.splits import Splits
+from sparse_lens.evals.tasks.splits import SPLITS, Splits
 from sparse_lens.evals.tasks.task_spec import TaskSpec
 
 # The answer is a name here, so these are words that a vocabulary of 1,024 keeps whole; all splits
@@ -34,6 +34,28 @@ SET_OR_STRING = TaskSpec(
             "    $a_$d = $(set|str)()\n    if $b is $y:\n        $a_$d",
             "    $a = $(set|str)()\n    $b($x, $c)\n    $a",
         ),
+    ),
+)
+
+
+def _with_one_name(
+    templates: tuple[str, ...], letters: tuple[str, ...], name: str
+) -> tuple[str, ...]:
+    """Templates in which a name stands where they have some letters."""
+    for letter in letters:
+        templates = tuple(template.replace(letter, name) for template in templates)
+    return templates
+
+
+SET_OR_STRING_FIXEDVARNAME = TaskSpec(
+    name="set_or_string_fixedvarname",
+    question="The same of a variable that is always called current: is it a set or a string?",
+    answers=SET_OR_STRING.answers,
+    statements=Splits(
+        *(
+            _with_one_name(SET_OR_STRING.statements.of(split), ("$a_$d", "$a"), "current")
+            for split in SPLITS
+        )
     ),
 )
 

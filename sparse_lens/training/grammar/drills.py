@@ -15,7 +15,7 @@ _RARER = 0.7
 
 def plain(pen: Pen) -> str:
     """A name of the module, or two or three of them as one."""
-    return "_".join(pen.names(pen.pick((1, 1, 1, 1, 1, 2, 2, 2, 3, 3))))
+    return "_".join(pen.names(pen.pick((1, 1, 1, 1, 1, 1, 2, 2, 2, 3))))
 
 
 def chain(pen: Pen, low: int = 1, high: int = 3) -> str:
@@ -195,11 +195,10 @@ def exchange(pen: Pen) -> Lines:
 
 # Those of which a small model finds what decides late stand more than once.
 _CHOICES = (
-    *((quotes,) * 3),
-    *((manager, brackets, keys, definition, test_or_assignment, import_line) * 2),
-    loop_or_return,
-    loop,
-    exchange,
+    *((quotes,) * 4),
+    *((manager, brackets) * 3),
+    *((loop_or_return, test_or_assignment, import_line) * 2),
+    *(loop, definition, keys, exchange),
 )
 
 
@@ -247,7 +246,7 @@ def drill_class(pen: Pen) -> Lines:
 def drill(pen: Pen) -> Lines:
     """A function, a class, or lines of a module."""
     draw = pen.random()
-    if draw < 0.78:
+    if draw < 0.83:
         return drill_function(pen)
     if draw < 0.88:
         return drill_class(pen)
