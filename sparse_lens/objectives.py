@@ -82,20 +82,25 @@ class KLDivergence(Objective):
     ) -> Float[Tensor, " n"]:
         if full_logits is None:
             raise ValueError("KLDivergence compares with the full model: pass full_logits.")
-        full = full_logits.float().log_softmax(-1)
-        circuit = logits.float().log_softmax(-1)
+        full = _precise(full_logits).log_softmax(-1)
+        circuit = _precise(logits).log_softmax(-1)
         return (full.exp() * (full - circuit)).sum(-1)
 
 
 def logit_difference(logits: Float[Tensor, "n vocab"], prompts: Prompts) -> Float[Tensor, " n"]:
     """Log-odds of the answers against the distractors under the softmax over both."""
-    logits = logits.float()
+    logits = _precise(logits)
     answers = _membership(prompts.answers, logits)
     if prompts.distractors is None:
         distractors = ~answers
     else:
         distractors = _membership(prompts.distractors, logits)
     return _log_sum_exp(logits, answers) - _log_sum_exp(logits, distractors)
+
+
+def _precise(logits: Float[Tensor, "n vocab"]) -> Float[Tensor, "n vocab"]:
+    """In float32, or as they are where they are finer."""
+    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def _membership(tokens: Tensor, logits: Float[Tensor, "n vocab"]) -> Bool[Tensor, "n vocab"]:

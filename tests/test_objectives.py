@@ -153,3 +153,22 @@ def test_padding_does_not_reach_the_loss() -> None:
     ]
     torch.testing.assert_close(losses[0], losses[1])
     torch.testing.assert_close(losses[0], torch.cat(alone).detach())
+
+
+@pytest.mark.parametrize("objective", [TaskLoss(), NegatedLogitDifference(), KLDivergence()])
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [
+        (torch.bfloat16, torch.float32),
+        (torch.float32, torch.float32),
+        (torch.float64, torch.float64),
+    ],
+)
+def test_losses_are_at_least_float32(
+    objective: Objective, dtype: torch.dtype, expected: torch.dtype
+) -> None:
+    logits = torch.randn(2, 5, generator=torch.Generator().manual_seed(0)).to(dtype)
+    clean = torch.zeros(2, 3, dtype=torch.long)
+    answers = torch.tensor([1, 2])
+    prompts = Prompts(clean=clean, corrupted=clean, answers=answers, distractors=answers + 1)
+    assert objective(logits, prompts, logits.flip(0)).dtype == expected

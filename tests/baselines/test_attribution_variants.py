@@ -19,19 +19,19 @@ from sparse_lens.task import Prompts, Task
 from tests.patching import tiny
 
 ESTIMATORS = get_args(Estimator)
-# The references are rounded to float32, and so are the losses whose differences `exact` holds.
+# Here all is computed in float64; what is left is that the references were computed in float32.
 REFERENCES = {
-    "eap": (AttributionPatching(NegatedLogitDifference()), 3e-6),
+    "eap": (AttributionPatching(NegatedLogitDifference()), 2e-6),
     "eap_ig_inputs": (
         AttributionPatching(NegatedLogitDifference(), estimator="eap-ig-inputs"),
-        3e-6,
+        1.5e-6,
     ),
     "eap_ig_inputs_kl": (AttributionPatching(KLDivergence(), estimator="eap-ig-inputs"), 3e-6),
     "clean_corrupted": (
         AttributionPatching(NegatedLogitDifference(), estimator="clean-corrupted"),
-        3e-6,
+        2e-6,
     ),
-    "exact": (AttributionPatching(NegatedLogitDifference(), estimator="exact"), 1e-5),
+    "exact": (AttributionPatching(NegatedLogitDifference(), estimator="exact"), 6e-6),
 }
 
 
