@@ -11,13 +11,13 @@ from typing import Any
 from transformer_lens import HookedTransformer
 
 from sparse_lens.evals import tasks
-from sparse_lens.evals.identity import (
+from sparse_lens.graphs.base import Graph
+from sparse_lens.identity import (
     model_hash,
     nonzero_fraction,
     task_hash,
     tokenizer_hash,
 )
-from sparse_lens.graphs.base import Graph
 from sparse_lens.models import zoo
 from sparse_lens.models.checkpoint import load_sparse_gpt
 from sparse_lens.task import Task

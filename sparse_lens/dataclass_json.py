@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from typing import Any
+
+Store = Callable[[Any], Any]
+"""Puts a value that is no JSON elsewhere and returns, as JSON, where; None for other values."""
+
+Fetch = Callable[[Any], Any]
+"""Gives back what a `Store` put there."""
 
 
 def class_path(cls: type) -> str:
@@ -12,18 +19,24 @@ def class_path(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def to_json(value: Any) -> Any:
+def to_json(value: Any, store: Store | None = None) -> Any:
     """A value as JSON: dataclasses by their class and fields, sequences as lists.
+
+    Args:
+        store: is offered every value first.
 
     Raises:
         ValueError: for anything that cannot be read back.
     """
+    where = None if store is None else store(value)
+    if where is not None:
+        return {"stored": where}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, (tuple, list)):
-        return [to_json(item) for item in value]
+        return [to_json(item, store) for item in value]
     if _is_frozen(type(value)):
-        own = {f.name: to_json(getattr(value, f.name)) for f in fields(value) if f.init}
+        own = {f.name: to_json(getattr(value, f.name), store) for f in fields(value) if f.init}
         return {"class": class_path(type(value)), "fields": own}
     raise ValueError(
         f"cannot write down {value!r}: expected numbers, strings, sequences, and frozen "
@@ -31,30 +44,35 @@ def to_json(value: Any) -> Any:
     )
 
 
-def from_json(value: Any) -> Any:
+def from_json(value: Any, fetch: Fetch | None = None) -> Any:
     """What `to_json` wrote; sequences come back as tuples.
 
     Nothing is imported: a class must have been imported before, so that a file cannot choose what
     code runs.
 
     Raises:
-        ValueError: when a class is not imported, is no frozen dataclass, or has other fields now.
+        ValueError: when a class is not imported, is no frozen dataclass, or has other fields now;
+            or when a value was stored elsewhere and there is no `fetch`.
     """
     if isinstance(value, list):
-        return tuple(from_json(item) for item in value)
+        return tuple(from_json(item, fetch) for item in value)
     if not isinstance(value, dict):
         return value
-    return make(_imported(value["class"]), value["fields"])
+    if "stored" in value:
+        if fetch is None:
+            raise ValueError(f"a value was stored elsewhere: {value['stored']}.")
+        return fetch(value["stored"])
+    return make(_imported(value["class"]), value["fields"], fetch)
 
 
-def make(cls: type, values: dict[str, Any]) -> Any:
+def make(cls: type, values: dict[str, Any], fetch: Fetch | None = None) -> Any:
     """A dataclass of fields as `to_json` wrote them.
 
     Raises:
         ValueError: when the class has other fields now, or refuses a value.
     """
     try:
-        return cls(**{name: from_json(item) for name, item in values.items()})
+        return cls(**{name: from_json(item, fetch) for name, item in values.items()})
     except TypeError as error:
         raise ValueError(
             f"{class_path(cls)} does not take the fields {', '.join(values)} ({error}); it was "

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from sparse_lens import circuit_io, graph_file
 from sparse_lens.calibration import Calibration
-from sparse_lens.dataclass_json import from_json, make, to_json
+from sparse_lens.circuit import Circuit
+from sparse_lens.dataclass_json import Fetch, Store, from_json, make, to_json
 from sparse_lens.graphs.base import Graph
 from sparse_lens.method import Cost, Discovery, Method, registry
 from sparse_lens.scores import Scores
@@ -27,17 +28,19 @@ def save(discovery: Discovery, path: str | os.PathLike[str]) -> None:
     """Write a discovery to one safetensors file; a file that is there is replaced in one step.
 
     The folder must exist. Tensors are the scores (of edges: those of the graph's edges alone) and
-    the masks of all circuits; everything else is JSON in the metadata, the method by its
-    registered name, class and fields.
+    the masks of all circuits, those that the method started from included; everything else is
+    JSON in the metadata, the method by its registered name, class and fields.
 
     Raises:
-        ValueError: when the method has a field that cannot be written down.
+        ValueError: when the method has a field that cannot be written down, such as a circuit of
+            another graph.
         FileNotFoundError: when there is no such folder.
     """
     graph, chosen = discovery.scores.graph, discovery.chosen
-    tensors = _pack_scores(discovery.scores)
+    tensors = _prefixed("scores.", _pack_scores(discovery.scores))
+    starts = _Starts(graph)
     header = {
-        "method": _name_method(discovery.method),
+        "method": _name_method(discovery.method, starts.store),
         "task": discovery.task,
         "seed": discovery.seed,
         "absolute": discovery.absolute,
@@ -59,7 +62,7 @@ def save(discovery: Discovery, path: str | os.PathLike[str]) -> None:
         tensors |= _prefixed("chosen.", circuit_io.to_tensors(chosen.circuit))
     for i, circuit in enumerate(discovery.circuits):
         tensors |= _prefixed(f"circuits.{i}.", circuit_io.to_tensors(circuit))
-    graph_file.write(Path(path), KIND, graph, tensors, header)
+    graph_file.write(Path(path), KIND, graph, tensors | starts.tensors, header)
 
 
 def load(path: str | os.PathLike[str], graph: Graph) -> Discovery:
@@ -75,13 +78,13 @@ def load(path: str | os.PathLike[str], graph: Graph) -> Discovery:
     path = Path(path)
     tensors, header = graph_file.read(path, KIND, graph)
     try:
-        method = _find_method(header["method"])
+        method = _find_method(header["method"], _Starts(graph, tensors).fetch)
     except ValueError as error:
         raise ValueError(f"the method of {path} cannot be made again: {error}") from error
     return Discovery(
         method=method,
         task=header["task"],
-        scores=_unpack_scores(graph, tensors, greedy=header["greedy"]),
+        scores=_unpack_scores(graph, _under("scores.", tensors), greedy=header["greedy"]),
         chosen=_chosen(graph, header["chosen"], tensors),
         cost=Cost(**header["cost"]),
         seed=header["seed"],
@@ -95,17 +98,50 @@ def load(path: str | os.PathLike[str], graph: Graph) -> Discovery:
     )
 
 
-def _name_method(method: Method) -> dict[str, Any]:
+class _Starts:
+    """Scores and circuits that a method holds, such as those that it starts from, as tensors."""
+
+    def __init__(self, graph: Graph, tensors: Mapping[str, Tensor] | None = None) -> None:
+        self._graph = graph
+        self.tensors = dict(tensors or {})
+        self._count = 0
+
+    def store(self, value: Any) -> dict[str, Any] | None:
+        """Keep one of these; where, and what is not in the tensors."""
+        if not isinstance(value, (Scores, Circuit)):
+            return None
+        if value.graph != self._graph:
+            raise ValueError(
+                f"the method holds {value!r}, which belongs to another graph than the discovery."
+            )
+        prefix = f"method.{self._count}."
+        self._count += 1
+        if isinstance(value, Circuit):
+            self.tensors |= _prefixed(prefix, circuit_io.to_tensors(value))
+            return {"circuit": prefix, "given_by": circuit_io.given_by(value)}
+        self.tensors |= _prefixed(prefix, _pack_scores(value))
+        return {"scores": prefix, "greedy": isinstance(value, GreedyScores)}
+
+    def fetch(self, where: Mapping[str, Any]) -> Scores | Circuit:
+        """What was kept there."""
+        if "circuit" in where:
+            tensors = _under(where["circuit"], self.tensors)
+            return circuit_io.from_tensors(self._graph, where["given_by"], tensors)
+        tensors = _under(where["scores"], self.tensors)
+        return _unpack_scores(self._graph, tensors, greedy=where["greedy"])
+
+
+def _name_method(method: Method, store: Store) -> dict[str, Any]:
     names = {cls: name for name, cls in registry().items()}
-    return {"name": names.get(type(method)), **to_json(method)}
+    return {"name": names.get(type(method)), **to_json(method, store)}
 
 
-def _find_method(named: Mapping[str, Any]) -> Method:
+def _find_method(named: Mapping[str, Any], fetch: Fetch) -> Method:
     registered = registry()
     if named["name"] in registered:  # wherever its class lives by now
-        method = make(registered[named["name"]], named["fields"])
+        method = make(registered[named["name"]], named["fields"], fetch)
     else:
-        method = from_json({"class": named["class"], "fields": named["fields"]})
+        method = from_json({"class": named["class"], "fields": named["fields"]}, fetch)
     if not isinstance(method, Method):
         raise ValueError(f"{named['class']} is no circuit-finding method.")
     return method
@@ -128,17 +164,17 @@ def _chosen(
 
 def _pack_scores(scores: Scores) -> dict[str, Tensor]:
     if scores.nodes is not None:
-        return {f"scores.nodes.{site}": s.contiguous() for site, s in scores.nodes.items()}
+        return {f"nodes.{site}": s.contiguous() for site, s in scores.nodes.items()}
     support = scores.graph.edge_support
-    return {f"scores.edges.{b}": s[support[b]] for b, s in (scores.edges or {}).items()}
+    return {f"edges.{b}": s[support[b]] for b, s in (scores.edges or {}).items()}
 
 
 def _unpack_scores(graph: Graph, tensors: Mapping[str, Tensor], *, greedy: bool) -> Scores:
-    nodes = _under("scores.nodes.", tensors)
+    nodes = _under("nodes.", tensors)
     if nodes:
         return Scores(graph, nodes=nodes)
     edges = {}
-    for block, packed in _under("scores.edges.", tensors).items():
+    for block, packed in _under("edges.", tensors).items():
         support = graph.edge_support[block]
         edges[block] = torch.zeros(support.shape, dtype=packed.dtype)
         edges[block][support] = packed

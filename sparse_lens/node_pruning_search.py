@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import import_module
 from types import MappingProxyType, ModuleType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from transformer_lens import HookedTransformer
 
 from sparse_lens.ablation import Ablation
 from sparse_lens.graphs.base import Graph
+from sparse_lens.identity import describe, json_hash, model_hash, task_hash
 from sparse_lens.method import Cost, Discovery, Method, metered
 from sparse_lens.node_pruning import NodePruning
 from sparse_lens.objectives import Objective, TaskLoss
@@ -99,7 +100,7 @@ class NodePruningSearch(Method):
             binding = meter.cost()
         found: dict[int, Discovery] = {}
         with _quiet():
-            study = self._study(graph, task, seed)
+            study = self._study(bound, task, seed)
             while (number := len(_finished(study))) < self.n_trials:
                 # A sampler of its own for each trial: what it draws depends on nothing but the
                 # trials before, wherever the search was interrupted.
@@ -142,23 +143,35 @@ class NodePruningSearch(Method):
         measured = chosen.circuit if chosen.met_target else whole
         return float(measured.n_edges if self.goal == "n_edges" else measured.n_nodes)
 
-    def _study(self, graph: Graph, task: Task, seed: int) -> Study:
-        """The search of this model's graph, task and seed; what the journal holds of it is in."""
+    def _study(self, bound: BoundAblation, task: Task, seed: int) -> Study:
+        """The search of this model, graph, task, ablation and seed, with what the journal holds."""
         optuna = _optuna()
         storage = None
         if self.journal is not None:
             backend = optuna.storages.journal.JournalFileBackend(self.journal)
             storage = optuna.storages.JournalStorage(backend)
-        what = replace(self, journal=None, n_trials=1)
+        what = json_hash(
+            {
+                "search": describe(replace(self, journal=None, n_trials=1)),
+                "model": model_hash(bound.model),
+                "graph": bound.graph.fingerprint,
+                "ablation": _describe_bound(bound),
+                "task": task_hash(task),
+            }
+        )
         study = optuna.create_study(
-            storage=storage,
-            study_name=f"{what} {graph.fingerprint} {task.name} {len(task.train)} {seed}",
-            load_if_exists=True,
+            storage=storage, study_name=f"{task.name}, seed {seed}, {what}", load_if_exists=True
         )
         if not study.trials:
             own = {name: getattr(self.base, name) for name in self.space}
             study.enqueue_trial(own, skip_if_exists=True)
         return study
+
+
+def _describe_bound(bound: BoundAblation) -> list[Any]:
+    """Its kind and its tensors; the model and the graph are described elsewhere."""
+    own = (f.name for f in fields(bound) if f.name not in ("model", "graph"))
+    return [type(bound).__name__, *(describe(getattr(bound, name)) for name in own)]
 
 
 def _finished(study: Study) -> list[FrozenTrial]:

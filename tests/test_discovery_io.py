@@ -10,7 +10,7 @@ import torch
 
 from sparse_lens import graph_file
 from sparse_lens.ablation import MeanAblation
-from sparse_lens.baselines import AttributionPatching
+from sparse_lens.baselines import ACDC, AttributionPatching, EdgePruning
 from sparse_lens.calibration import Calibration
 from sparse_lens.circuit import Circuit
 from sparse_lens.evals.measuring import measurements_of
@@ -71,6 +71,31 @@ def test_what_is_saved_is_loaded(graph, nodes, tmp_path):
     assert (loaded.scores.nodes is None) == (not nodes)
     assert loaded.scores.by_name() == saved.scores.by_name()
     assert [file.name for file in tmp_path.iterdir()] == ["discovery"]
+
+
+@every_graph
+@pytest.mark.parametrize("nodes", [True, False], ids=["nodes", "edges"])
+def test_what_a_method_started_from_is_saved_with_it(graph, nodes, tmp_path):
+    start = (random_node_circuit if nodes else random_edge_circuit)(graph, 0.4, 5)
+    acdc = ACDC(thresholds=(0.1, 0.2), start=start)
+    hybrid = EdgePruning(initial=random_scores(graph, nodes=nodes), n_steps=7)
+    for i, method in enumerate((acdc, hybrid)):
+        discovery_on(graph, method=method).save(tmp_path / str(i))
+    refined, pruned = (Discovery.load(tmp_path / str(i), graph).method for i in range(2))
+    assert isinstance(refined, ACDC)
+    assert refined == acdc
+    assert isinstance(pruned, EdgePruning)
+    assert isinstance(pruned.initial, Scores)
+    assert isinstance(hybrid.initial, Scores)
+    assert pruned.initial.by_name() == hybrid.initial.by_name()
+    assert replace(pruned, initial=None) == replace(hybrid, initial=None)
+
+
+def test_a_method_that_holds_something_of_another_graph_is_refused(tmp_path):
+    start = random_node_circuit(GRAPHS["channel"], 0.4, 5)
+    with pytest.raises(ValueError, match="belongs to another graph"):
+        discovery_on(GRAPHS["component"], method=ACDC(start=start)).save(tmp_path / "discovery")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_discovery_without_choice_replaces_what_is_there(tmp_path):

@@ -18,7 +18,7 @@ LIBRARY = [
 LAYERS = (
     ("models", "graphs", "circuit", "circuit_io", "circuit_network", "eap_ig", "scores", "masks",
      "ablation", "task", "objectives", "calibration", "selection", "training", "atomic",
-     "versions", "graph_file", "dataclass_json", "hard_concrete"),
+     "versions", "identity", "graph_file", "dataclass_json", "hard_concrete"),
     ("patching",),
     ("method", "search", "discovery_io", "ranking_method"),
     ("node_pruning", "node_pruning_search", "baselines", "plotting"),

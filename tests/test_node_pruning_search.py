@@ -4,7 +4,10 @@ import pytest
 
 pytest.importorskip("optuna")
 
+import copy
 from dataclasses import replace
+
+import torch
 
 import sparse_lens as sl
 from sparse_lens.node_pruning_search import NodePruningSearch
@@ -78,6 +81,21 @@ def test_another_task_in_the_same_journal_is_another_search(setting, tmp_path):
     other = sl.Task("other", task.train, task.validation, task.held_out)
     assert len(discover(search, (model, graph, other, ablation)).history) == 1
     assert len(discover(search, setting, seed=1).history) == 1
+
+
+def test_another_model_or_ablation_in_the_same_journal_is_another_search(setting, tmp_path):
+    """Also where the graph is the same: its weights are what counts."""
+    search = replace(SEARCH, journal=str(tmp_path / "trials.log"), n_trials=1, goal="loss")
+    discover(search, setting)
+    model, graph, task, _ = setting
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.W_U.mul_(0.7)
+    assert sl.ChannelGraph.from_model(other) == graph
+    zero = sl.ZeroAblation()
+    for subject in ((other, graph, task, zero), (model, graph, task, zero)):
+        found = discover(search, subject)
+        assert found.history == discover(replace(search, journal=None), subject).history
 
 
 @pytest.mark.parametrize("goal", ["n_nodes", "loss"])
