@@ -14,41 +14,22 @@ _RARER = 0.7
 
 
 def plain(pen: Pen) -> str:
-    """A name of the module, or two or three of them as one."""
-    return "_".join(pen.names(pen.pick((1, 1, 1, 1, 1, 1, 2, 2, 2, 3))))
-
-
-def chain(pen: Pen, low: int = 1, high: int = 3) -> str:
-    """An attribute of an attribute of a name."""
-    return ".".join(plain(pen) for _ in range(pen.between(low, high)))
+    """A name of the module, or two of them as one."""
+    if pen.chance(0.6):
+        return pen.name()
+    return "_".join(pen.names(2))
 
 
 def term(pen: Pen) -> str:
     """A name, an attribute or a bare call's attribute."""
     draw = pen.random()
-    if draw < 0.4:
+    if draw < 0.5:
         return plain(pen)
-    if draw < 0.75:
-        return chain(pen, 2, 3)
-    if draw < 0.92:
-        arguments = [pen.number() if pen.chance(0.2) else chain(pen, 1, 2)]
-        if pen.chance(0.4):
-            arguments.append(pen.number() if pen.chance(0.4) else plain(pen))
-        return f"{chain(pen, 1, 2)}({', '.join(arguments)}).{plain(pen)}"
+    if draw < 0.85:
+        return f"{plain(pen)}.{plain(pen)}"
+    if draw < 0.95:
+        return f"{plain(pen)}({plain(pen)}).{plain(pen)}"
     return f"{plain(pen)}[{pen.number()}].{plain(pen)}"
-
-
-def condition(pen: Pen) -> str:
-    """What an ``if`` asks, without ``and`` and ``or``."""
-    return pen.pick(
-        (
-            lambda: plain(pen),
-            lambda: chain(pen, 1, 2),
-            lambda: f"not {chain(pen, 1, 2)}",
-            lambda: f"{plain(pen)} is {plain(pen)}",
-            lambda: f"{plain(pen)} {pen.pick('<>')} {pen.number()}",
-        )
-    )()
 
 
 def terms(pen: Pen) -> str:
@@ -72,24 +53,7 @@ def filler(pen: Pen) -> Lines:
             pen.number,
         )
     )()
-    draw = pen.random()
-    if draw < 0.08:
-        return [f"{chain(pen, 1, 2)}({plain(pen)})"]
-    if draw < 0.16:
-        return [f"{plain(pen)} += {pen.number()}"]
-    return [f"{_target(pen)} = {value}"]
-
-
-def _target(pen: Pen) -> str:
-    """What may be assigned to."""
-    draw = pen.random()
-    if draw < 0.7:
-        return plain(pen)
-    if draw < 0.84:
-        return f"{plain(pen)}.{plain(pen)}"
-    if draw < 0.92:
-        return f"{plain(pen)}[{pen.number()}]"
-    return ", ".join(pen.names(2))
+    return [f"{plain(pen)} = {value}"]
 
 
 def _body(pen: Pen) -> Lines:
@@ -131,24 +95,20 @@ def test_or_assignment(pen: Pen) -> Lines:
     """``if a and b == c:`` or ``if a: b = c``"""
     if pen.chance(_RARER):
         joint = pen.pick(("and", "and", "or"))
-        return [f"if {condition(pen)} {joint} {chain(pen)} == {plain(pen)}:", *_body(pen)]
-    return [f"if {condition(pen)}: {chain(pen)} = {plain(pen)}"]
+        return [f"if {plain(pen)} {joint} {plain(pen)} == {plain(pen)}:", *_body(pen)]
+    return [f"if {plain(pen)}: {plain(pen)} = {plain(pen)}"]
 
 
 def import_line(pen: Pen) -> Lines:
     """``from a.b import c`` or ``import a.b``"""
-    module = chain(pen, 1, 4)
+    module = ".".join(plain(pen) for _ in range(pen.pick((1, 1, 2, 2, 3))))
     if pen.chance(_RARER):
         return [f"from {module} import {plain(pen)}"]
     return [f"import {module}"]
 
 
 def _start(pen: Pen) -> str:
-    """What a list or a dict may follow."""
-    if pen.chance(0.5):
-        return f"{_target(pen)} ="
-    words = ("return", "return", "yield", f"return {plain(pen)},")
-    return pen.pick((*words, f"{plain(pen)} +=", f"{', '.join(pen.names(2))} = {pen.number()},"))
+    return pen.pick((f"{plain(pen)} =", f"{plain(pen)} =", "return", f"{plain(pen)} +="))
 
 
 def brackets(pen: Pen) -> Lines:
@@ -178,9 +138,7 @@ def keys(pen: Pen) -> Lines:
 def quotes(pen: Pen) -> Lines:
     """A call with a string that closes as it was opened."""
     before = f"{plain(pen)}, " if pen.chance(0.2) else ""
-    draw, start = pen.random(), ""
-    if draw < 0.45:
-        start = pen.pick((f"{_target(pen)} = ", "return ", "raise ", "assert "))
+    start = f"{plain(pen)} = " if pen.chance(0.3) else ""
     return [f"{start}{term(pen)}({before}{pen.string(1, 5)})"]
 
 
@@ -193,12 +151,15 @@ def exchange(pen: Pen) -> Lines:
     return [f"{one}, {two} = {two}, {one}"]
 
 
-# Those of which a small model finds what decides late stand more than once.
+# Those of which a small model finds what decides late stand twice.
 _CHOICES = (
-    *((quotes,) * 4),
-    *((manager, brackets) * 3),
-    *((loop_or_return, test_or_assignment, import_line) * 2),
-    *(loop, definition, keys, exchange),
+    *((loop_or_return, manager, brackets, quotes) * 2),
+    loop,
+    definition,
+    test_or_assignment,
+    import_line,
+    keys,
+    exchange,
 )
 
 
@@ -213,15 +174,9 @@ def drill_function(pen: Pen) -> Lines:
         lines.append(f"{gathered} = {kind}")
         for _ in range(pen.between(0, 2)):
             lines += filler(pen)
-        use = f"{gathered}.add({plain(pen)})" if kind == "set()" else f"{gathered} += {plain(pen)}"
-        draw = pen.random()
-        if draw < 0.25:
-            lines += [f"if {condition(pen)}:", *indent([use])]
-        elif draw < 0.5:
-            lines += [f"for {', '.join(pen.names(pen.between(1, 2)))} in {plain(pen)}:"]
-            lines += indent([use])
-        else:
-            lines.append(use)
+        lines.append(
+            f"{gathered}.add({plain(pen)})" if kind == "set()" else f"{gathered} += {plain(pen)}"
+        )
     for _ in range(pen.between(1, 4)):
         if pen.chance(0.4):
             lines += filler(pen)
@@ -246,7 +201,7 @@ def drill_class(pen: Pen) -> Lines:
 def drill(pen: Pen) -> Lines:
     """A function, a class, or lines of a module."""
     draw = pen.random()
-    if draw < 0.83:
+    if draw < 0.78:
         return drill_function(pen)
     if draw < 0.88:
         return drill_class(pen)
