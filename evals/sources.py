@@ -14,7 +14,6 @@ from sparse_lens.evals import tasks
 from sparse_lens.graphs.base import Graph
 from sparse_lens.identity import (
     model_hash,
-    nonzero_fraction,
     task_hash,
     tokenizer_hash,
 )
@@ -158,3 +157,16 @@ def _load(origin: str | Path | HookedTransformer, device: str | None) -> HookedT
     if isinstance(origin, (str, Path)):
         return load_sparse_gpt(origin, device=device)
     return origin
+
+
+def nonzero_fraction(model: HookedTransformer) -> float:
+    """Nonzero entries of all weight matrices over all their entries.
+
+    Biases, gains and buffers are not counted.
+    """
+    total = nonzero = 0
+    for name, parameter in model.named_parameters():
+        if name.rsplit(".", 1)[-1].startswith("W_"):
+            total += parameter.numel()
+            nonzero += int(parameter.detach().count_nonzero())
+    return nonzero / total if total else 1.0

@@ -1,4 +1,4 @@
-"""What a job depends on, as JSON and as hashes that are the same in every run."""
+"""What a result depends on, as JSON and as hashes that are the same in every run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def describe(value: Any) -> Any:
     if isinstance(value, Sequence):
         return [describe(item) for item in value]
     raise ValueError(
-        f"cannot record {value!r}: a job is written down by the fields of its method and ablation, "
+        f"cannot record {value!r}: methods and ablations are written down by their fields, "
         "which must be numbers, strings, tensors, sequences, mappings or dataclasses of these."
     )
 
@@ -85,19 +85,6 @@ def tokenizer_hash(tokenizer: Any) -> str | None:
     """Hex digest of what a tokenizer makes of text; None where there is none."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     return None if backend is None else _hex(backend.to_str().encode())
-
-
-def nonzero_fraction(model: HookedTransformer) -> float:
-    """Nonzero entries of all weight matrices over all their entries.
-
-    Biases, gains and buffers are not counted.
-    """
-    total = nonzero = 0
-    for name, parameter in model.named_parameters():
-        if name.rsplit(".", 1)[-1].startswith("W_"):
-            total += parameter.numel()
-            nonzero += int(parameter.detach().count_nonzero())
-    return nonzero / total if total else 1.0
 
 
 def _tensor_parts(tensor: Tensor) -> list[bytes]:

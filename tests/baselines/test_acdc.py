@@ -222,11 +222,12 @@ def test_exactly_the_planted_edges_stay(name: str) -> None:
 def test_exactly_the_planted_channels_stay(name: str) -> None:
     """Of more that attribution picked; one weight leads from each of them to the next."""
     problem = planted.problems()[name]
-    run = {"ablation": problem.ablation}
-    ranked = AttributionPatching().discover(problem.model, problem.graph, planted.task(), **run)
+    ranked = AttributionPatching().discover(
+        problem.model, problem.graph, planted.task(), ablation=problem.ablation
+    )
     start = ranked.at(n_nodes=problem.circuit.n_nodes + 8)
     found = ACDC(thresholds=0.05, start=start).discover(
-        problem.model, problem.graph, planted.task(), **run
+        problem.model, problem.graph, planted.task(), ablation=problem.ablation
     )
     touched = {end for edge in found.circuit.edge_names() for end in edge.split("->")}
     final = {name for name in problem.names if name.startswith("final_resid")}  # no edge's end

@@ -70,3 +70,13 @@ def letters() -> PreTrainedTokenizerFast:
 def some_tokens(n: int = 3, pos: int = 7, seed: int = 0) -> torch.Tensor:
     """Random tokens without end-of-text."""
     return torch.randint(16, (n, pos), generator=torch.Generator().manual_seed(seed))
+
+
+def untyped_gpt(variant: str = "plain", **options: Any) -> Any:
+    """A `sparse_gpt`, untyped: no function is a hook by TransformerLens's annotations."""
+    return sparse_gpt(variant, **options)
+
+
+def close(found: torch.Tensor, expected: torch.Tensor) -> bool:
+    """Equal but for rounding, in float64."""
+    return found.shape == expected.shape and bool((found - expected).abs().max() < 1e-10)
