@@ -1,11 +1,14 @@
 """What a circuit is asked to do: prompts with answers, in three splits."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from os import PathLike
+from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 TokenSet = Int[Tensor, " n"] | Int[Tensor, "n _"]
 
@@ -173,3 +176,40 @@ class Task:
         """The same task on another device."""
         splits = (self.train, self.validation, self.held_out)
         return Task(self.name, *(None if s is None else s.to(device) for s in splits))  # type: ignore[arg-type]
+
+    def to_jsonl(self, path: str | PathLike[str]) -> None:
+        """Write one line a prompt; see `sparse_lens.task_io.save`."""
+        from sparse_lens import task_io
+
+        task_io.save(self, path)
+
+    @classmethod
+    def from_jsonl(
+        cls,
+        path: str | PathLike[str],
+        *,
+        name: str | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        prepend_bos: bool = False,
+    ) -> "Task":
+        """Read one prompt a line; see `sparse_lens.task_io.load`."""
+        from sparse_lens import task_io
+
+        return task_io.load(path, name=name, tokenizer=tokenizer, prepend_bos=prepend_bos)
+
+    @classmethod
+    def from_dataset(
+        cls,
+        dataset: Iterable[Mapping[str, Any]] | Mapping[str, Iterable[Mapping[str, Any]]],
+        *,
+        name: str,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        prepend_bos: bool = False,
+    ) -> "Task":
+        """Of a Hugging Face `Dataset`, or a `DatasetDict` with one for each split.
+
+        See `sparse_lens.task_io.from_rows` for what the rows hold.
+        """
+        from sparse_lens import task_io
+
+        return task_io.from_rows(dataset, name=name, tokenizer=tokenizer, prepend_bos=prepend_bos)

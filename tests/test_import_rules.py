@@ -17,7 +17,7 @@ LIBRARY = [
 # From the bottom of the house to the top. A module may import from its own layer and those below.
 LAYERS = (
     ("models", "graphs", "circuit", "circuit_io", "circuit_network", "eap_ig", "scores", "masks",
-     "ablation", "task", "objectives", "calibration", "selection", "training", "atomic",
+     "ablation", "task", "task_io", "objectives", "calibration", "selection", "training", "atomic",
      "versions", "identity", "graph_file", "dataclass_json", "hard_concrete"),
     ("patching",),
     ("method", "search", "discovery_io", "ranking_method"),

@@ -1,0 +1,297 @@
+"""Tasks in files and data sets: one row a prompt, each checked where it is read."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from sparse_lens.atomic import write_atomically
+from sparse_lens.task import Prompts, Task
+
+SPLITS = ("train", "validation", "held_out")
+_ALSO_HELD_OUT = "test"
+_KEYS = ("split", "clean", "corrupted", "answers", "distractors", "position")
+_MOST_PROBLEMS = 20
+
+Row = Mapping[str, Any]
+
+
+def save(task: Task, path: str | os.PathLike[str]) -> None:
+    """Write one JSON object a line, one line a prompt, in tokens and without padding.
+
+    The folder must exist; a file that is there is replaced in one step.
+    """
+    lines = [
+        json.dumps({"split": split, **row})
+        for split in SPLITS
+        if getattr(task, split) is not None
+        for row in _rows_of(task.split(split))
+    ]
+    write_atomically(Path(path), "".join(line + "\n" for line in lines).encode())
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    name: str | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    prepend_bos: bool = False,
+) -> Task:
+    """Read a task from JSON lines; see `from_rows` for what they hold. Empty lines are skipped.
+
+    Args:
+        name: of the task; None for the file's.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: for malformed lines, each with its number and the reason.
+    """
+    path = Path(path)
+    found: list[tuple[str, Row]] = []
+    problems: list[str] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            problems.append(f"line {number}: not JSON ({error.msg})")
+            continue
+        if isinstance(row, dict):
+            found.append((f"line {number}", row))
+        else:
+            problems.append(f"line {number}: expected an object, got {type(row).__name__}")
+    reader = _RowReader(tokenizer, prepend_bos=prepend_bos)
+    return _task(name or path.stem, found, reader, problems, str(path))
+
+
+def from_rows(
+    rows: Iterable[Row] | Mapping[str, Iterable[Row]],
+    *,
+    name: str,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    prepend_bos: bool = False,
+) -> Task:
+    """A task of rows, such as those of a `datasets.Dataset`, or of one for each split.
+
+    A row has the keys
+
+    - `clean`, `corrupted`: text, or a list of tokens; as many tokens in both;
+    - `answers`, `distractors`: a token, or a list of them; as text, each must be one token.
+      Without distractors they are all other tokens;
+    - `split`: train (if left out), validation or held_out; rows that come by split need none, and
+      a data set's `test` split is held_out;
+    - `position`: of the token that predicts the answer; the last one if left out.
+
+    Args:
+        tokenizer: for rows of text.
+        prepend_bos: begin prompts that are text with the tokenizer's token for that.
+
+    Raises:
+        ValueError: for malformed rows, each with its number (from 0) and the reason.
+    """
+    found: list[tuple[str, Row]] = []
+    if isinstance(rows, Mapping):
+        for split, part in rows.items():
+            split = "held_out" if split == _ALSO_HELD_OUT else split
+            found += [(f"{split} row {i}", {"split": split} | dict(r)) for i, r in enumerate(part)]
+    else:
+        found += [(f"row {i}", row) for i, row in enumerate(rows)]
+    reader = _RowReader(tokenizer, prepend_bos=prepend_bos)
+    return _task(name, found, reader, [], f"task {name!r}")
+
+
+@dataclass(frozen=True)
+class _Example:
+    split: str
+    clean: list[int]
+    corrupted: list[int]
+    answers: list[int]
+    distractors: list[int] | None
+    position: int | None
+
+
+class _RowReader:
+    """From a row to tokens."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase | None, *, prepend_bos: bool) -> None:
+        self._tokenizer, self._first = tokenizer, []
+        if prepend_bos:
+            if tokenizer is None or tokenizer.bos_token_id is None:
+                raise ValueError("prepend_bos=True takes a tokenizer with a token to begin with.")
+            self._first = [tokenizer.bos_token_id]
+
+    def read(self, row: Row) -> _Example:
+        """The row's tokens.
+
+        Raises:
+            ValueError: with the reason why it is none of a task.
+        """
+        unknown = [key for key in row if key not in _KEYS]
+        if unknown:
+            raise ValueError(f"unknown key {unknown[0]!r}; there are {', '.join(_KEYS)}")
+        for key in ("clean", "corrupted", "answers"):
+            if row.get(key) is None:
+                raise ValueError(f"{key} is missing")
+        split = row.get("split") or "train"
+        if split not in SPLITS:
+            raise ValueError(f"no split {split!r}; there are {', '.join(SPLITS)}")
+        clean, corrupted = self._prompt(row, "clean"), self._prompt(row, "corrupted")
+        if len(clean) != len(corrupted):
+            raise ValueError(
+                f"clean has {len(clean)} tokens and corrupted {len(corrupted)}; they must be "
+                "aligned"
+            )
+        answers, distractors = self._set(row, "answers"), None
+        if row.get("distractors") is not None:
+            distractors = self._set(row, "distractors")
+            both = sorted(set(answers) & set(distractors))
+            if both:
+                raise ValueError(f"token {both[0]} is both answer and distractor")
+        position = row.get("position")
+        if position is not None and (not _is_token(position) or position >= len(clean)):
+            raise ValueError(f"position {position!r} is none of the {len(clean)} tokens'")
+        return _Example(split, clean, corrupted, answers, distractors, position)
+
+    def _prompt(self, row: Row, key: str) -> list[int]:
+        value = row[key]
+        if isinstance(value, str):
+            tokens = [*self._first, *self._encode(value, key)]
+        else:
+            tokens = self._tokens(value, key)
+        if not tokens:
+            raise ValueError(f"{key} has no tokens")
+        return tokens
+
+    def _set(self, row: Row, key: str) -> list[int]:
+        value = row[key]
+        several = value if isinstance(value, (list, tuple)) else [value]
+        if not several:
+            raise ValueError(f"{key} has no tokens")
+        tokens = []
+        for one in several:
+            if isinstance(one, str):
+                pieces = self._encode(one, key)
+                if len(pieces) != 1:
+                    raise ValueError(f"{key}: {one!r} is not one token but {len(pieces)}")
+                tokens += pieces
+            else:
+                tokens += self._tokens([one], key)
+        if len(set(tokens)) < len(tokens):
+            raise ValueError(f"{key} has a token twice")
+        return tokens
+
+    def _encode(self, text: str, key: str) -> list[int]:
+        if self._tokenizer is None:
+            raise ValueError(f"{key} is text; pass tokenizer=, or tokens in place of text")
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])  # type: ignore[arg-type]
+
+    def _tokens(self, value: Any, key: str) -> list[int]:
+        if not isinstance(value, Sequence) or not all(map(_is_token, value)):
+            raise ValueError(f"{key} must be text or a list of tokens (0, 1, ...), got {value!r}")
+        if self._tokenizer is not None and value and max(value) >= len(self._tokenizer):
+            raise ValueError(f"{key} has token {max(value)}, the tokenizer {len(self._tokenizer)}")
+        return list(value)
+
+
+def _task(
+    name: str,
+    rows: Sequence[tuple[str, Row]],
+    reader: _RowReader,
+    problems: list[str],
+    source: str,
+) -> Task:
+    """The task of rows, each with what it is called in messages."""
+    examples: dict[str, list[_Example]] = {split: [] for split in SPLITS}
+    for place, row in rows:
+        try:
+            example = reader.read(row)
+            _check_like(examples[example.split], example)
+        except ValueError as problem:
+            problems.append(f"{place}: {problem}")
+        else:
+            examples[example.split].append(example)
+    if problems:
+        shown = "\n  ".join(problems[:_MOST_PROBLEMS])
+        more = len(problems) - _MOST_PROBLEMS
+        raise ValueError(
+            f"{source} has {len(problems)} malformed rows:\n  {shown}"
+            + (f"\n  and {more} more" if more > 0 else "")
+        )
+    if not examples["train"]:
+        raise ValueError(f"{source} has no train rows, which every task needs.")
+    prompts = {split: _prompts(found) for split, found in examples.items() if found}
+    return Task(
+        name,
+        train=prompts["train"],
+        validation=prompts.get("validation"),
+        held_out=prompts.get("held_out"),
+    )
+
+
+def _check_like(others: Sequence[_Example], example: _Example) -> None:
+    """Sets of tokens in one split are as large as each other: they make one tensor."""
+    if not others:
+        return
+    for key in ("answers", "distractors"):
+        first, found = getattr(others[0], key), getattr(example, key)
+        if (first is None) != (found is None):
+            raise ValueError(f"{key} must be given in all rows of a split or in none")
+        if first is not None and len(first) != len(found):
+            raise ValueError(
+                f"{key} has {len(found)} tokens, the rows before it in this split {len(first)}"
+            )
+
+
+def _prompts(examples: Sequence[_Example]) -> Prompts:
+    lengths = torch.tensor([len(example.clean) for example in examples])
+    width = int(lengths.max())
+
+    def padded(rows: Iterable[list[int]]) -> Tensor:
+        return torch.tensor([row + [0] * (width - len(row)) for row in rows])
+
+    def tokens(sets: Sequence[list[int]]) -> Tensor:
+        found = torch.tensor(sets)
+        return found[:, 0] if found.shape[1] == 1 else found
+
+    positions = None
+    if any(example.position is not None for example in examples):
+        places = [len(e.clean) - 1 if e.position is None else e.position for e in examples]
+        positions = torch.tensor(places)
+    distractors = [example.distractors for example in examples if example.distractors is not None]
+    return Prompts(
+        clean=padded(example.clean for example in examples),
+        corrupted=padded(example.corrupted for example in examples),
+        answers=tokens([example.answers for example in examples]),
+        distractors=tokens(distractors) if distractors else None,
+        positions=positions,
+        lengths=None if bool((lengths == width).all()) else lengths,
+    )
+
+
+def _rows_of(prompts: Prompts) -> Iterable[dict[str, Any]]:
+    n, width = prompts.clean.shape
+    lengths = [width] * n if prompts.lengths is None else prompts.lengths.tolist()
+    for i in range(n):
+        row = {
+            "clean": prompts.clean[i, : lengths[i]].tolist(),
+            "corrupted": prompts.corrupted[i, : lengths[i]].tolist(),
+            "answers": prompts.answers[i].tolist(),
+        }
+        if prompts.distractors is not None:
+            row["distractors"] = prompts.distractors[i].tolist()
+        if prompts.positions is not None:
+            row["position"] = int(prompts.positions[i])
+        yield row
+
+
+def _is_token(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
