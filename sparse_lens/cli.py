@@ -136,6 +136,20 @@ def methods() -> None:
 
 
 @app.command()
+def tasks(
+    model: Annotated[
+        str | None, typer.Option(help="Name or folder: say which tasks its tokenizer can carry.")
+    ] = None,
+) -> None:
+    """List tasks: what each asks, with an example pair."""
+    from rich.console import Console
+
+    from sparse_lens.commands.tasks import describe_tasks
+
+    Console().print(describe_tasks(model))
+
+
+@app.command()
 def show(
     circuit: Annotated[Path, typer.Argument(help="A saved circuit.")],
     model: Annotated[

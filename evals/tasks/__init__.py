@@ -1,5 +1,6 @@
 """Tasks: binary choices of the next token in Python code, as generators over a tokenizer."""
 
+from sparse_lens.evals.tasks.cards import TaskCard, card, validate
 from sparse_lens.evals.tasks.controls import constant_answer_accuracy, shared_suffixes
 from sparse_lens.evals.tasks.ngrams import NGramModel
 from sparse_lens.evals.tasks.registry import build, names, spec
@@ -15,11 +16,14 @@ __all__ = [
     "NGramModel",
     "Pair",
     "Splits",
+    "TaskCard",
     "TaskSpec",
     "build",
     "build_task",
+    "card",
     "constant_answer_accuracy",
     "names",
     "shared_suffixes",
     "spec",
+    "validate",
 ]
