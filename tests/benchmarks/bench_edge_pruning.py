@@ -148,7 +148,7 @@ def main() -> None:
 
     def plain() -> None:
         model.zero_grad(set_to_none=True)
-        TaskLoss()(answer_logits(model, prompts), prompts).mean().backward()
+        TaskLoss()(model(prompts.clean)[:, -1], prompts).mean().backward()
 
     mean = MeanAblation(tokens=prompts.corrupted)
     rows: dict[str, Callable[[], object]] = {

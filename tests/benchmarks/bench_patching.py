@@ -17,7 +17,15 @@ from torch import Tensor
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 import sparse_lens as sl
-from sparse_lens.patching import BoundAblation, answer_logits, bind, edge_effects, frozen, patched
+from sparse_lens.patching import (
+    BoundAblation,
+    GradientPoints,
+    answer_logits,
+    bind,
+    edge_effects,
+    frozen,
+    patched,
+)
 
 SHAPES: dict[str, dict[str, Any]] = {
     "6x512": {"n_layers": 6, "d_model": 512, "n_heads": 8, "d_head": 64},
@@ -71,9 +79,8 @@ def rows_of(model: HookedTransformer, prompts: sl.Prompts) -> tuple[Rows, Rows]:
         return sl.run_circuit(model, circuit, prompts, ablation=ablation)
 
     def plain_backward() -> None:
-        logits = answer_logits(model, prompts)
         model.zero_grad(set_to_none=True)
-        sl.TaskLoss()(logits, prompts).mean().backward()
+        sl.TaskLoss()(model(prompts.clean)[:, -1], prompts).mean().backward()
 
     channels = sl.ChannelGraph.from_model(model)
     channel_mean = bind(model, channels, sl.MeanAblation(tokens=prompts.corrupted))
@@ -87,6 +94,10 @@ def rows_of(model: HookedTransformer, prompts: sl.Prompts) -> tuple[Rows, Rows]:
         with frozen(model), patched(model, masks, ablation=channel_mean, prompts=prompts):
             sl.TaskLoss()(answer_logits(model, prompts), prompts).mean().backward()
 
+    def effects(ablation: BoundAblation, points: GradientPoints | None = None) -> object:
+        return edge_effects(ablation, prompts, sl.TaskLoss(), points=points)
+
+    five = GradientPoints(tuple(k / 5 for k in range(5)))
     forward: Rows = {
         "plain forward": plain,
         "circuit of half the edges, mean ablation": lambda: run(mean),
@@ -94,8 +105,10 @@ def rows_of(model: HookedTransformer, prompts: sl.Prompts) -> tuple[Rows, Rows]:
     }
     backward: Rows = {
         "plain forward and backward": plain_backward,
-        "EAP, mean ablation": lambda: edge_effects(mean, prompts, sl.TaskLoss()),
-        "EAP, interchange": lambda: edge_effects(interchange, prompts, sl.TaskLoss()),
+        "EAP, mean ablation": lambda: effects(mean),
+        "EAP, interchange": lambda: effects(interchange),
+        "EAP-IG, 5 steps, mean ablation": lambda: effects(mean, five),
+        "EAP-IG, 5 steps, interchange": lambda: effects(interchange, five),
         "node-pruning step on the channel graph": node_pruning_step,
     }
     return forward, backward
