@@ -149,7 +149,7 @@ def _run(
     captures: Hooks,
     flags: Mapping[str, bool],
 ) -> None:
-    """One forward pass of the model without any patch that is active on it."""
+    """One pass through the model's blocks without any patch that is active on it."""
     attachment = Attachment(model, edits=edits.merged(), captures=captures.merged(), flags=flags)
     with suspended(model), attachment.attached():
-        model(tokens.to(model.cfg.device), return_type=None)
+        model(tokens.to(model.cfg.device), stop_at_layer=model.cfg.n_layers)

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformer_lens import HookedTransformer
 
 from sparse_lens.ablation import Ablation
@@ -73,10 +73,28 @@ def run_circuit(
 
 
 def answer_logits(model: HookedTransformer, prompts: Prompts) -> Float[Tensor, "n vocab"]:
-    """The logits at the answer positions of clean prompts, of the model as it stands."""
-    logits = model(prompts.clean.to(model.cfg.device))
-    rows = torch.arange(len(prompts), device=logits.device)
-    return logits[rows, prompts.answer_positions.to(logits.device)]
+    """The logits at the answer positions of clean prompts, of the model as it stands.
+
+    The others are not computed, where nothing comes after the unembedding: in models with large
+    vocabularies they would take a third of a pass.
+    """
+    device = model.cfg.device
+    rows, answers = torch.arange(len(prompts), device=device), prompts.answer_positions.to(device)
+
+    def at_answers(
+        unembed: nn.Module, args: tuple[Float[Tensor, "n pos d_model"]]
+    ) -> tuple[Float[Tensor, "n one d_model"]]:
+        return (args[0][rows, answers][:, None],)
+
+    tokens = prompts.clean.to(device)
+    sparse_cfg = getattr(model, "sparse_cfg", None)
+    if sparse_cfg is not None and sparse_cfg.enable_bigram_table:
+        return model(tokens)[rows, answers]
+    handle = model.unembed.register_forward_pre_hook(at_answers)
+    try:
+        return model(tokens)[:, 0]
+    finally:
+        handle.remove()
 
 
 @torch.no_grad()

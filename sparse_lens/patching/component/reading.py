@@ -139,7 +139,7 @@ class _NormReader(Reader):
         normed = streams.mul_(inverse_scale)
         if hasattr(self._norm, "w"):
             gradients.mul_(self._norm.w)
-        along = torch.linalg.vecdot(gradients, normed)[..., None] / normed.shape[-1]
+        along = _inner_products(gradients, normed) / normed.shape[-1]
         if self._centred:
             gradients.sub_(gradients.mean(-1, keepdim=True))
         if self._detached_scale:
@@ -152,6 +152,15 @@ class _NormReader(Reader):
             streams.sub_(streams.mean(-1, keepdim=True))
         norms = torch.linalg.vector_norm(streams, dim=-1, keepdim=True)
         return norms.square_().div_(streams.shape[-1]).add_(self._norm.eps).rsqrt_()
+
+
+def _inner_products(
+    values: Float[Tensor, "readers tokens d_model"], others: OneOrAllStreams
+) -> Float[Tensor, "readers tokens one"]:
+    """Over channels; with a single row of others, without writing all their products."""
+    if len(others) == 1:
+        return torch.einsum("rtd,td->rt", values, others[0])[..., None]
+    return torch.linalg.vecdot(values, others)[..., None]
 
 
 class _ModuleReader(Reader):

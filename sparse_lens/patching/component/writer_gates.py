@@ -35,8 +35,11 @@ def gate_writers(
         columns = graph.head_writers(layer)
         heads = chosen(columns)
         if len(heads):
-            outputs.heads[layer].watch(edits, captures)
-            gate = _GateHeads(run, outputs, layer, columns.start, heads.to(device))
+            if all(run.plan.stored[columns.start + head] for head in heads):
+                gate = _GateStoredHeads(run, heads + columns.start)
+            else:
+                outputs.heads[layer].watch(edits, captures)
+                gate = _GateHeads(run, outputs, layer, columns.start, heads.to(device))
             edits.add(f"blocks.{layer}.hook_attn_out", gate)
         mlp = graph.mlp_writer(layer)
         if any(gated[mlp]):
@@ -52,6 +55,8 @@ class _Gate:
     def __call__(self, found: Float[Tensor, "batch pos d_model"]) -> Tensor:
         ablated = self._run.ablated(self._writer, found)
         gate = self._run.plan.gates[self._writer.to(self._run.plan.gates.device)]
+        if gate.requires_grad and ablated is not None:
+            ablated = ablated.clone()  # else autograd would keep those of all writers for one
         return gate_values(found, gate, None if ablated is None else ablated[0])
 
 
@@ -92,3 +97,19 @@ class _GateHeads:
         if ablated is None:
             return changed
         return changed + torch.tensordot(closed.to(ablated.dtype), ablated, 1)
+
+
+class _GateStoredHeads:
+    """The same, for heads that the store has: what their gates change is a mixture of it."""
+
+    def __init__(self, run: Run, writers: Int[Tensor, " chosen"]) -> None:
+        self._run = run
+        stored = torch.tensor(run.plan.stored)
+        device = run.plan.gates.device
+        self._places = (stored.cumsum(0) - 1)[writers].to(device)
+        self._writers = writers.to(device)
+
+    def __call__(self, attn_out: Float[Tensor, "batch pos d_model"]) -> Tensor:
+        store, closed = self._run.store, 1 - self._run.plan.gates[self._writers]
+        share = closed.new_zeros(store.written).index_add(0, self._places, closed)
+        return store.mix(share[None], attn_out)[0]

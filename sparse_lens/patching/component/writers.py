@@ -53,8 +53,9 @@ class WriterOutputs:
             chosen, where = places(graph.head_writers(layer))
             if len(chosen):
                 heads.watch(edits, captures)
+                # As an edit, so that an edit which comes later finds these heads handed over.
                 name = f"blocks.{layer}.hook_attn_out"
-                captures.add(name, _HandOver(receive, where, heads.each, chosen))
+                edits.add(name, _HandOver(receive, where, heads.each, chosen))
             chosen, where = places(graph.mlp_writer(layer))
             if len(chosen):
                 captures.add(f"blocks.{layer}.hook_mlp_out", _HandOver(receive, where))

@@ -38,9 +38,9 @@ def gradients_at(
 
 @torch.no_grad()
 def run_live(model: HookedTransformer, prompts: Prompts, attachment: Attachment) -> None:
-    """One forward pass of the whole model on clean prompts, for what the attachment captures."""
+    """A forward pass of the model on clean prompts, for what the attachment captures in blocks."""
     with suspended(model), attachment.attached():
-        model(prompts.clean.to(model.cfg.device), return_type=None)
+        model(prompts.clean.to(model.cfg.device), stop_at_layer=model.cfg.n_layers)
 
 
 def start_graph(stream: Float[Tensor, "batch pos d_model"]) -> Tensor:
