@@ -200,7 +200,7 @@ class Task:
     @classmethod
     def from_dataset(
         cls,
-        dataset: Iterable[Mapping[str, Any]] | Mapping[str, Iterable[Mapping[str, Any]]],
+        dataset: Iterable[Any] | Mapping[Any, Iterable[Any]],
         *,
         name: str,
         tokenizer: PreTrainedTokenizerBase | None = None,

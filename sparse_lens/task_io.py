@@ -74,7 +74,7 @@ def load(
 
 
 def from_rows(
-    rows: Iterable[Row] | Mapping[str, Iterable[Row]],
+    rows: Iterable[Any] | Mapping[Any, Iterable[Any]],
     *,
     name: str,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -99,14 +99,24 @@ def from_rows(
         ValueError: for malformed rows, each with its number (from 0) and the reason.
     """
     found: list[tuple[str, Row]] = []
+    problems: list[str] = []
+
+    def add(place: str, row: Any, **known: str) -> None:
+        if isinstance(row, Mapping):
+            found.append((place, dict(row) | known))
+        else:
+            problems.append(f"{place}: expected a mapping, got {type(row).__name__}")
+
     if isinstance(rows, Mapping):
         for split, part in rows.items():
-            split = "held_out" if split == _ALSO_HELD_OUT else split
-            found += [(f"{split} row {i}", {"split": split} | dict(r)) for i, r in enumerate(part)]
+            split = "held_out" if split == _ALSO_HELD_OUT else str(split)
+            for i, row in enumerate(part):
+                add(f"{split} row {i}", row, split=split)
     else:
-        found += [(f"row {i}", row) for i, row in enumerate(rows)]
+        for i, row in enumerate(rows):
+            add(f"row {i}", row)
     reader = _RowReader(tokenizer, prepend_bos=prepend_bos)
-    return _task(name, found, reader, [], f"task {name!r}")
+    return _task(name, found, reader, problems, f"task {name!r}")
 
 
 @dataclass(frozen=True)
@@ -281,7 +291,7 @@ def _rows_of(prompts: Prompts) -> Iterable[dict[str, Any]]:
     n, width = prompts.clean.shape
     lengths = [width] * n if prompts.lengths is None else prompts.lengths.tolist()
     for i in range(n):
-        row = {
+        row: dict[str, Any] = {
             "clean": prompts.clean[i, : lengths[i]].tolist(),
             "corrupted": prompts.corrupted[i, : lengths[i]].tolist(),
             "answers": prompts.answers[i].tolist(),

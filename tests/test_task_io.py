@@ -140,6 +140,11 @@ def test_text_with_a_tokenizer_has_its_own_errors() -> None:
         Task.from_dataset([ROW], name="mine", prepend_bos=True)
 
 
+def test_rows_that_are_none_are_named() -> None:
+    with pytest.raises(ValueError, match="train row 1: expected a mapping, got str"):
+        Task.from_dataset({"train": [ROW, "a row"]}, name="mine")
+
+
 def test_a_task_without_train_rows_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "task.jsonl", ROW | {"split": "held_out"})
     with pytest.raises(ValueError, match=r"task\.jsonl has no train rows"):
