@@ -7,6 +7,7 @@ from sparse_lens.evals.tasks.families.delimiters import (
     BRACKET_COUNTING,
     SINGLE_DOUBLE_QUOTE,
 )
+from sparse_lens.evals.tasks.families.indentation import INDENT_FOR
 from sparse_lens.evals.tasks.families.keywords import (
     FOR_WHILE,
     IF_EQUALS,
@@ -36,6 +37,7 @@ _SPECS = (
     WHILE_RETURN_TRUE,
     LAMBDA_FUNC,
     FOR_WHILE,
+    INDENT_FOR,
     WITH_AS,
     VAR_SWAP,
     IF_EQUALS,

@@ -42,7 +42,16 @@ def test_the_tasks():
     assert tasks.names() == (
         *("single_double_quote", "bracket_counting", "bracket_brace", "set_or_string"),
         *("set_or_string_fixedvarname", "while_return_true", "lambda_func", "for_while"),
-        *("with_as", "var_swap", "if_equals", "if_ternary", "var_if", "class_init", "import_from"),
+        *(
+            "indent_for",
+            "with_as",
+            "var_swap",
+            "if_equals",
+            "if_ternary",
+            "var_if",
+            "class_init",
+            "import_from",
+        ),
     )
     for name in tasks.names():
         assert tasks.spec(name).name == name
@@ -163,6 +172,7 @@ CONTINUATIONS = {
     "while_return_true": {":\n": "        pass\n"},
     "lambda_func": {":": " 1\n", "(": "thing):\n            pass\n"},
     "for_while": {" in": " thing:\n            pass\n", ":\n": "            pass\n"},
+    "indent_for": {" " * 7: " pass\n", " " * 11: " pass\n"},
     "with_as": {" as": " thing:\n        pass\n"},
     "if_equals": {" ==": " 1:\n        pass\n", " =": " 1\n"},
     "import_from": {" import": " thing\n"},
@@ -171,8 +181,13 @@ CONTINUATIONS = {
     "bracket_counting": {},
 }
 # Where the wrong answer is Python as well, and means something that nobody writes: a set in place
-# of a dict, `while a in b:`, and a comparison whose value is dropped.
-ALSO_PYTHON = {("bracket_brace", ":"), ("for_while", ":\n"), ("if_equals", " =")}
+# of a dict, `while a in b:`, a comparison whose value is dropped, and a body that is too deep.
+ALSO_PYTHON = {
+    ("bracket_brace", ":"),
+    ("for_while", ":\n"),
+    ("if_equals", " ="),
+    ("indent_for", " " * 7),
+}
 
 
 @pytest.mark.parametrize("name", CONTINUATIONS)
