@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from transformer_lens import HookedTransformer
 
@@ -209,8 +210,14 @@ def _own_fields(method: Method) -> list[str]:
     return [
         f"{f.name}={getattr(method, f.name)}"
         for f in dataclasses.fields(method)
-        if getattr(method, f.name) != f.default
+        if getattr(method, f.name) != _default(f)
     ]
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is dataclasses.MISSING:
+        return field.default
+    return field.default_factory()
 
 
 def _refuse_twins(what: str, labels: list[str]) -> None:

@@ -11,7 +11,7 @@ from transformer_lens import HookedTransformer
 
 from sparse_lens.circuit import Circuit
 from sparse_lens.objectives import KLDivergence, TaskLoss, logit_difference
-from sparse_lens.patching import BoundAblation, answer_logits
+from sparse_lens.patching import BoundAblation, full_logits
 from sparse_lens.search import BATCH_SIZE, circuit_logits
 from sparse_lens.task import Prompts
 
@@ -37,7 +37,7 @@ class CircuitMetrics:
 
     def means(self) -> dict[str, float]:
         """Each metric's mean over the examples, by name."""
-        return {f.name: float(getattr(self, f.name).double().mean()) for f in fields(self)}
+        return {f.name: float(getattr(self, f.name).cpu().double().mean()) for f in fields(self)}
 
 
 def measure(
@@ -65,8 +65,8 @@ def measure(
 def model_logits(
     model: HookedTransformer, prompts: Prompts, *, batch_size: int = BATCH_SIZE
 ) -> Float[Tensor, "n vocab"]:
-    """The model's logits at the answer positions."""
-    return torch.cat([answer_logits(model, batch) for batch in prompts.batches(batch_size)])
+    """The whole model's logits at the answer positions, whatever circuit it is patched to be."""
+    return torch.cat([full_logits(model, batch) for batch in prompts.batches(batch_size)])
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from typing import Literal
 
 from sparse_lens.evals.intervals import Spread, geometric_mean, spread_of
 from sparse_lens.evals.records import Record
+from sparse_lens.identity import json_hash
 
 CAN_DO_LOSS = 0.15
 CAN_DO_ACCURACY = 0.95
@@ -30,10 +31,22 @@ class Setting:
     ablation: str
     """Class name."""
 
+    ablation_hash: str
+    """Of all that describes it: other means or tokens are another setting."""
+
+    target_loss: float
+    """What the chosen circuit had to meet."""
+
     @classmethod
     def of(cls, record: Record) -> Setting:
         """The setting of a record."""
-        return cls(record.method, record.graph, str(record.ablation["type"]))
+        return cls(
+            method=record.method,
+            graph=record.graph,
+            ablation=str(record.ablation["type"]),
+            ablation_hash=json_hash(record.ablation),
+            target_loss=record.target_loss,
+        )
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from sparse_lens.calibration import fit_calibration
@@ -16,7 +16,7 @@ from sparse_lens.graphs.component import ComponentGraph
 from sparse_lens.masks import Masks
 from sparse_lens.method import CostMeter, Discovery, Method
 from sparse_lens.objectives import Objective, TaskLoss
-from sparse_lens.patching import BoundAblation, answer_logits, frozen, patched
+from sparse_lens.patching import BoundAblation, answer_logits, frozen, full_logits, patched
 from sparse_lens.ranking_method import Ranking, RankingMethod
 from sparse_lens.scores import Scores
 from sparse_lens.search import Calibrate
@@ -81,7 +81,8 @@ class NodePruning(RankingMethod):
 
     calibrate: bool = False
     """Judge circuits after fitting scale and shift of the logit difference on the train prompts
-    (16 LBFGS steps, as in the paper). Off wherever circuits of several methods are compared."""
+    (16 LBFGS steps, as in the paper). Leave it off to compare with other methods, whose
+    circuits are judged as they are."""
 
     def __post_init__(self) -> None:
         for name in ("n_steps", "batch_size"):
@@ -140,12 +141,13 @@ class NodePruning(RankingMethod):
         average = tau.detach().clone()
         history = []
         with frozen(model):
-            batches = self._batches(prompts, generator)
+            batches = self._batches(len(prompts), generator)
             for step in range(self.n_steps):
                 for group in optimizer.param_groups:
                     group["lr"] = self.learning_rate * self._rate(step)
                 optimizer.zero_grad()
-                row, loss = self._loss(bound, tau, next(batches))
+                rows = next(batches).to(tau.device)
+                row, loss = self._loss(bound.rows(rows), tau, prompts[rows])
                 loss.backward()
                 meter.backward_passes += 1
                 torch.nn.utils.clip_grad_norm_([tau], self.max_grad_norm)
@@ -163,8 +165,7 @@ class NodePruning(RankingMethod):
         model, graph = bound.model, bound.graph
         full = None
         if self.objective.needs_full_logits:
-            with torch.no_grad():
-                full = answer_logits(model, batch)
+            full = full_logits(model, batch)
         gates = StraightThrough.apply(tau, self.temperature)
         assert isinstance(gates, Tensor)
         with patched(
@@ -185,14 +186,13 @@ class NodePruning(RankingMethod):
             return (step + 1) / warmup
         return (self.n_steps - step) / max(1, self.n_steps - warmup)
 
-    def _batches(self, prompts: Prompts, generator: torch.Generator) -> Iterator[Prompts]:
-        """Without end: all prompts in a new order each epoch."""
-        size = min(self.batch_size, len(prompts))
+    def _batches(self, n: int, generator: torch.Generator) -> Iterator[Int[Tensor, " rows"]]:
+        """Rows of prompts, without end: all of them in a new order each epoch."""
+        size = min(self.batch_size, n)
         while True:
-            order = torch.randperm(len(prompts), generator=generator).to(prompts.clean.device)
-            for part in order.split(size):
-                if len(part) == size:
-                    yield prompts[part]
+            for rows in torch.randperm(n, generator=generator).split(size):
+                if len(rows) == size:
+                    yield rows
 
 
 class StraightThrough(torch.autograd.Function):

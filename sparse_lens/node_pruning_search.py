@@ -60,6 +60,10 @@ class NodePruningSearch(Method):
     space: Mapping[str, Range] = field(default_factory=lambda: dict(PAPER_SPACE))
     """By field of `base`, the range to search; what is not named stays as it is in `base`."""
 
+    target_loss: float | None = None
+    """Two-way task loss, in nats on the validation prompts, that every run's circuit meets; None
+    for that of `base`."""
+
     goal: Literal["n_edges", "n_nodes", "loss"] = "n_edges"
     """What to make small: the size of the chosen circuit (that of the whole graph where the target
     is not met), or its validation loss."""
@@ -115,7 +119,7 @@ class NodePruningSearch(Method):
             trials = _finished(study)[: self.n_trials]
         best = min(trials, key=lambda trial: (trial.values[0], trial.number))
         if best.number not in found:  # it ended before an interruption
-            settings = replace(self.base, objective=self.objective, **best.params)
+            settings = replace(self._base, **best.params)
             found[best.number] = settings.discover(model, graph, task, ablation=bound, seed=seed)
         return replace(
             found[best.number],
@@ -132,7 +136,13 @@ class NodePruningSearch(Method):
                 values[name] = trial.suggest_int(name, round(low), round(high), log=True)
             else:
                 values[name] = trial.suggest_float(name, low, high, log=True)
-        return replace(self.base, objective=self.objective, **values)
+        return replace(self._base, **values)
+
+    @property
+    def _base(self) -> NodePruning:
+        """What every run has in common."""
+        target = self.base.target_loss if self.target_loss is None else self.target_loss
+        return replace(self.base, objective=self.objective, target_loss=target)
 
     def _value(self, discovery: Discovery) -> float:
         chosen = discovery.chosen
@@ -162,9 +172,10 @@ class NodePruningSearch(Method):
         study = optuna.create_study(
             storage=storage, study_name=f"{task.name}, seed {seed}, {what}", load_if_exists=True
         )
-        if not study.trials:
-            own = {name: getattr(self.base, name) for name in self.space}
-            study.enqueue_trial(own, skip_if_exists=True)
+        waiting = optuna.trial.TrialState.WAITING
+        if not any(t.state.is_finished() or t.state == waiting for t in study.trials):
+            # Also where the first was interrupted: it stands there as running, and never ends.
+            study.enqueue_trial({name: getattr(self.base, name) for name in self.space})
         return study
 
 

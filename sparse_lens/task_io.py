@@ -57,7 +57,7 @@ def load(
     path = Path(path)
     found: list[tuple[str, Row]] = []
     problems: list[str] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -89,7 +89,8 @@ def from_rows(
       Without distractors they are all other tokens;
     - `split`: train (if left out), validation or held_out; rows that come by split need none, and
       a data set's `test` split is held_out;
-    - `position`: of the token that predicts the answer; the last one if left out.
+    - `position`: of the token that predicts the answer, counted from 0 in the row's own tokens;
+      the last one if left out.
 
     Args:
         tokenizer: for rows of text.
@@ -167,8 +168,11 @@ class _RowReader:
             if both:
                 raise ValueError(f"token {both[0]} is both answer and distractor")
         position = row.get("position")
-        if position is not None and (not _is_token(position) or position >= len(clean)):
-            raise ValueError(f"position {position!r} is none of the {len(clean)} tokens'")
+        own = len(clean) - (len(self._first) if isinstance(row["clean"], str) else 0)
+        if position is not None and (not _is_token(position) or position >= own):
+            raise ValueError(f"position {position!r} is none of the {own} tokens'")
+        if position is not None and isinstance(row["clean"], str):
+            position += len(self._first)
         return _Example(split, clean, corrupted, answers, distractors, position)
 
     def _prompt(self, row: Row, key: str) -> list[int]:

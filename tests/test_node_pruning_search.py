@@ -30,6 +30,27 @@ def discover(search, setting, **options):
     return search.discover(*subject, ablation=ablation, **options)
 
 
+def test_every_run_meets_the_search_s_target(setting):
+    found = discover(replace(SEARCH, n_trials=1, target_loss=0.02), setting)
+    alone = discover(replace(BASE, target_loss=0.02), setting)
+    assert found.circuit == alone.circuit
+    assert found.chosen.loss <= 0.02
+
+
+def test_the_first_run_is_the_base_s_after_an_interruption_in_it_too(setting, tmp_path):
+    search = replace(SEARCH, n_trials=1, journal=str(tmp_path / "journal.log"))
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sl.NodePruning, "discover", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            discover(search, setting)
+    (row,) = discover(search, setting).history
+    assert {name: row[name] for name in SPACE} == {name: getattr(BASE, name) for name in SPACE}
+
+
 def test_the_best_of_the_trials_is_returned_with_the_cost_of_all(setting):
     found = discover(SEARCH, setting)
     assert len(found.history) == 4

@@ -79,8 +79,10 @@ def test_prompts_begin_with_a_token_of_the_tokenizers_if_asked() -> None:
     tokenizer = letters()
     tokenizer.bos_token = tokenizer.eos_token
     row = {"clean": "ab", "corrupted": "cb", "answers": "d"}
-    task = Task.from_dataset([row], name="task", tokenizer=tokenizer, prepend_bos=True)
-    assert task.train.clean.tolist() == [[tokenizer.bos_token_id, 0, 1]]
+    rows = [row, row | {"position": 0}]
+    task = Task.from_dataset(rows, name="task", tokenizer=tokenizer, prepend_bos=True)
+    assert task.train.clean.tolist() == [[tokenizer.bos_token_id, 0, 1]] * 2
+    assert task.train.answer_positions.tolist() == [2, 1]  # of the row's own tokens
 
 
 def test_data_sets_of_hugging_face() -> None:
@@ -119,6 +121,15 @@ def test_a_malformed_row_is_named(tmp_path: Path, row: Any, reason: str) -> None
     path = write(tmp_path / "task.jsonl", ROW, row, ROW)
     with pytest.raises(ValueError, match=f"1 malformed rows:\n  line 2: {reason}"):
         Task.from_jsonl(path)
+
+
+def test_a_line_ends_where_json_lines_end(tmp_path: Path) -> None:
+    tokenizer = letters()
+    tokenizer.add_tokens(["\u2028"])
+    row = {"clean": "a\u2028", "corrupted": "b\u2028", "answers": "c"}
+    path = tmp_path / "task.jsonl"
+    path.write_text(json.dumps(row, ensure_ascii=False) + "\r\n", encoding="utf-8", newline="")
+    assert len(Task.from_jsonl(path, tokenizer=tokenizer).train) == 1
 
 
 def test_all_malformed_rows_are_named(tmp_path: Path) -> None:

@@ -175,4 +175,4 @@ class _Part:
         again = torch.arange(n, device=logits.device).repeat(variants)
         full = None if self._full is None else self._full.repeat(variants, 1)
         losses = self._objective(logits.flatten(0, 1), self._prompts[again], full)
-        return losses.view(variants, n).sum(1, dtype=torch.float64)
+        return losses.view(variants, n).cpu().sum(1, dtype=torch.float64)

@@ -20,6 +20,7 @@ from sparse_lens.method import CostMeter, Discovery, Method, metered
 from sparse_lens.objectives import KLDivergence, Objective, TaskLoss
 from sparse_lens.patching import BoundAblation, bind, full_logits
 from sparse_lens.patching.component.writers import heads_are_coupled
+from sparse_lens.patching.suspension import has_hooks_of_others
 from sparse_lens.search import ChosenCircuit, circuit_logits
 from sparse_lens.task import Prompts, Task
 
@@ -35,9 +36,9 @@ class ACDC(Method):
 
     On a component graph the circuit is the one of the loop over single edges, wherever no decision
     lies within float error of the threshold (the history tells the margin), but it takes fewer and
-    smaller passes: see `run_in_batches` and `CircuitVariants`. On a channel graph, and where heads
-    act on each other directly (through an AbsTopK or a norm over all of them), each edge takes a
-    pass.
+    smaller passes: see `run_in_batches` and `CircuitVariants`. On a channel graph, where heads act
+    on each other directly (through an AbsTopK or a norm over all of them), and where somebody's
+    hooks change the model, each edge takes a pass.
     """
 
     objective: Objective = field(default_factory=KLDivergence)
@@ -185,7 +186,8 @@ class ACDC(Method):
     ) -> Run:
         rule = Rule(threshold, self.absolute)
         parts = (bound, prompts, self.objective, start, rule)
-        if not isinstance(bound.graph, ComponentGraph) or heads_are_coupled(bound.model):
+        by_itself = not isinstance(bound.graph, ComponentGraph) or heads_are_coupled(bound.model)
+        if by_itself or has_hooks_of_others(bound.model):
             return run_one_by_one(*parts, max_tokens=self.max_tokens)
         run = run_in_batches(*parts, max_tokens=self.max_tokens)
         meter.forward_passes += run.n_passes  # of parts of the model, which the meter does not see

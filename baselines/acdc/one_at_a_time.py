@@ -109,6 +109,6 @@ class _Search:
         for prompts, constants, full in self._parts:
             with patched(self._model, circuit, ablation=constants, prompts=prompts):
                 losses = self._objective(answer_logits(self._model, prompts), prompts, full)
-            total += float(losses.sum(dtype=torch.float64))
+            total += float(losses.cpu().sum(dtype=torch.float64))
         self._n_passes += len(self._parts)
         return total / self._n

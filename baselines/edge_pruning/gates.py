@@ -92,10 +92,12 @@ class EdgeGates:
         Args:
             offset: of the distribution of the gates, see `HardConcrete.offset`.
         """
-        edges = log_alpha.detach().double()
+        edges = log_alpha.detach().cpu().double()
         if self._sources is not None:
             log_p = F.logsigmoid(edges + offset)
-            log_p = log_p[: self.n_edges] + log_p[self.n_edges :].index_select(0, self._sources)
+            log_p = log_p[: self.n_edges] + log_p[self.n_edges :].index_select(
+                0, self._sources.cpu()
+            )
             edges = log_p - torch.log(-torch.expm1(log_p)) - offset
         return Scores(self.graph, edges=self.by_block(edges))
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sparse_lens.atomic import write_atomically
 from sparse_lens.baselines.edge_pruning.gates import EdgeGates
+from sparse_lens.identity import tensor_hash
 from sparse_lens.method import CostMeter
 from sparse_lens.patching import BoundAblation, answer_logits, full_logits, patched
 from sparse_lens.task import Prompts
@@ -44,7 +45,7 @@ class Training:
     ) -> None:
         device = bound.model.cfg.device or "cpu"
         self._method, self._bound, self._gates = method, bound, gates
-        self._prompts, self._seed = prompts.to(device), seed
+        self._prompts, self._order, self._seed = prompts.to(device), order, seed
         self._generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(gates.n_gates, generator=self._generator)
         log_alpha = method.initial_mean + method.initial_std * noise
@@ -117,7 +118,8 @@ class Training:
             part, full = self._prompts[some], None
             if method.objective.needs_full_logits:
                 full = full_logits(model, part) if self._full is None else self._full[some]
-            with patched(model, self._gates.masks(gates), ablation=self._bound, prompts=part):
+            ablation = self._bound.rows(some)
+            with patched(model, self._gates.masks(gates), ablation=ablation, prompts=part):
                 loss = method.objective(answer_logits(model, part), part, full).sum()
             if meter is not None:
                 (loss / len(rows)).backward()
@@ -190,6 +192,7 @@ class Training:
             **{name: value for name, value in settings.items() if name not in free},
             "seed": self._seed,
             "graph": self._bound.graph.fingerprint,
+            "initial order": None if self._order is None else tensor_hash(self._order),
             _PROBE: self._objective(half, first.to(half.device)),
         }
 

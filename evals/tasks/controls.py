@@ -23,12 +23,14 @@ def constant_answer_accuracy(prompts: Prompts) -> float:
     if prompts.distractors is None:
         raise ValueError("a constant answer needs two candidates; these prompts have one.")
     tallies: dict[tuple, list[int]] = {}
-    for answer, distractor in zip(
-        prompts.answers.tolist(), prompts.distractors.tolist(), strict=True
-    ):
+    for answer, distractor in zip(_sets(prompts.answers), _sets(prompts.distractors), strict=True):
         candidates = tuple(sorted((answer, distractor)))
         tallies.setdefault(candidates, [0, 0])[candidates.index(answer)] += 1
     return sum(max(tally) for tally in tallies.values()) / len(prompts)
+
+
+def _sets(tokens: Tensor) -> list[tuple[int, ...]]:
+    return [tuple(sorted(row)) for row in tokens.reshape(len(tokens), -1).tolist()]
 
 
 def shared_suffixes(

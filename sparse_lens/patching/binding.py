@@ -105,6 +105,8 @@ class BoundInterchange(BoundAblation):
     def rows(self, rows: Int[Tensor, " rows"] | slice) -> BoundAblation:
         if self.tokens is None or len(self.tokens) == 1:  # one row serves all
             return self
+        if isinstance(rows, Tensor):
+            rows = rows.to(self.tokens.device)
         return replace(self, tokens=self.tokens[rows])
 
     def _tokens(self, prompts: Prompts | None) -> Int[Tensor, "n pos"]:

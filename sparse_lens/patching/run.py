@@ -31,6 +31,10 @@ def patched(
     Nested contexts do not add up: the innermost circuit is what runs, and the outer one is back
     when it ends. The model is left as it was found, also after an exception.
 
+    One kind of hook does not act on all of a component graph's circuit: those on the norm before
+    attention (`ln1`). Heads with a cut edge see a stream of their own, which is normed without
+    hook points; hook `hook_q`, `hook_k` and `hook_v` instead, or the stream.
+
     Args:
         circuit: what to keep; or soft masks, through which gradients flow.
         ablation: what everything else carries.

@@ -27,6 +27,14 @@ def suspended(model: HookedTransformer) -> Iterator[None]:
         outer.install()
 
 
+def has_hooks_of_others(model: HookedTransformer) -> bool:
+    """Whether hooks that are not of a patch act on the model, such as permanent ones."""
+    with suspended(model):
+        return any(
+            point._forward_hooks or point._forward_pre_hooks for point in model.hook_dict.values()
+        )
+
+
 @contextmanager
 def active(model: HookedTransformer, attachment: Attachment) -> Iterator[None]:
     """The model with a patch, in place of the one that is active on it."""

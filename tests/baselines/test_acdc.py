@@ -205,6 +205,23 @@ def test_refining_a_circuit_of_a_channel_graph() -> None:
     assert method.discover(model, graph, TASK, ablation=ZeroAblation()).circuits[0] == expected
 
 
+def test_hooks_of_others_act_on_the_circuit() -> None:
+    """On it, and on the model that it is compared with."""
+    model = tiny.dense("LN", **SMALL)
+    graph = ComponentGraph.from_model(model)
+    method = ACDC(thresholds=0.02)
+    plain = method.discover(model, graph, TASK, ablation=InterchangeAblation())
+    model.add_perma_hook("blocks.0.hook_mlp_out", lambda value, hook: 0 * value)
+    hooked = method.discover(model, graph, TASK, ablation=InterchangeAblation())
+    model.reset_hooks(including_permanent=True)
+    with torch.no_grad():  # without its output the MLP is as good as ablated to zero
+        model.blocks[0].mlp.W_out.zero_()
+        model.blocks[0].mlp.b_out.zero_()
+    silent = method.discover(model, graph, TASK, ablation=InterchangeAblation())
+    assert hooked.circuits == silent.circuits
+    assert hooked.circuits != plain.circuits
+
+
 # Thresholds.
 
 

@@ -5,13 +5,14 @@ from typing import Any
 import pytest
 import torch
 
-from sparse_lens.ablation import MeanAblation
+from sparse_lens.ablation import InterchangeAblation, MeanAblation
 from sparse_lens.baselines import AttributionPatching, EdgePruning, MagnitudeScores, RandomScores
 from sparse_lens.circuit import Circuit
 from sparse_lens.method import Method
 from sparse_lens.node_pruning import NodePruning
 from sparse_lens.objectives import Objective, TaskLoss
 from sparse_lens.patching import full_logits, run_circuit
+from sparse_lens.task import Task
 from tests import planted
 from tests.patching.test_context import state
 from tests.planted import Problem
@@ -82,6 +83,20 @@ def test_a_method_finds_a_circuit_that_does_the_task(name: str, method: Method) 
     assert found.chosen.met_target
     assert found.chosen.loss <= TARGET
     assert loss(problem, found.circuit) < 2 * TARGET
+
+
+@each_method
+@pytest.mark.parametrize("name", ["dense, component, interchange", "dense, channel, interchange"])
+def test_ablation_tokens_stay_with_their_prompts(name: str, method: Method) -> None:
+    """Whatever the order in which prompts are drawn."""
+    problem, task = planted.problems()[name], Task("train", train=planted.task().train)
+
+    def scores(ablation: InterchangeAblation) -> dict[str, float]:
+        found = method.discover(problem.model, problem.graph, task, ablation=ablation)
+        return found.scores.by_name()
+
+    given = scores(InterchangeAblation(tokens=task.train.corrupted))
+    assert given == pytest.approx(scores(InterchangeAblation()), rel=1e-5, abs=1e-7)
 
 
 @each_method

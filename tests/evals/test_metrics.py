@@ -10,7 +10,7 @@ from sparse_lens.circuit import Circuit
 from sparse_lens.evals.controls import complement, random_circuit
 from sparse_lens.evals.metrics import compare_logits, measure, model_logits
 from sparse_lens.graphs import ChannelGraph, ComponentGraph
-from sparse_lens.patching import bind, run_circuit
+from sparse_lens.patching import bind, patched, run_circuit
 from sparse_lens.task import Prompts
 from tests.evals import toy_comparison as toy
 from tests.graphs.tiny import GRAPHS, random_edge_circuit, random_node_circuit
@@ -55,6 +55,18 @@ def test_against_loops(graph_of, ablation):
     means = found.means()
     assert means["kl"] == pytest.approx(sum(found.kl.tolist()) / 10)
     assert list(means) == ["kl", "task_loss", "logit_difference", "accuracy", "exact_match"]
+
+
+def test_the_model_is_the_whole_one_inside_a_circuit_too():
+    model = toy.model()
+    graph = ChannelGraph.from_model(model)
+    bound = bind(model, graph, ZeroAblation())
+    empty = Circuit.empty(graph)
+    expected = measure(bound, empty, PROMPTS)
+    with patched(model, empty, ablation=bound):
+        found = measure(bound, empty, PROMPTS)
+    assert torch.equal(found.kl, expected.kl)
+    assert float(found.kl.mean()) > 0
 
 
 def test_batch_size_and_given_logits_change_nothing():

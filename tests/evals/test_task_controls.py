@@ -42,6 +42,13 @@ def test_a_constant_answer_scores_the_majority():
     assert constant_answer_accuracy(prompts_of(rows, [1, 2, 3, 4], [5, 6, 7, 8])) == 1.0
 
 
+def test_a_constant_answer_out_of_sets():
+    rows = [[0]] * 4
+    sets = [[1, 3], [3, 1], [1, 3], [2, 4]]
+    others = [[2, 4], [4, 2], [2, 4], [3, 1]]
+    assert constant_answer_accuracy(prompts_of(rows, sets, others)) == 0.75
+
+
 def test_a_constant_answer_needs_candidates():
     with pytest.raises(ValueError, match="two candidates"):
         constant_answer_accuracy(prompts_of([[0]], [1], None))

@@ -1,13 +1,15 @@
 """A run that was interrupted goes on exactly, and only as itself."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
 from sparse_lens.ablation import InterchangeAblation, MeanAblation
+from sparse_lens.baselines import AttributionPatching
 from sparse_lens.baselines.edge_pruning import EdgePruning
-from sparse_lens.objectives import KLDivergence, Objective
+from sparse_lens.objectives import KLDivergence, NegatedLogitDifference, Objective, TaskLoss
 from sparse_lens.task import Prompts, Task
 from tests.baselines.edge_pruning.problems import SHORT, TASK, discover, tiny_problem
 from tests.patching import tiny
@@ -81,6 +83,22 @@ def test_a_checkpoint_with_another_ablation_is_refused(tmp_path: Path) -> None:
     method.discover(model, graph, TASK, ablation=InterchangeAblation())
     with pytest.raises(ValueError, match="objective with all gates half open"):
         method.discover(model, graph, TASK, ablation=MeanAblation(tokens=TASK.train.clean))
+
+
+def test_a_checkpoint_of_gates_that_started_elsewhere_is_refused(tmp_path: Path) -> None:
+    model, graph = tiny_problem("component")
+    first, other = (
+        AttributionPatching(objective=o) for o in (TaskLoss(), NegatedLogitDifference())
+    )
+    scores = {
+        method: method.discover(model, graph, TASK, ablation=InterchangeAblation()).scores
+        for method in (first, other)
+    }
+    path = str(tmp_path / "gates.ckpt")
+    for initial, refused in ((scores[first], False), (scores[first], False), (scores[other], True)):
+        method = EdgePruning(**SHORT, checkpoint=path, initial=initial)
+        with pytest.raises(ValueError, match="initial order") if refused else nullcontext():
+            method.discover(model, graph, TASK, ablation=InterchangeAblation())
 
 
 def test_a_checkpoint_needs_its_folder(tmp_path: Path) -> None:
