@@ -34,6 +34,7 @@ def test_every_run_meets_the_search_s_target(setting):
     found = discover(replace(SEARCH, n_trials=1, target_loss=0.02), setting)
     alone = discover(replace(BASE, target_loss=0.02), setting)
     assert found.circuit == alone.circuit
+    assert found.chosen is not None
     assert found.chosen.loss <= 0.02
 
 

@@ -207,7 +207,7 @@ def test_refining_a_circuit_of_a_channel_graph() -> None:
 
 def test_hooks_of_others_act_on_the_circuit() -> None:
     """On it, and on the model that it is compared with."""
-    model = tiny.dense("LN", **SMALL)
+    model: Any = tiny.dense("LN", **SMALL)
     graph = ComponentGraph.from_model(model)
     method = ACDC(thresholds=0.02)
     plain = method.discover(model, graph, TASK, ablation=InterchangeAblation())

@@ -47,4 +47,6 @@ def test_gradients_reach_the_stream() -> None:
     assert found is not None
     model.zero_grad()
     model(PROMPTS.clean)[torch.arange(N), PROMPTS.answer_positions].sum().backward()
-    assert torch.allclose(found, model.W_U.grad)
+    expected = model.W_U.grad
+    assert expected is not None
+    assert torch.allclose(found, expected)
