@@ -1,4 +1,4 @@
-"""One job of a comparison: find a circuit, and measure it on prompts that no circuit was chosen on."""
+"""One job of a comparison: find a circuit, and measure it on prompts that it was not found on."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def _subtitle(cells: Cells) -> str:
         f"{_count(len(cells.tasks), 'task')}, {_count(len(cells.models), 'model')}, "
         f"{_count(len(cells.settings), 'method')} and "
         f"{_count(len({record.seed for record in records}), 'seed')}; measured on prompts that "
-        "nothing was chosen on."
+        "no circuit was chosen on."
     )
 
 
