@@ -22,6 +22,7 @@ from sparse_lens.patching import (
     exact_node_effects,
     node_effects,
 )
+from sparse_lens.patching.suspension import has_hooks_of_others
 from sparse_lens.ranking_method import Ranking, RankingMethod
 from sparse_lens.scores import Scores
 from sparse_lens.selection import GreedyScores
@@ -65,7 +66,8 @@ class AttributionPatching(RankingMethod):
     outgoing edges, or, when exact, by ablating it. Embedding and logits always stay."""
 
     batch_size: int = 64
-    """Prompts a pass; the scores do not depend on it."""
+    """Prompts a pass, or copies of prompts, where several runs share one; the scores do not depend
+    on it."""
 
     edges: bool = False
     """Score the edges of a channel graph instead of its nodes."""
@@ -154,9 +156,15 @@ class AttributionPatching(RankingMethod):
             exact = exact_edge_effects if edges else exact_node_effects
             return exact(bound, batch, self.objective, rows=self.batch_size)
         points = self._points()
-        meter.backward_passes += points.n_runs(bound.graph, edges=edges)
+        copies = 1
+        if not has_hooks_of_others(bound.model):
+            copies = max(1, self.batch_size // len(batch))
+        n_runs = points.n_runs(bound.graph, edges=edges)
+        meter.backward_passes += n_runs
+        # Runs that share a pass count each, as if they had not.
+        meter.forward_passes += n_runs - points.n_passes(bound.graph, edges=edges, copies=copies)
         estimate = edge_effects if edges else node_effects
-        return estimate(bound, batch, self.objective, points=points, relp=self.relp)
+        return estimate(bound, batch, self.objective, points=points, relp=self.relp, copies=copies)
 
     def _points(self) -> GradientPoints:
         """Where gradients are taken."""

@@ -169,9 +169,24 @@ def test_selection() -> None:
 def test_cost_counts_passes() -> None:
     model = tiny.dense("LN")
     graph, task = ComponentGraph.from_model(model), Task("tiny", tiny.prompts())
+    for batch_size in (64, len(task.train)):  # all runs in one pass, or each in its own
+        method = AttributionPatching(estimator="eap-ig-inputs", batch_size=batch_size)
+        cost = method.discover(model, graph, task, ablation=InterchangeAblation()).cost
+        assert (cost.forward_passes, cost.backward_passes) == (2 + 5, 5)
+
+
+def test_hooks_that_tell_rows_apart() -> None:
+    """Then each run has a pass of its own."""
+    model: Any = tiny.dense("LN")
+    graph, task = ComponentGraph.from_model(model), Task("tiny", tiny.prompts())
+    added = torch.randn(len(task.train), 1, model.cfg.d_model)
     method = AttributionPatching(estimator="eap-ig-inputs")
-    cost = method.discover(model, graph, task, ablation=InterchangeAblation()).cost
-    assert (cost.forward_passes, cost.backward_passes) == (2 + 5, 5)
+    try:
+        model.add_perma_hook("blocks.0.hook_resid_pre", lambda stream, hook: stream + added)
+        found = method.discover(model, graph, task, ablation=InterchangeAblation()).scores
+    finally:
+        model.reset_hooks(including_permanent=True)
+    assert len(found.by_name()) == graph.n_edges
 
 
 @pytest.mark.parametrize(

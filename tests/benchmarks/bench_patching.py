@@ -95,7 +95,7 @@ def rows_of(model: HookedTransformer, prompts: sl.Prompts) -> tuple[Rows, Rows]:
             sl.TaskLoss()(answer_logits(model, prompts), prompts).mean().backward()
 
     def effects(ablation: BoundAblation, points: GradientPoints | None = None) -> object:
-        return edge_effects(ablation, prompts, sl.TaskLoss(), points=points)
+        return edge_effects(ablation, prompts, sl.TaskLoss(), points=points, copies=5)
 
     five = GradientPoints(tuple(k / 5 for k in range(5)))
     forward: Rows = {

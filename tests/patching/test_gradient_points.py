@@ -10,6 +10,7 @@ from torch import Tensor
 from sparse_lens.ablation import InterchangeAblation, MeanAblation, ZeroAblation
 from sparse_lens.graphs import ChannelGraph, ComponentGraph
 from sparse_lens.masks import Masks
+from sparse_lens.objectives import KLDivergence, Objective
 from sparse_lens.patching import (
     BoundAblation,
     GradientPoints,
@@ -79,6 +80,31 @@ def test_gradients_while_one_site_after_the_other_is_moved(name: str) -> None:
                 slow = slow_edge_effects(model, PROMPTS, Surprisal(), share=share, moved=columns)
                 wanted[:, columns] += slow[:, columns] / 2
     assert agree(found * graph.edge_support["edges"], wanted)
+
+
+@pytest.mark.parametrize("site_by_site", [False, True])
+@pytest.mark.parametrize("kind", ["component", "channel"])
+@pytest.mark.parametrize("objective", [Surprisal(), KLDivergence()], ids=["surprisal", "kl"])
+@pytest.mark.parametrize("copies", [2, 5])
+def test_points_that_share_a_pass(
+    kind: str, site_by_site: bool, objective: Objective, copies: int
+) -> None:
+    model = build("LN")
+    graph = {"component": ComponentGraph, "channel": ChannelGraph}[kind].from_model(model)
+    bound = bind(model, graph, InterchangeAblation())
+    points = GradientPoints((1.0, 0.7, 0.2, 0.0), site_by_site=site_by_site)
+    for effects in (edge_effects, node_effects):
+        wanted = effects(bound, PROMPTS, objective, points=points)
+        found = effects(bound, PROMPTS, objective, points=points, copies=copies)
+        assert all(agree(found[name], wanted[name]) for name in wanted)
+
+
+def test_passes_of_points() -> None:
+    points = GradientPoints((1.0, 0.7, 0.2, 0.0))
+    assert list(points.together(1)) == [(1.0,), (0.7,), (0.2,), (0.0,)]
+    assert list(points.together(2)) == [(1.0,), (0.7, 0.2), (0.0,)]
+    by_site = GradientPoints(points.shares, site_by_site=True)
+    assert list(by_site.together(3)) == [(1.0, 0.7, 0.2), (0.0,)]
 
 
 @pytest.mark.parametrize("name", ORACLE[:4])

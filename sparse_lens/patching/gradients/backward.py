@@ -1,16 +1,14 @@
 """Gradients at what passes hook points, while the model's parameters are frozen."""
 
-from collections.abc import Sequence
-from contextlib import ExitStack
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from sparse_lens.objectives import Objective
+from sparse_lens.patching.gradients.copies import Copies
 from sparse_lens.patching.hooks import Attachment, Edit, frozen
-from sparse_lens.patching.run import answer_logits, full_logits
+from sparse_lens.patching.run import answer_logits
 from sparse_lens.patching.suspension import suspended
 from sparse_lens.task import Prompts
 
@@ -22,15 +20,15 @@ TransformerLens calls it for queries, keys and values alike."""
 def gradients_at(
     live: Captured,
     model: HookedTransformer,
-    prompts: Prompts,
+    copies: Copies,
     objective: Objective,
-    attachments: Sequence[Attachment],
+    attachment: Attachment,
 ) -> dict[str, Tensor]:
-    """Gradients of the summed objective with respect to what the attachments capture in `live`."""
+    """Gradients of the summed objective with respect to what an attachment captures in `live`."""
     with suspended(model), frozen(model), torch.enable_grad():
-        full = full_logits(model, prompts) if objective.needs_full_logits else None
-        with _attached(attachments):
-            loss = objective(answer_logits(model, prompts), prompts, full).sum()
+        with attachment.attached():
+            logits = answer_logits(model, copies.prompts)
+        loss = objective(logits, copies.prompts, copies.full_logits).sum()
         found = [value for values in live.values() for value in values]
         gradients = iter(torch.autograd.grad(loss, found, materialize_grads=True))
     return {name: _total([next(gradients) for _ in values]) for name, values in live.items()}
@@ -55,13 +53,6 @@ def keep(values: Captured, name: str) -> Edit:
         values.setdefault(name, []).append(value)
 
     return note
-
-
-def _attached(attachments: Sequence[Attachment]) -> ExitStack:
-    with ExitStack() as stack:
-        for attachment in attachments:
-            stack.enter_context(attachment.attached())
-        return stack.pop_all()
 
 
 def _total(gradients: list[Tensor]) -> Tensor:

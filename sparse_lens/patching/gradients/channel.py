@@ -3,16 +3,14 @@
 from collections.abc import Iterator, Mapping
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from sparse_lens.graphs.base import Site
 from sparse_lens.graphs.channel import ChannelGraph
-from sparse_lens.masks import Masks
 from sparse_lens.objectives import Objective
 from sparse_lens.patching.binding import BoundAblation, BoundInterchange
-from sparse_lens.patching.channel.attachment import channel_attachment, channel_flags, site_channels
+from sparse_lens.patching.channel.attachment import channel_flags, site_channels
 from sparse_lens.patching.component.writers import FIRST_STREAM
 from sparse_lens.patching.gradients.backward import (
     Captured,
@@ -22,9 +20,10 @@ from sparse_lens.patching.gradients.backward import (
     start_graph,
 )
 from sparse_lens.patching.gradients.channel_changes import ChannelChanges
+from sparse_lens.patching.gradients.copies import Copies, repeated
 from sparse_lens.patching.gradients.points import GradientPoints
 from sparse_lens.patching.gradients.relp import add_relp_rules
-from sparse_lens.patching.hooks import Attachment, Edit, Hooks
+from sparse_lens.patching.hooks import Attachment, Hooks
 from sparse_lens.patching.suspension import suspended
 from sparse_lens.task import Prompts
 
@@ -38,9 +37,10 @@ def channel_node_effects(
     points: GradientPoints,
     *,
     relp: bool,
+    copies: int,
 ) -> Mapping[str, Float[Tensor, " width"]]:
     """The sum over positions of (ablated - live channel) * gradient at the channel."""
-    runs = _Runs(bound, prompts, objective, points, edges=False, relp=relp)
+    runs = _Runs(bound, prompts, objective, points, edges=False, relp=relp, copies=copies)
     graph, changes = runs.graph, runs.changes
     effects: Effects = {}
     for moved in points.moved(graph, edges=False):
@@ -61,9 +61,10 @@ def channel_edge_effects(
     points: GradientPoints,
     *,
     relp: bool,
+    copies: int,
 ) -> Mapping[str, Float[Tensor, "dst src"]]:
     """The sum over positions of weight * (ablated - live source) * gradient at the destination."""
-    runs = _Runs(bound, prompts, objective, points, edges=True, relp=relp)
+    runs = _Runs(bound, prompts, objective, points, edges=True, relp=relp, copies=copies)
     graph, changes = runs.graph, runs.changes
     effects: Effects = {}
     for moved in points.moved(graph, edges=True):
@@ -97,25 +98,25 @@ class _Runs:
         *,
         edges: bool,
         relp: bool,
+        copies: int,
     ) -> None:
         graph = bound.graph
         assert isinstance(graph, ChannelGraph)
         self.graph, self._bound, self._relp = graph, bound, relp
         self._prompts, self._objective, self._points = prompts, objective, points
+        self._passes = repeated(bound.model, prompts, objective, points, copies=copies)
         self.changes = ChannelChanges(bound, prompts, edges=edges)
 
     def gradients(self, moved: str | None, hooks: Mapping[str, str]) -> Iterator[dict[str, Tensor]]:
-        """At each share in turn, the gradients at some hook points, by the given names."""
-        model, points = self._bound.model, self._points
-        if not self.changes.known and not points.begin_live:
+        """Pass after pass, the gradients at some hook points, by the given names."""
+        model = self._bound.model
+        if not self.changes.known and not self._points.begin_live:
             run_live(model, self._prompts, self.changes.attachment())
-        start = _embedded(self._bound, self._prompts) if self._moves_input(moved) else None
-        for share in points.shares:
+        for copies in self._passes:
             edits, captures = Hooks(), Hooks()
-            if start is not None and share < 1:
-                edits.add(FIRST_STREAM, _between(start, share))
-            layer = self._layer(moved)
-            edits.add(f"blocks.{layer}.hook_resid_pre", start_graph)
+            if copies.moved:
+                self._move(moved, copies, edits)
+            edits.add(f"blocks.{self._layer(moved)}.hook_resid_pre", start_graph)
             if self._relp:
                 add_relp_rules(model, edits, captures)
             if not self.changes.known:
@@ -123,19 +124,14 @@ class _Runs:
             live: Captured = {}
             for name, hook_name in hooks.items():
                 captures.add(hook_name, keep(live, name))
-            attachments = [
-                *self._gate(moved, share),
-                Attachment(
-                    model,
-                    edits=edits.merged(),
-                    captures=captures.merged(),
-                    flags=channel_flags(captures),
-                ),
-            ]
-            yield gradients_at(live, model, self._prompts, self._objective, attachments)
-
-    def _moves_input(self, moved: str | None) -> bool:
-        return moved is None and min(self._points.shares) < 1
+            attachment = Attachment(
+                model,
+                edits=edits.merged(),
+                captures=captures.merged(),
+                flags=channel_flags({*edits, *captures}),
+            )
+            found = gradients_at(live, model, copies, self._objective, attachment)
+            yield {name: copies.total(gradient) for name, gradient in found.items()}
 
     def _layer(self, moved: str | None) -> int:
         """The block in which gradients start."""
@@ -144,31 +140,35 @@ class _Runs:
         layer = self.graph.sites[moved].layer
         return self.graph.n_layers - 1 if layer is None else layer
 
-    def _gate(self, moved: str | None, share: float) -> list[Attachment]:
-        if moved is None or share == 1:
-            return []
-        width = self.graph.sites[moved].width
-        gate = torch.full((width,), share, device=self._bound.model.cfg.device)
-        masks = Masks(self.graph, {moved: gate}, {})
-        return [channel_attachment(self._bound.model, masks, self.changes.ablated)]
+    def _move(self, moved: str | None, copies: Copies, edits: Hooks) -> None:
+        """Add the edit of the input, or of a site."""
+        if moved is None:
+            edits.add(FIRST_STREAM, copies.moving(self._change_of_input()))
+            return
+        site, change = self.graph.sites[moved], self.changes.of_nodes(moved)
 
+        def move(found: Tensor) -> Tensor:
+            live = site_channels(found, site)
+            per_head = change.unsqueeze(2) if live.ndim == 4 else change
+            return copies.moving(per_head)(live).view(found.shape)
 
-def _embedded(bound: BoundAblation, prompts: Prompts) -> Float[Tensor, "n pos d_model"]:
-    """The first stream of the prompts that the input is moved to.
+        edits.add(site.hook_name, move)
 
-    The embedding is no node of a channel graph, so under zeros and means, which say nothing of it,
-    these are the corrupted prompts, too.
-    """
-    tokens: Int[Tensor, "n pos"] = prompts.corrupted
-    if isinstance(bound, BoundInterchange) and bound.tokens is not None:
-        tokens = bound.tokens
-    model: HookedTransformer = bound.model
-    with suspended(model), torch.no_grad():
-        return model(tokens.to(model.cfg.device), stop_at_layer=0)
+    def _change_of_input(self) -> Float[Tensor, "n pos d_model"]:
+        """In the first stream.
 
-
-def _between(start: Tensor, share: float) -> Edit:
-    return lambda stream: torch.lerp(start, stream, share)
+        The embedding is no node of a channel graph, so under zeros and means, which say nothing of
+        it, it is moved to that of the corrupted prompts, too.
+        """
+        model, tokens = self._bound.model, self._prompts.corrupted
+        if isinstance(self._bound, BoundInterchange) and self._bound.tokens is not None:
+            tokens = self._bound.tokens
+        with suspended(model), torch.no_grad():
+            live, ablated = (
+                model(found.to(model.cfg.device), stop_at_layer=0)
+                for found in (self._prompts.clean, tokens)
+            )
+        return ablated - live
 
 
 def _at_channels(gradient: Tensor, site: Site) -> Float[Tensor, "batch pos width"]:

@@ -36,11 +36,6 @@ class ChannelChanges:
         """Whether that run was made."""
         return bool(self._live)
 
-    @property
-    def ablated(self) -> dict[str, Tensor]:
-        """Ablated values by site; absent ones are zero."""
-        return dict(self._ablated)
-
     def attachment(self) -> Attachment:
         """The hooks that note them, alone."""
         captures = self.captures.merged()

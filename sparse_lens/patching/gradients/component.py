@@ -14,11 +14,9 @@ from sparse_lens.patching.alignment import aligned, differences
 from sparse_lens.patching.binding import BoundAblation
 from sparse_lens.patching.component.interception import reader_flags
 from sparse_lens.patching.component.mixing import flat, token_chunks
-from sparse_lens.patching.component.plan import Plan
 from sparse_lens.patching.component.reading import attention_reader
-from sparse_lens.patching.component.run import Run, WriterValues
-from sparse_lens.patching.component.writer_gates import gate_writers
-from sparse_lens.patching.component.writers import WriterOutputs
+from sparse_lens.patching.component.run import WriterValues
+from sparse_lens.patching.component.writers import FIRST_STREAM, WriterOutputs
 from sparse_lens.patching.gradients.backward import (
     Captured,
     gradients_at,
@@ -26,6 +24,7 @@ from sparse_lens.patching.gradients.backward import (
     run_live,
     start_graph,
 )
+from sparse_lens.patching.gradients.copies import Copies, repeated
 from sparse_lens.patching.gradients.points import GradientPoints
 from sparse_lens.patching.gradients.relp import add_relp_rules
 from sparse_lens.patching.hooks import Attachment, Hooks
@@ -40,12 +39,13 @@ def component_edge_effects(
     points: GradientPoints,
     *,
     relp: bool,
+    copies: int,
 ) -> Float[Tensor, "readers writers"]:
     """The sum over positions and channels of (ablated - live writer) * gradient at the reader."""
     model, graph = bound.model, bound.graph
     assert isinstance(graph, ComponentGraph)
-    ablated = bound.writer_values(prompts)
-    changes = WriterChanges(model, graph, ablated)
+    passes = repeated(model, prompts, objective, points, copies=copies)
+    changes = WriterChanges(model, graph, bound.writer_values(prompts))
     if not points.begin_live:
         run_live(model, prompts, changes.attachment())
     effects = torch.zeros(graph.n_readers, graph.n_writers, device=model.cfg.device)
@@ -53,21 +53,24 @@ def component_edge_effects(
         columns = slice(0, graph.n_writers) if site is None else graph.node_slices[site]
         moved = slice(0, graph.n_inputs) if site is None else columns
         layer = 0 if site is None else graph.sites[site].layer or 0
-        for share in points.shares:
-            readers = _ReaderInputs(model, graph, layer, relp=relp)
+        for run in passes:
+            inputs = _ReaderInputs(model, graph, layer, relp=relp)
             edits, captures = Hooks(), Hooks()
-            if share < 1:
-                _add_gates(model, graph, moved, share, ablated, edits, captures)
+            if run.moved:
+                of_site = changes[moved].sum(0).view(*prompts.clean.shape, -1)
+                edits.add(_written_at(graph, moved), run.moving(of_site))
             if not changes.known:
                 changes.add(edits, captures)
-            readers.add(edits, captures)
+            inputs.add(edits, captures)
             attachment = Attachment(
-                model, edits=edits.merged(), captures=captures.merged(), flags=readers.flags
+                model, edits=edits.merged(), captures=captures.merged(), flags=inputs.flags
             )
-            gradients = gradients_at(readers.live, model, prompts, objective, [attachment])
-            for rows, tokens, gradient in readers.stream_gradients(gradients, columns.start):
-                seen = slice(columns.start, min(columns.stop, _n_seen(graph, rows)))
-                effects[rows, seen] += flat(gradient.contiguous()) @ flat(changes[seen, tokens]).T
+            gradients = gradients_at(inputs.live, model, run, objective, attachment)
+            streams = inputs.stream_gradients(gradients, run, columns.start)
+            for readers, tokens, gradient in streams:
+                seen = slice(columns.start, min(columns.stop, _n_seen(graph, readers)))
+                change = flat(changes[seen, tokens])
+                effects[readers, seen] += flat(gradient.contiguous()) @ change.T
     return effects / len(points.shares)
 
 
@@ -142,9 +145,11 @@ class _ReaderInputs:
         captures.add(final, keep(self.live, "logits"))
 
     def stream_gradients(
-        self, gradients: Mapping[str, Tensor], writer: int
+        self, gradients: Mapping[str, Tensor], copies: Copies, writer: int
     ) -> Iterator[tuple[slice, slice, Float[Tensor, "readers tokens d_model"]]]:
         """Readers and tokens, with the gradients at the stream that each of these readers sees.
+
+        A reader's tokens may come several times, for one copy after the other.
 
         Args:
             writer: readers before this one are left out.
@@ -153,26 +158,36 @@ class _ReaderInputs:
         for layer in self._layers:
             heads, mlp = graph.head_readers(layer), graph.mlp_reader(layer)
             if _n_seen(graph, heads) > writer:
-                for tokens, gradient in self._heads(layer, gradients):
+                for tokens, gradient in self._heads(layer, gradients, copies):
                     yield heads, tokens, gradient
             if not graph.attn_only and _n_seen(graph, mlp) > writer:
-                yield mlp, slice(None), gradients[f"blocks.{layer}.mlp"].flatten(0, 1)[None]
-        yield graph.logits_reader, slice(None), gradients["logits"].flatten(0, 1)[None]
+                gradient = copies.total(gradients[f"blocks.{layer}.mlp"])
+                yield mlp, slice(None), gradient.flatten(0, 1)[None]
+        yield (
+            graph.logits_reader,
+            slice(None),
+            copies.total(gradients["logits"]).flatten(0, 1)[None],
+        )
 
-    def _heads(self, layer: int, gradients: Mapping[str, Tensor]) -> Iterator[tuple[slice, Tensor]]:
+    def _heads(
+        self, layer: int, gradients: Mapping[str, Tensor], copies: Copies
+    ) -> Iterator[tuple[slice, Tensor]]:
         """Through the heads' projections and the norm, some tokens at a time."""
         attn: Any = self._model.blocks[layer].attn
         at_heads, weights = [], []
         for letter in LETTERS:
-            at = gradients[f"blocks.{layer}.{letter}"]  # [batch, pos, head, d_head]
+            at = gradients[f"blocks.{layer}.{letter}"]  # [rows, pos, head, d_head]
             at_heads.append(at.flatten(0, 1).transpose(0, 1))
             weights.append(getattr(attn, f"W_{letter.upper()}"))
         at_head, weight = torch.cat(at_heads), torch.cat(weights).mT
-        stream = self._streams[f"blocks.{layer}"][0].detach().flatten(0, 1)[None]
-        for tokens in token_chunks(stream[0], len(at_head)):
-            at_reads = torch.bmm(at_head[:, tokens], weight)
-            part = stream[:, tokens].clone()
-            yield tokens, self._readers[layer].pull_back_(part, at_reads, tokens)
+        stream = self._streams[f"blocks.{layer}"][0].detach().flatten(0, 1)
+        n_tokens = len(stream) // len(copies.shares)
+        for start in range(0, len(stream), n_tokens):
+            for tokens in token_chunks(stream[:n_tokens], len(at_head)):
+                here = slice(start + tokens.start, start + tokens.stop)
+                at_reads = torch.bmm(at_head[:, here], weight)
+                part = stream[None, here].clone()
+                yield tokens, self._readers[layer].pull_back_(part, at_reads, here)
 
 
 def _n_seen(graph: ComponentGraph, rows: slice) -> int:
@@ -180,24 +195,13 @@ def _n_seen(graph: ComponentGraph, rows: slice) -> int:
     return int(graph.edge_support[EDGES][rows.start].count_nonzero())
 
 
-def _add_gates(
-    model: HookedTransformer,
-    graph: ComponentGraph,
-    columns: slice,
-    share: float,
-    ablated: WriterValues | None,
-    edits: Hooks,
-    captures: Hooks,
-) -> None:
-    """Some writers write only a share of their live value, and else their ablated one."""
-    gates = torch.ones(graph.n_writers, device=model.cfg.device)
-    gates[columns] = share
-    plan = Plan(
-        gates=gates,
-        gated=(gates != 1).tolist(),
-        cut=gates.new_empty(graph.n_readers, 0),
-        stored=[False] * graph.n_writers,
-        intercepted=[False] * graph.n_readers,
-    )
-    run = Run(plan, ablated)
-    gate_writers(model, graph, run, WriterOutputs(model, graph), edits, captures)
+def _written_at(graph: ComponentGraph, writers: slice) -> str:
+    """Where the writers of one site join the stream."""
+    if writers.start < graph.n_inputs:
+        return FIRST_STREAM
+    for layer in range(graph.n_layers):
+        if writers == graph.head_writers(layer):
+            return f"blocks.{layer}.hook_attn_out"
+        if not graph.attn_only and writers == graph.mlp_writer(layer):
+            return f"blocks.{layer}.hook_mlp_out"
+    raise AssertionError(writers)

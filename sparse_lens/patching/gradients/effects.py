@@ -21,6 +21,7 @@ def edge_effects(
     *,
     points: GradientPoints | None = None,
     relp: bool = False,
+    copies: int = 1,
 ) -> Mapping[str, Float[Tensor, "dst src"]]:
     """Estimated change of the objective, summed over prompts, when each edge is cut; by block.
 
@@ -31,11 +32,14 @@ def edge_effects(
     Args:
         points: where gradients are taken, instead of at the live run alone.
         relp: propagate by the rules of RelP (see `sparse_lens.patching.gradients.relp`).
+        copies: of the prompts in one pass at most, each at its own point. Leave it at 1 where
+            hooks of others tell the rows of a batch apart.
     """
     points = points or GradientPoints()
     if isinstance(bound.graph, ComponentGraph):
-        return {EDGES: component_edge_effects(bound, prompts, objective, points, relp=relp)}
-    return channel_edge_effects(bound, prompts, objective, points, relp=relp)
+        edges = component_edge_effects(bound, prompts, objective, points, relp=relp, copies=copies)
+        return {EDGES: edges}
+    return channel_edge_effects(bound, prompts, objective, points, relp=relp, copies=copies)
 
 
 def node_effects(
@@ -45,6 +49,7 @@ def node_effects(
     *,
     points: GradientPoints | None = None,
     relp: bool = False,
+    copies: int = 1,
 ) -> Mapping[str, Float[Tensor, " width"]]:
     """Estimated change of the objective, summed over prompts, when each node is ablated; by site.
 
@@ -54,9 +59,9 @@ def node_effects(
     points = points or GradientPoints()
     graph = bound.graph
     if isinstance(graph, ComponentGraph):
-        edges = component_edge_effects(bound, prompts, objective, points, relp=relp)
+        edges = component_edge_effects(bound, prompts, objective, points, relp=relp, copies=copies)
         effects = (edges * graph.edge_support[EDGES].to(edges.device)).sum(0)
         return {
             name: effects[where] for name, where in graph.node_slices.items() if name != "logits"
         }
-    return channel_node_effects(bound, prompts, objective, points, relp=relp)
+    return channel_node_effects(bound, prompts, objective, points, relp=relp, copies=copies)

@@ -31,8 +31,23 @@ class GradientPoints:
         return not self.site_by_site and self.shares[0] == 1
 
     def n_runs(self, graph: Graph, *, edges: bool) -> int:
-        """How many forward and backward passes a batch of prompts takes."""
+        """How many runs, forward and backward, a batch of prompts takes."""
         return len(self.shares) * len(self.moved(graph, edges=edges))
+
+    def n_passes(self, graph: Graph, *, edges: bool, copies: int) -> int:
+        """In how many passes these are made, at so many copies of the batch a pass."""
+        return len(self.together(copies)) * len(self.moved(graph, edges=edges))
+
+    def together(self, copies: int) -> Sequence[tuple[float, ...]]:
+        """The shares of each pass, at so many copies of the batch a pass.
+
+        A live run at the beginning has a pass of its own: what it shows of the model, the others
+        need.
+        """
+        alone = self.shares[:1] if self.begin_live else ()
+        rest = self.shares[len(alone) :]
+        passes = [rest[i : i + copies] for i in range(0, len(rest), copies)]
+        return [alone, *passes] if alone else passes
 
     def moved(self, graph: Graph, *, edges: bool) -> Sequence[str | None]:
         """The sites that are moved in turn; None stands for the input.
