@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-import torch
 from torch import Tensor
 
 from sparse_lens.graphs.base import Graph
@@ -128,7 +127,7 @@ class AttributionPatching(RankingMethod):
         graph = bound.graph
         effects = self._effects(bound, task.train.to(bound.model.cfg.device or "cpu"), meter)
         if not self._scores_edges(graph):
-            scores = Scores(graph, nodes=_with_fixed_ends(graph, effects))
+            scores = Scores.of_nodes(graph, effects)
         elif self.selection == "greedy":
             scores = GreedyScores(graph, edges=effects)
         else:
@@ -175,12 +174,3 @@ class AttributionPatching(RankingMethod):
         offset, m = _OFFSETS[self.ig_rule], self.ig_steps
         shares = tuple((k + offset) / m for k in range(m))
         return GradientPoints(shares, site_by_site=self.estimator == "eap-ig-activations")
-
-
-def _with_fixed_ends(graph: Graph, effects: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Embedding and logits of a component graph always stay."""
-    nodes = dict(effects)
-    if isinstance(graph, ComponentGraph):
-        for name in ("embed", "logits"):
-            nodes[name] = torch.full((graph.sites[name].width,), torch.inf)
-    return nodes

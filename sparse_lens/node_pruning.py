@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from sparse_lens.calibration import fit_calibration
 from sparse_lens.graphs.base import Graph
-from sparse_lens.graphs.component import ComponentGraph
+from sparse_lens.learning import PromptOrder, share_of_peak
 from sparse_lens.masks import Masks
-from sparse_lens.method import CostMeter, Discovery, Method
+from sparse_lens.method import CostMeter, Method
 from sparse_lens.objectives import Objective, TaskLoss
 from sparse_lens.patching import BoundAblation, answer_logits, frozen, full_logits, patched
-from sparse_lens.ranking_method import Ranking, RankingMethod
+from sparse_lens.ranking_method import Ranking, RankingMethod, ranking_of
 from sparse_lens.scores import Scores
 from sparse_lens.search import Calibrate
 from sparse_lens.task import Prompts, Task
@@ -97,7 +96,7 @@ class NodePruning(RankingMethod):
         start = self._start(bound, task, seed, generator, meter)
         prompts = task.train.to(bound.model.cfg.device or "cpu")
         tau, history = self._learn(bound, start, prompts, generator, meter)
-        scores = Scores(bound.graph, nodes=_with_fixed_ends(bound.graph, tau))
+        scores = Scores.of_nodes(bound.graph, bound.graph.unflatten(tau.cpu()))
         return Ranking(scores, absolute=False, history=tuple(history))
 
     @property
@@ -115,12 +114,8 @@ class NodePruning(RankingMethod):
         noise = torch.randn(bound.graph.n_nodes, generator=generator)
         tau = noise * self.init_noise_scale + self.init_noise_bias
         if self.warm_start is not None:
-            scored = Task(task.name, train=task.train)  # its own choice of a circuit is not needed
-            found = self.warm_start.discover(
-                bound.model, bound.graph, scored, ablation=bound, seed=seed
-            )
-            meter.backward_passes += found.cost.backward_passes
-            tau += self.warm_start_scale * _places(found)
+            first = ranking_of(self.warm_start, bound, task, seed=seed, meter=meter)
+            tau += self.warm_start_scale * _places(first, self.warm_start)
         return tau.clamp(-1, 1)
 
     def _learn(
@@ -141,12 +136,13 @@ class NodePruning(RankingMethod):
         average = tau.detach().clone()
         history = []
         with frozen(model):
-            batches = self._batches(len(prompts), generator)
+            order = PromptOrder(len(prompts), self.batch_size, generator)
             for step in range(self.n_steps):
+                rate = share_of_peak(step, self.n_steps, self.warmup_fraction)
                 for group in optimizer.param_groups:
-                    group["lr"] = self.learning_rate * self._rate(step)
+                    group["lr"] = self.learning_rate * rate
                 optimizer.zero_grad()
-                rows = next(batches).to(tau.device)
+                rows = order.next().to(tau.device)
                 row, loss = self._loss(bound.rows(rows), tau, prompts[rows])
                 loss.backward()
                 meter.backward_passes += 1
@@ -168,31 +164,18 @@ class NodePruning(RankingMethod):
             full = full_logits(model, batch)
         gates = StraightThrough.apply(tau, self.temperature)
         assert isinstance(gates, Tensor)
+        masks = _masks(graph, gates)
         with patched(
             model,
-            _masks(graph, gates),
+            masks,
             ablation=bound,
             prompts=batch,
             freeze_norm_scales=self.freeze_norm_scales,
         ):
             loss = self.objective(answer_logits(model, batch), batch, full).mean()
-        kept = gates.sum()
+        kept = torch.cat(list(masks.nodes.values())).sum()
         row = {"objective": loss.item(), "kept": kept.item()}
         return row, loss + self.k_coef * kept
-
-    def _rate(self, step: int) -> float:
-        warmup = max(1, round(self.warmup_fraction * self.n_steps))
-        if step < warmup:
-            return (step + 1) / warmup
-        return (self.n_steps - step) / max(1, self.n_steps - warmup)
-
-    def _batches(self, n: int, generator: torch.Generator) -> Iterator[Int[Tensor, " rows"]]:
-        """Rows of prompts, without end: all of them in a new order each epoch."""
-        size = min(self.batch_size, n)
-        while True:
-            for rows in torch.randperm(n, generator=generator).split(size):
-                if len(rows) == size:
-                    yield rows
 
 
 class StraightThrough(torch.autograd.Function):
@@ -211,32 +194,22 @@ class StraightThrough(torch.autograd.Function):
         return grad_outputs[0] * sigmoid * (1 - sigmoid) / ctx.temperature, None
 
 
-def _places(found: Discovery) -> Float[Tensor, " nodes"]:
+def _places(ranking: Ranking, method: Method) -> Float[Tensor, " nodes"]:
     """Where each node stands in a ranking, evenly from -1 for the worst to 1 for the best."""
-    scores, graph = found.scores, found.scores.graph
+    scores, graph = ranking.scores, ranking.scores.graph
     if scores.nodes is None:
         raise ValueError(
-            f"warm_start must score nodes, and {type(found.method).__name__} scored edges of "
+            f"warm_start must score nodes, and {type(method).__name__} scored edges of "
             f"{graph}: choose its option for nodes, such as AttributionPatching(nodes=True)."
         )
-    values = torch.cat([scores.nodes[name] for name in graph.sites])
-    order = (values.abs() if found.absolute else values).argsort(stable=True)
+    values = graph.flatten(scores.nodes)
+    order = (values.abs() if ranking.absolute else values).argsort(stable=True)
     places = torch.empty(graph.n_nodes)
     places[order] = torch.linspace(-1, 1, graph.n_nodes)
     return places
 
 
 def _masks(graph: Graph, gates: Float[Tensor, " nodes"]) -> Masks:
-    """Gates as masks; the embedding and the logits of a component graph always stay."""
-    nodes = graph.unflatten(gates)
-    if isinstance(graph, ComponentGraph):
-        nodes = {name: gate for name, gate in nodes.items() if name not in ("embed", "logits")}
-    return Masks(graph, nodes, {})
-
-
-def _with_fixed_ends(graph: Graph, tau: Float[Tensor, " nodes"]) -> dict[str, Tensor]:
-    nodes = graph.unflatten(tau.cpu())
-    if isinstance(graph, ComponentGraph):
-        for name in ("embed", "logits"):
-            nodes[name] = torch.full_like(nodes[name], torch.inf)
-    return nodes
+    """Gates as masks; nodes of fixed sites always stay."""
+    by_site = graph.unflatten(gates)
+    return Masks(graph, {n: gate for n, gate in by_site.items() if n not in graph.fixed_sites}, {})

@@ -100,3 +100,20 @@ class RankingMethod(Method):
     def _calibrate(self) -> Calibrate | None:
         """What is fitted on the train prompts before a circuit's loss is taken."""
         return None
+
+
+def ranking_of(
+    method: Method, bound: BoundAblation, task: Task, *, seed: int, meter: CostMeter
+) -> Ranking:
+    """The ranking of a method that works for another one, which pays for it.
+
+    Its search for a circuit is left out, where it can be.
+    """
+    if isinstance(method, RankingMethod):
+        method.check(bound.graph, task)
+        return method.rank(bound, task, seed=seed, meter=meter)
+    before = meter.forward_passes
+    found = method.discover(bound.model, bound.graph, task, ablation=bound, seed=seed)
+    meter.forward_passes = before + found.cost.forward_passes
+    meter.backward_passes += found.cost.backward_passes
+    return Ranking(found.scores, absolute=found.absolute)

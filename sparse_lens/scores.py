@@ -53,6 +53,16 @@ class Scores:
                 "look for an infinite loss or a division by zero where they were made."
             )
 
+    @classmethod
+    def of_nodes(cls, graph: Graph, nodes: Mapping[str, Float[Tensor, " width"]]) -> Scores:
+        """Scores of nodes by site, in which those of the graph's fixed sites come first.
+
+        Args:
+            nodes: those of fixed sites are not looked at, and may be missing.
+        """
+        first = {name: torch.full(graph.site_shapes[name], torch.inf) for name in graph.fixed_sites}
+        return cls(graph, nodes={**nodes, **first})
+
     def by_name(self) -> dict[str, float]:
         """Every score by the name of its node or edge, in the graph's order."""
         names = self.graph.edge_names() if self.nodes is None else self.graph.node_names()

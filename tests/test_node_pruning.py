@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from sparse_lens.ablation import ZeroAblation
+from sparse_lens.baselines.attribution import AttributionPatching
 from sparse_lens.calibration import fit_calibration
 from sparse_lens.circuit import Circuit
 from sparse_lens.graphs import ChannelGraph
-from sparse_lens.method import Discovery
+from sparse_lens.method import Discovery, Method
 from sparse_lens.node_pruning import NodePruning, StraightThrough
+from sparse_lens.node_pruning_search import NodePruningSearch
 from sparse_lens.objectives import KLDivergence, NegatedLogitDifference, TaskLoss
 from sparse_lens.patching import answer_logits, bind, patched
 from sparse_lens.search import circuit_logits
@@ -97,6 +99,48 @@ def test_the_history_has_a_row_a_step() -> None:
 
 def test_backward_passes_are_steps() -> None:
     assert discover(planted.problems()["dense, component, mean"], **BRIEF).cost.backward_passes == 3
+
+
+def test_gates_start_in_the_order_of_a_warm_start() -> None:
+    problem = planted.problems()["sparse, channel, mean"]
+    first = AttributionPatching()
+    places = first.discover(
+        problem.model, problem.graph, planted.task(), ablation=problem.ablation
+    ).scores.by_name()
+    order = sorted(places, key=lambda name: abs(places[name]))
+    settings = BRIEF | {"n_steps": 1, "learning_rate": 0.0, "init_noise_scale": 0.0}
+    gates = discover(problem, warm_start=first, **settings).scores.by_name()
+    started = [gates[name] for name in order]
+    assert started == sorted(started)
+    assert started[0] == pytest.approx(0.0, abs=1e-3), "the bias less the whole scale"
+    assert started[-1] == pytest.approx(0.2, abs=1e-3), "the bias and the whole scale"
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        AttributionPatching(),
+        NodePruningSearch(base=NodePruning(n_steps=3), n_trials=1),
+    ],
+    ids=["a ranking", "a search"],
+)
+def test_a_warm_start_is_paid_for(first: Method) -> None:
+    problem = planted.problems()["sparse, channel, mean"]
+    alone = discover(problem, **BRIEF).cost
+    both = discover(problem, warm_start=first, **BRIEF).cost
+    task = planted.task()
+    if isinstance(first, AttributionPatching):
+        task = Task(task.name, train=task.train)  # nothing to choose a circuit on
+    paid = first.discover(problem.model, problem.graph, task, ablation=problem.ablation).cost
+    assert both.backward_passes - alone.backward_passes == paid.backward_passes > 0
+    ranking = both.forward_passes - paid.forward_passes
+    assert 0 < ranking <= alone.forward_passes
+
+
+def test_a_warm_start_must_score_nodes() -> None:
+    problem = planted.problems()["sparse, channel, mean"]
+    with pytest.raises(ValueError, match="warm_start must score nodes"):
+        discover(problem, warm_start=AttributionPatching(edges=True), **BRIEF)
 
 
 def test_another_seed_draws_other_gates() -> None:

@@ -13,7 +13,7 @@ from sparse_lens.hard_concrete import HardConcrete
 from sparse_lens.method import CostMeter, Method
 from sparse_lens.objectives import KLDivergence, Objective
 from sparse_lens.patching import BoundAblation, frozen
-from sparse_lens.ranking_method import Ranking, RankingMethod
+from sparse_lens.ranking_method import Ranking, RankingMethod, ranking_of
 from sparse_lens.scores import Scores
 from sparse_lens.task import Task
 
@@ -139,8 +139,7 @@ class EdgePruning(RankingMethod):
             return None
         scores, absolute = self.initial, True
         if isinstance(scores, Method):
-            found = scores.discover(bound.model, bound.graph, task, ablation=bound, seed=seed)
-            meter.backward_passes += found.cost.backward_passes
-            scores, absolute = found.scores, found.absolute
+            first = ranking_of(scores, bound, task, seed=seed, meter=meter)
+            scores, absolute = first.scores, first.absolute
         distinct, rank = gates.of_scores(scores, absolute=absolute).unique(return_inverse=True)
         return rank.float() / max(1, len(distinct) - 1)

@@ -15,6 +15,7 @@ from torch import Tensor
 from sparse_lens.atomic import write_atomically
 from sparse_lens.baselines.edge_pruning.gates import EdgeGates
 from sparse_lens.identity import tensor_hash
+from sparse_lens.learning import PromptOrder, share_of_peak
 from sparse_lens.method import CostMeter
 from sparse_lens.patching import BoundAblation, answer_logits, full_logits, patched
 from sparse_lens.task import Prompts
@@ -57,7 +58,7 @@ class Training:
             [{"params": [self.log_alpha]}, {"params": [self._multipliers], "maximize": True}],
             weight_decay=method.weight_decay,
         )
-        self._queue = torch.zeros(0, dtype=torch.long)
+        self._prompt_order = PromptOrder(len(prompts), method.batch_size, self._generator)
         self._full = self._full_logits()
         self.history: list[Row] = []
 
@@ -80,7 +81,7 @@ class Training:
     def _step(self, meter: CostMeter) -> Row:
         method, gates = self._method, self._gates
         step = len(self.history)
-        rate = _rate(step, method.n_steps, method.warmup_fraction)
+        rate = share_of_peak(step, method.n_steps, method.warmup_fraction)
         of_gates, of_multipliers = self._optimizer.param_groups
         of_gates["lr"] = method.learning_rate * rate
         of_multipliers["lr"] = method.multiplier_learning_rate * rate
@@ -88,7 +89,8 @@ class Training:
 
         drawn = method.gate.sample(self.log_alpha, self._generator)
         leaf = drawn.detach().requires_grad_()
-        objective = self._objective(leaf, self._next_rows(), meter)
+        rows = self._prompt_order.next().to(leaf.device)
+        objective = self._objective(leaf, rows, meter)
         counted = method.gate.probability_open(self.log_alpha) if method.expected_l0 else drawn
         sparsity = 1 - gates.kept(counted) / gates.n_edges
         target = method.target_sparsity * min(
@@ -136,15 +138,6 @@ class Training:
         size = method.micro_batch_size or method.batch_size
         return torch.cat([full_logits(model, part) for part in self._prompts.batches(size)])
 
-    def _next_rows(self) -> Int[Tensor, " rows"]:
-        """Of the prompts, all in a new order each epoch."""
-        n = len(self._prompts)
-        size = min(self._method.batch_size, n)
-        if len(self._queue) < size:
-            self._queue = torch.randperm(n, generator=self._generator)
-        rows, self._queue = self._queue[:size], self._queue[size:]
-        return rows.to(self.log_alpha.device)
-
     # Checkpoints.
 
     def _save(self, path: Path, identity: dict[str, Any]) -> None:
@@ -155,7 +148,7 @@ class Training:
             "multipliers": self._multipliers.detach(),
             "optimizer": self._optimizer.state_dict(),
             "generator": self._generator.get_state(),
-            "queue": self._queue,
+            "queue": self._prompt_order.queue,
             "history": self.history,
         }
         content = io.BytesIO()
@@ -179,7 +172,7 @@ class Training:
             self._multipliers.copy_(state["multipliers"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._generator.set_state(state["generator"])
-        self._queue, self.history = state["queue"], state["history"]
+        self._prompt_order.queue, self.history = state["queue"], state["history"]
 
     @torch.no_grad()
     def _identity(self) -> dict[str, Any]:
@@ -195,11 +188,3 @@ class Training:
             "initial order": None if self._order is None else tensor_hash(self._order),
             _PROBE: self._objective(half, first.to(half.device)),
         }
-
-
-def _rate(step: int, n_steps: int, warmup_fraction: float) -> float:
-    """The learning rate's share of its peak: a linear rise, then a linear fall to 0."""
-    warmup = max(1, round(warmup_fraction * n_steps))
-    if step < warmup:
-        return (step + 1) / warmup
-    return (n_steps - step) / max(1, n_steps - warmup)

@@ -60,6 +60,10 @@ class Graph(ABC):
     kind: ClassVar[str]
     """`component` or `channel`."""
 
+    fixed_sites: ClassVar[tuple[str, ...]] = ()
+    """Sites through which the input comes in and the answer goes out: circuits found by pruning
+    nodes keep all of these."""
+
     n_layers: int
     n_heads: int
     d_head: int

@@ -35,6 +35,7 @@ class ComponentGraph(Graph):
     """
 
     kind: ClassVar[str] = "component"
+    fixed_sites: ClassVar[tuple[str, ...]] = ("embed", "logits")
 
     split_embeddings: bool
     """Token and position embedding are two writers instead of one."""

@@ -1,15 +1,19 @@
 """Where gates start: in the order of scores, or of another method."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from sparse_lens.ablation import InterchangeAblation, ZeroAblation
+from sparse_lens.baselines.acdc import ACDC
 from sparse_lens.baselines.attribution import AttributionPatching
 from sparse_lens.baselines.edge_pruning import EdgePruning
+from sparse_lens.method import Method
 from sparse_lens.objectives import TaskLoss
 from sparse_lens.scores import Scores
+from sparse_lens.task import Task
 from tests.baselines.edge_pruning.problems import SHORT, TASK, at_start, random, tiny_problem
 from tests.graphs.tiny import GRAPHS
 
@@ -74,3 +78,28 @@ def test_initial_scores_of_another_graph_are_refused() -> None:
     scores = Scores(other, edges={"edges": torch.rand(other.block_shapes["edges"])})
     with pytest.raises(ValueError, match="initial scores are of another graph"):
         EdgePruning(initial=scores).discover(model, graph, TASK, ablation=ZeroAblation())
+
+
+def test_a_ranking_is_taken_without_its_search_for_a_circuit() -> None:
+    model, graph = tiny_problem("component")
+    with_validation = replace(TASK, validation=TASK.train)
+
+    def passes(task: Task, method: Method) -> int:
+        return method.discover(model, graph, task, ablation=ZeroAblation()).cost.forward_passes
+
+    for task in (TASK, with_validation):
+        alone = passes(task, EdgePruning(**SHORT))
+        both = passes(task, EdgePruning(**SHORT, initial=AttributionPatching()))
+        assert both - alone == passes(TASK, AttributionPatching())
+
+
+def test_the_passes_of_a_method_that_counts_its_own_are_counted() -> None:
+    """ACDC runs parts of the model, which nobody sees from outside."""
+    model, graph = tiny_problem("component")
+    acdc = ACDC(objective=TaskLoss(), thresholds=0.01)
+
+    def passes(method: Method) -> int:
+        return method.discover(model, graph, TASK, ablation=ZeroAblation()).cost.forward_passes
+
+    alone = passes(EdgePruning(**SHORT))
+    assert passes(EdgePruning(**SHORT, initial=acdc)) - alone == passes(acdc)
