@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from sparse_lens.atomic import write_atomically
 from sparse_lens.circuit import Circuit
 from sparse_lens.graphs.base import Graph, did_you_mean
 from sparse_lens.graphs.component import EDGES, ComponentGraph
@@ -45,7 +46,7 @@ def to_json(
         "edges": {name: {"score": values[name], "in_graph": name in kept_edges} for name in names},
     }
     if path is not None:
-        Path(path).write_text(json.dumps(document), encoding="utf-8")
+        write_atomically(Path(path), json.dumps(document).encode())
     return document
 
 

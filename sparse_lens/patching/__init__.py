@@ -2,8 +2,8 @@
 
 from sparse_lens.patching.activations import mean_activations
 from sparse_lens.patching.binding import BoundAblation, bind
+from sparse_lens.patching.exact.effects import exact_edge_effects, exact_node_effects
 from sparse_lens.patching.gradients.effects import edge_effects, node_effects
-from sparse_lens.patching.gradients.exact import exact_edge_effects, exact_node_effects
 from sparse_lens.patching.gradients.points import GradientPoints
 from sparse_lens.patching.hooks import counted, frozen
 from sparse_lens.patching.run import answer_logits, full_logits, patched, run_circuit

@@ -12,6 +12,7 @@ from sparse_lens.ablation import Ablation
 from sparse_lens.circuit import Circuit
 from sparse_lens.masks import Masks
 from sparse_lens.patching.binding import BoundAblation, bind
+from sparse_lens.patching.hooks import Attachment
 from sparse_lens.patching.norms import norm_scales
 from sparse_lens.patching.suspension import active, suspended
 from sparse_lens.task import Prompts
@@ -106,3 +107,10 @@ def full_logits(model: HookedTransformer, prompts: Prompts) -> Float[Tensor, "n 
     """The same of the whole model, whatever circuit it is patched to be."""
     with suspended(model):
         return answer_logits(model, prompts)
+
+
+@torch.no_grad()
+def run_live(model: HookedTransformer, prompts: Prompts, attachment: Attachment) -> None:
+    """A forward pass of the model on clean prompts, for what the attachment captures in blocks."""
+    with suspended(model), attachment.attached():
+        model(prompts.clean.to(model.cfg.device), stop_at_layer=model.cfg.n_layers)

@@ -10,7 +10,6 @@ from sparse_lens.patching.gradients.copies import Copies
 from sparse_lens.patching.hooks import Attachment, Edit, frozen
 from sparse_lens.patching.run import answer_logits
 from sparse_lens.patching.suspension import suspended
-from sparse_lens.task import Prompts
 
 Captured = dict[str, list[Tensor]]
 """What passed hook points in one forward pass, by name. A norm before attention has three values:
@@ -32,13 +31,6 @@ def gradients_at(
         found = [value for values in live.values() for value in values]
         gradients = iter(torch.autograd.grad(loss, found, materialize_grads=True))
     return {name: _total([next(gradients) for _ in values]) for name, values in live.items()}
-
-
-@torch.no_grad()
-def run_live(model: HookedTransformer, prompts: Prompts, attachment: Attachment) -> None:
-    """A forward pass of the model on clean prompts, for what the attachment captures in blocks."""
-    with suspended(model), attachment.attached():
-        model(prompts.clean.to(model.cfg.device), stop_at_layer=model.cfg.n_layers)
 
 
 def start_graph(stream: Float[Tensor, "batch pos d_model"]) -> Tensor:

@@ -11,19 +11,19 @@ from sparse_lens.graphs.channel import ChannelGraph
 from sparse_lens.objectives import Objective
 from sparse_lens.patching.binding import BoundAblation, BoundInterchange
 from sparse_lens.patching.channel.attachment import channel_flags, site_channels
+from sparse_lens.patching.channel.changes import ChannelChanges
 from sparse_lens.patching.component.writers import FIRST_STREAM
 from sparse_lens.patching.gradients.backward import (
     Captured,
     gradients_at,
     keep,
-    run_live,
     start_graph,
 )
-from sparse_lens.patching.gradients.channel_changes import ChannelChanges
 from sparse_lens.patching.gradients.copies import Copies, repeated
 from sparse_lens.patching.gradients.points import GradientPoints
 from sparse_lens.patching.gradients.relp import add_relp_rules
 from sparse_lens.patching.hooks import Attachment, Hooks
+from sparse_lens.patching.run import run_live
 from sparse_lens.patching.suspension import suspended
 from sparse_lens.task import Prompts
 

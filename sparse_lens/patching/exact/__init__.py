@@ -1,0 +1,1 @@
+"""What cutting each edge or ablating each node by itself does, without approximation."""

@@ -1,0 +1,84 @@
+"""Single cuts on a channel graph."""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sparse_lens.graphs.channel import ChannelGraph
+from sparse_lens.patching.channel.attachment import channel_flags
+from sparse_lens.patching.channel.changes import ChannelChanges
+from sparse_lens.patching.exact.passes import Indices, Passes
+from sparse_lens.patching.hooks import Attachment, Edit
+from sparse_lens.patching.run import run_live
+
+
+def channel_nodes(passes: Passes) -> Mapping[str, Float[Tensor, " width"]]:
+    changes = _changes_of_channels(passes, edges=False)
+    graph = passes.bound.graph
+    effects = {}
+    for name, site in graph.sites.items():
+        change = changes.of_nodes(name)
+        found = []
+        for (channels,) in passes.chunks(torch.arange(site.width)):
+            added = _Added(channels, _columns(change, channels), per_head=_is_split(name))
+            found.append(passes.effects(len(channels), _at(passes, site.hook_name, added)))
+        effects[name] = torch.cat(found)
+    return effects
+
+
+def channel_edges(passes: Passes) -> Mapping[str, Float[Tensor, "dst src"]]:
+    changes = _changes_of_channels(passes, edges=True)
+    graph = passes.bound.graph
+    assert isinstance(graph, ChannelGraph)
+    weights = graph.edge_weights(passes.model)
+    effects = {}
+    for block, support in graph.edge_support.items():
+        name = block.split("->")[1]
+        hook_name = graph.sites[name].input_hook_name or ""
+        weight, change = weights[block], changes.of_edges(block)
+        effects[block] = torch.zeros(support.shape, device=weight.device)
+        for dst, src in passes.chunks(*support.nonzero(as_tuple=True)):
+            sent = _columns(change, src) * weight[dst, src][:, None, None]
+            added = _Added(dst, sent, per_head=_is_split(name))
+            effects[block][dst, src] = passes.effects(len(dst), _at(passes, hook_name, added))
+    return effects
+
+
+def _changes_of_channels(passes: Passes, *, edges: bool) -> ChannelChanges:
+    changes = ChannelChanges(passes.bound, passes.prompts, edges=edges)
+    run_live(passes.model, passes.prompts, changes.attachment())
+    return changes
+
+
+def _columns(change: Tensor, channels: Indices) -> Float[Tensor, "cuts batch pos"]:
+    return change[:, :, channels.to(change.device)].permute(2, 0, 1)
+
+
+def _is_split(site: str) -> bool:
+    """Whether the channels of a site stand in heads."""
+    return site.endswith((".q", ".k", ".v"))
+
+
+def _at(passes: Passes, hook_name: str, edit: Edit) -> Attachment:
+    flags = channel_flags([hook_name])
+    return Attachment(passes.model, edits={hook_name: edit}, captures={}, flags=flags)
+
+
+class _Added:
+    """In each copy of the batch one channel has something added."""
+
+    def __init__(
+        self, channels: Indices, added: Float[Tensor, "cuts batch pos"], *, per_head: bool
+    ) -> None:
+        self._channels, self._added, self._per_head = channels.to(added.device), added, per_head
+
+    def __call__(self, found: Tensor) -> Tensor:
+        changed = found.clone(memory_format=torch.contiguous_format)
+        values = changed.flatten(-2) if self._per_head else changed  # channels on the last axis
+        copies = values.unflatten(0, self._added.shape[:2])
+        copy = torch.arange(len(copies), device=found.device)
+        added = self._added.to(found.dtype)
+        copies[copy, ..., self._channels] += added[..., None] if copies.ndim == 5 else added
+        return changed

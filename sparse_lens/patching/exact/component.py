@@ -1,0 +1,123 @@
+"""Single cuts on a component graph."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sparse_lens.graphs.component import EDGES, LETTERS, ComponentGraph
+from sparse_lens.masks import Masks
+from sparse_lens.patching.component.attachment import component_attachment
+from sparse_lens.patching.component.changes import WriterChanges
+from sparse_lens.patching.component.interception import reader_flags
+from sparse_lens.patching.component.reading import Reader, attention_reader
+from sparse_lens.patching.exact.passes import Indices, Passes
+from sparse_lens.patching.hooks import Attachment, Edit, Hooks
+from sparse_lens.patching.run import run_live
+
+
+def component_edges(passes: Passes) -> Float[Tensor, "readers writers"]:
+    model, graph = passes.model, passes.bound.graph
+    assert isinstance(graph, ComponentGraph)
+    cuts = _StreamCuts(passes)
+    effects = torch.zeros(graph.n_readers, graph.n_writers, device=model.cfg.device)
+
+    def measure(rows: slice, attach: Callable[[Indices, Indices], Attachment]) -> None:
+        readers, writers = graph.edge_support[EDGES][rows].nonzero(as_tuple=True)
+        for some_readers, some_writers in passes.chunks(readers, writers):
+            found = passes.effects(len(some_readers), attach(some_readers, some_writers))
+            effects[rows.start + some_readers, some_writers] = found
+
+    for layer in range(graph.n_layers):
+        for letter in LETTERS:
+            measure(graph.head_readers(layer, letter), cuts.into_heads(layer, letter))
+        if not graph.attn_only:
+            measure(graph.mlp_reader(layer), cuts.into_stream(f"blocks.{layer}.hook_mlp_in"))
+    final = f"blocks.{graph.n_layers - 1}.hook_resid_post"
+    measure(graph.logits_reader, cuts.into_stream(final))
+    return effects
+
+
+class _StreamCuts:
+    """Attachments that cut one edge of a component graph in each copy of the batch."""
+
+    def __init__(self, passes: Passes) -> None:
+        model, graph = passes.model, passes.bound.graph
+        assert isinstance(graph, ComponentGraph)
+        self._model, self._graph = model, graph
+        self._batch = len(passes.prompts)
+        self._changes = WriterChanges(model, graph, passes.bound.writer_values(passes.prompts))
+        self._streams: dict[int, Tensor] = {}
+        self._readers: dict[int, Reader] = {}
+        edits, captures = Hooks(), Hooks()
+        self._changes.add(edits, captures)
+        for layer in range(graph.n_layers):
+            reader = attention_reader(model, layer)
+            captures.add(f"blocks.{layer}.hook_resid_pre", self._keep_stream(layer))
+            captures.update_with(reader.captures)
+            self._readers[layer] = reader
+        run = Attachment(model, edits=edits.merged(), captures=captures.merged())
+        run_live(model, passes.prompts, run)
+
+    def into_stream(self, hook_name: str) -> Callable[[Indices, Indices], Attachment]:
+        """Edges into a reader that is alone with its stream."""
+        is_mlp = hook_name.endswith("hook_mlp_in")
+        flags = reader_flags(self._model, heads=False, mlps=is_mlp)
+
+        def attach(readers: Indices, writers: Indices) -> Attachment:
+            def edit(stream: Float[Tensor, "rows pos d_model"]) -> Tensor:
+                return stream + self._changes[writers.to(stream.device)].view(stream.shape)
+
+            return Attachment(self._model, edits={hook_name: edit}, captures={}, flags=flags)
+
+        return attach
+
+    def into_heads(self, layer: int, letter: str) -> Callable[[Indices, Indices], Attachment]:
+        """Edges into the queries, keys or values of a layer."""
+        attn = self._model.blocks[layer].attn
+        weight, bias = getattr(attn, f"W_{letter.upper()}"), getattr(attn, f"b_{letter.upper()}")
+        pre = "_pre" if getattr(self._model, "sparse_cfg", None) is not None else ""
+        hook_name = f"blocks.{layer}.attn.hook_{letter}{pre}"
+        flags = reader_flags(self._model, heads=letter != "q", mlps=False)
+
+        def attach(heads: Indices, writers: Indices) -> Attachment:
+            heads, writers = heads.to(weight.device), writers.to(weight.device)
+
+            def edit(found: Float[Tensor, "rows pos head d_head"]) -> Tensor:
+                streams = self._streams[layer] + self._changes[writers]
+                read = self._readers[layer].read_(streams, slice(None))
+                seen = torch.baddbmm(bias[heads, None], read, weight[heads]).to(found.dtype)
+                found = found.clone(memory_format=torch.contiguous_format)
+                copies = found.unflatten(0, (len(heads), self._batch))
+                copy = torch.arange(len(heads), device=heads.device)
+                copies[copy, :, :, heads] = seen.unflatten(1, copies.shape[1:3])
+                return found
+
+            return Attachment(self._model, edits={hook_name: edit}, captures={}, flags=flags)
+
+        return attach
+
+    def _keep_stream(self, layer: int) -> Edit:
+        def keep(stream: Float[Tensor, "batch pos d_model"]) -> None:
+            self._streams[layer] = stream.flatten(0, 1)
+
+        return keep
+
+
+def component_nodes(passes: Passes) -> Mapping[str, Float[Tensor, " width"]]:
+    model, graph = passes.model, passes.bound.graph
+    assert isinstance(graph, ComponentGraph)
+    ablated = passes.bound.writer_values(passes.prompts)
+    effects = {}
+    for name, site in graph.sites.items():
+        if name == "logits":
+            continue
+        found = []
+        for node in range(site.width):
+            gate = torch.ones(site.width, device=model.cfg.device)
+            gate[node] = 0
+            attachment = component_attachment(model, Masks(graph, {name: gate}, {}), ablated)
+            found.append(passes.effects(1, attachment))
+        effects[name] = torch.cat(found)
+    return effects
