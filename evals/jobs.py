@@ -16,6 +16,7 @@ from sparse_lens.circuit import Circuit
 from sparse_lens.dataclass_json import class_path
 from sparse_lens.evals.budgets import EdgeBudgets
 from sparse_lens.evals.measuring import measurements_of
+from sparse_lens.evals.profiling import profiles_of
 from sparse_lens.evals.records import Record
 from sparse_lens.evals.sources import ModelSource, TaskSource
 from sparse_lens.identity import describe, describe_fields, json_hash, task_hash
@@ -176,7 +177,12 @@ def _run(job: Job, bench: Workbench) -> Outcome:
     )
     drawing = None
     if chosen.met_target:
-        network = Network.of(chosen.circuit, bound.model, scores=discovery.scores)
+        profiles = profiles_of(
+            bound, chosen.circuit, task.split("validation"), bound.model.tokenizer
+        )
+        network = Network.of(
+            chosen.circuit, bound.model, scores=discovery.scores, profiles=profiles
+        )
         drawing = network.to_json().encode()
     return Outcome(record, _file_content(chosen.circuit), drawing)
 

@@ -6,13 +6,20 @@ from sparse_lens.patching.exact.effects import exact_edge_effects, exact_node_ef
 from sparse_lens.patching.gradients.effects import edge_effects, node_effects
 from sparse_lens.patching.gradients.points import GradientPoints
 from sparse_lens.patching.hooks import counted, frozen
-from sparse_lens.patching.run import answer_logits, full_logits, patched, run_circuit
+from sparse_lens.patching.run import (
+    answer_logits,
+    circuit_activations,
+    full_logits,
+    patched,
+    run_circuit,
+)
 
 __all__ = [
     "BoundAblation",
     "GradientPoints",
     "answer_logits",
     "bind",
+    "circuit_activations",
     "counted",
     "edge_effects",
     "exact_edge_effects",

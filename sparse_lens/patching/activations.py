@@ -1,6 +1,7 @@
-"""The values of all nodes in runs of the whole model, and their means."""
+"""The values of all nodes in runs of the whole model, or of a circuit, and their means."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,10 +22,20 @@ Component graph: `[width, d_model]`, `[width, pos, d_model]` or `[width, batch, 
 REFERENCE_BATCH = 32
 
 
-def activations(model: HookedTransformer, graph: Graph, tokens: Int[Tensor, "n pos"]) -> Values:
-    """The values of all nodes in a run of the whole model on some tokens."""
+def activations(
+    model: HookedTransformer,
+    graph: Graph,
+    tokens: Int[Tensor, "n pos"],
+    *,
+    patch: Attachment | None = None,
+) -> Values:
+    """The values of all nodes in a run on some tokens.
+
+    Args:
+        patch: makes the model a circuit; None for the whole model.
+    """
     if isinstance(graph, ComponentGraph):
-        outputs = writer_activations(model, graph, tokens)
+        outputs = writer_activations(model, graph, tokens, patch=patch)
         return {name: outputs[where] for name, where in _writer_sites(graph)}
     values: dict[str, Tensor] = {}
     edits, captures = Hooks(), Hooks()
@@ -36,14 +47,18 @@ def activations(model: HookedTransformer, graph: Graph, tokens: Int[Tensor, "n p
             values[name] = (channels[:, :, 0] if channels.ndim == 4 else channels).detach().clone()
 
         captures.add(site.hook_name, keep)
-    _run(model, tokens, edits, captures, channel_flags(captures))
+    _run(model, tokens, edits, captures, channel_flags(captures), patch)
     return values
 
 
 def writer_activations(
-    model: HookedTransformer, graph: ComponentGraph, tokens: Int[Tensor, "n pos"]
+    model: HookedTransformer,
+    graph: ComponentGraph,
+    tokens: Int[Tensor, "n pos"],
+    *,
+    patch: Attachment | None = None,
 ) -> Float[Tensor, "writers n pos d_model"]:
-    """The outputs of all writers in a run of the whole model on some tokens."""
+    """The outputs of all writers in a run on some tokens; see `activations`."""
     outputs: list[Tensor] = []
 
     def receive(live: Tensor, where: slice) -> None:
@@ -51,17 +66,8 @@ def writer_activations(
             outputs.append(live.new_empty(graph.n_writers, *live.shape[1:]))
         outputs[0][where] = live
 
-    each_writer(model, graph, tokens, receive)
+    _each_writer(model, graph, tokens, receive, patch)
     return outputs[0]
-
-
-def each_writer(
-    model: HookedTransformer, graph: ComponentGraph, tokens: Int[Tensor, "n pos"], receive: Receive
-) -> None:
-    """Hand over the outputs of all writers, one site after the other, in a run on some tokens."""
-    edits, captures = Hooks(), Hooks()
-    WriterOutputs(model, graph).hand_over(receive, edits, captures)
-    _run(model, tokens, edits, captures, {})
 
 
 def mean_activations(
@@ -119,7 +125,7 @@ def _sums(
         def receive(live: Tensor, where: slice) -> None:
             totals.append(_sum_of_real(live, real))
 
-        each_writer(model, graph, tokens, receive)
+        _each_writer(model, graph, tokens, receive)
         outputs = torch.cat(totals)
         yield from ((name, outputs[where]) for name, where in _writer_sites(graph))
         return
@@ -141,6 +147,19 @@ def _writer_sites(graph: ComponentGraph) -> Iterator[tuple[str, slice]]:
             yield name, where
 
 
+def _each_writer(
+    model: HookedTransformer,
+    graph: ComponentGraph,
+    tokens: Int[Tensor, "n pos"],
+    receive: Receive,
+    patch: Attachment | None = None,
+) -> None:
+    """Hand over the outputs of all writers, one site after the other, in a run on some tokens."""
+    edits, captures = Hooks(), Hooks()
+    WriterOutputs(model, graph).hand_over(receive, edits, captures)
+    _run(model, tokens, edits, captures, {}, patch)
+
+
 @torch.no_grad()
 def _run(
     model: HookedTransformer,
@@ -148,8 +167,10 @@ def _run(
     edits: Hooks,
     captures: Hooks,
     flags: Mapping[str, bool],
+    patch: Attachment | None,
 ) -> None:
-    """One pass through the model's blocks without any patch that is active on it."""
+    """One pass through the model's blocks with this patch, instead of any that is active on it."""
     attachment = Attachment(model, edits=edits.merged(), captures=captures.merged(), flags=flags)
-    with suspended(model), attachment.attached():
+    circuit = nullcontext() if patch is None else patch.attached()
+    with suspended(model), circuit, attachment.attached():
         model(tokens.to(model.cfg.device), stop_at_layer=model.cfg.n_layers)

@@ -11,6 +11,7 @@ from transformer_lens import HookedTransformer
 from sparse_lens.ablation import Ablation
 from sparse_lens.circuit import Circuit
 from sparse_lens.masks import Masks
+from sparse_lens.patching.activations import Values, activations
 from sparse_lens.patching.binding import BoundAblation, bind
 from sparse_lens.patching.hooks import Attachment
 from sparse_lens.patching.norms import norm_scales
@@ -75,6 +76,17 @@ def run_circuit(
     inputs = tokens.clean if isinstance(tokens, Prompts) else tokens
     with patched(model, circuit, ablation=ablation, prompts=prompts):
         return model(inputs.to(model.cfg.device))
+
+
+def circuit_activations(bound: BoundAblation, circuit: Circuit, prompts: Prompts) -> Values:
+    """The values of all nodes by site while the circuit runs on clean prompts.
+
+    On a channel graph `[n, pos, width]`; on a component graph, the outputs of all writers,
+    `[width, n, pos, d_model]`. Nodes without an edge from the circuit carry what they read there.
+    """
+    model = bound.model
+    patch = bound.attachment(Masks.of(circuit, device=model.cfg.device), prompts)
+    return activations(model, bound.graph, prompts.clean, patch=patch)
 
 
 def answer_logits(model: HookedTransformer, prompts: Prompts) -> Float[Tensor, "n vocab"]:

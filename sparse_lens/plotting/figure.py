@@ -107,7 +107,7 @@ def _frame(network: Network, layout: Layout, pitch: float, title: str | None) ->
         "title": {"text": escape(title), "y": 0.99, "yanchor": "top"} if title else None,
         "height": round((high - low) * pitch + top + 60),
         "margin": {"l": 48, "r": 24, "t": top, "b": 60},
-        "meta": {"min_width": least},
+        "meta": {"min_width": least, "profiles": _profiles(network)},
         "xaxis": {
             **hidden_axis,
             "showticklabels": False,
@@ -128,6 +128,15 @@ def _frame(network: Network, layout: Layout, pitch: float, title: str | None) ->
         "hoverdistance": 14,
         "dragmode": "pan",
     }
+
+
+def _profiles(network: Network) -> dict[str, Any] | None:
+    """What the page says of a node, with the numbers that the nodes go by in the drawing."""
+    if network.profiles is None:
+        return None
+    numbers = {node.name: number for number, node in enumerate(network.nodes)}
+    values = network.profiles.to_dict()
+    return {**values, "numbers": [numbers[name] for name in values["nodes"]["name"]]}
 
 
 def _thinned(layout: Layout, pitch: float) -> list[tuple[float, str]]:

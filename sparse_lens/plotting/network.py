@@ -15,9 +15,10 @@ from transformer_lens import HookedTransformer
 
 from sparse_lens.circuit import Circuit
 from sparse_lens.graphs.channel import ChannelGraph
+from sparse_lens.plotting.profiles import Profiles
 from sparse_lens.scores import Scores
 
-FORMAT = "sparse-lens drawing 1"
+FORMAT = "sparse-lens drawing 2"
 
 MAX_EDGES = 4000
 """More lines than this are a grey wall on any screen, and slow."""
@@ -85,6 +86,9 @@ class Network:
     n_connected_nodes: int
     n_connected_edges: int
 
+    profiles: Profiles | None = None
+    """What the nodes do on some prompts."""
+
     def edge_name(self, edge: Edge) -> str:
         """The edge's name, as in the graph."""
         port = f"<{edge.port}>" if edge.port else ""
@@ -98,6 +102,7 @@ class Network:
         *,
         scores: Scores | None = None,
         max_edges: int = MAX_EDGES,
+        profiles: Profiles | None = None,
     ) -> Network:
         """What is to be drawn of a circuit.
 
@@ -105,6 +110,7 @@ class Network:
             model: gives the edges of a channel graph their weights.
             scores: of the nodes or edges of the same graph.
             max_edges: draw only the strongest of a larger circuit (and all of its nodes).
+            profiles: what the nodes do on some prompts.
 
         Raises:
             ValueError: when the scores are of another graph, or the model has another shape.
@@ -136,6 +142,7 @@ class Network:
             n_edges=circuit.n_edges,
             n_connected_nodes=connected.n_nodes,
             n_connected_edges=connected.n_edges,
+            profiles=profiles,
         )
 
     def to_json(self) -> str:
@@ -143,6 +150,7 @@ class Network:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         values["nodes"] = _columns(Node, self.nodes)
         values["edges"] = _columns(Edge, self.edges)
+        values["profiles"] = None if self.profiles is None else self.profiles.to_dict()
         return json.dumps({"format": FORMAT, **values}, separators=(",", ":"))
 
     @classmethod
@@ -162,6 +170,8 @@ class Network:
         values["sites"] = tuple(values["sites"])
         values["nodes"] = tuple(map(Node, *values["nodes"].values()))
         values["edges"] = tuple(map(Edge, *values["edges"].values()))
+        if values["profiles"] is not None:
+            values["profiles"] = Profiles.from_dict(values["profiles"])
         return cls(**values)
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
 
 from sparse_lens.plotting.channel_layout import IDLE, STREAM, kind_of
-from sparse_lens.plotting.edge_traces import DANGLING, number_text, polylines
+from sparse_lens.plotting.edge_traces import DANGLING, polylines
+from sparse_lens.plotting.hover import HoverTexts
 from sparse_lens.plotting.layout import Layout, Point
 from sparse_lens.plotting.network import Network, Node
 from sparse_lens.plotting.spec import Spec, scatter
@@ -43,6 +43,7 @@ def node_traces(network: Network, layout: Layout, pitch: float) -> Iterator[Spec
     for number, node in enumerate(network.nodes):
         by_look[_look(node, network.kind, pitch)].append(number)
     labelled = _labelled(network, layout.positions, pitch)
+    texts = HoverTexts(network)
     for look, numbers in by_look.items():
         inside = look.colour is not None and look.size >= _INSIDE
         if look.legend == _ENDS:
@@ -68,7 +69,7 @@ def node_traces(network: Network, layout: Layout, pitch: float) -> Iterator[Spec
             text=[_label(network.nodes[i]) if i in labelled else "" for i in numbers],
             textposition=position,
             textfont={"size": 9, **font},
-            hovertext=[_hover_text(network, i) for i in numbers],
+            hovertext=[texts(i) for i in numbers],
             hoverinfo="text",
             customdata=numbers,
             name=look.legend if look.connected else DANGLING,
@@ -162,24 +163,3 @@ def _labelled(network: Network, positions: Sequence[Point], pitch: float) -> set
                 labelled.add(number)
                 above = positions[number][1]
     return labelled
-
-
-def _head(network: Network, node: Node) -> str:
-    if kind_of(node.site) not in LETTERS:
-        return ""
-    head, channel = divmod(node.index, network.d_head)
-    return f", head {head}, channel {channel} of {network.d_head}"
-
-
-def _hover_text(network: Network, number: int) -> str:
-    node = network.nodes[number]
-    lines = [
-        f"<b>{escape(node.name)}</b>",
-        f"site {escape(node.site)}{_head(network, node)}",
-        f"{node.n_in} edges in, {node.n_out} out",
-    ]
-    if node.score is not None:
-        lines.append(f"score {number_text(node.score)}")
-    if not node.connected:
-        lines.append("not on a path from input to output")
-    return "<br>".join(lines)

@@ -32,7 +32,9 @@
     });
     div.removeAllListeners("plotly_hover");
     div.removeAllListeners("plotly_unhover");
+    div.removeAllListeners("plotly_click");
     if (isNetwork) follow(div);
+    if (isNetwork) profile(div);
   }
 
   // A node under the pointer lights up its edges, an edge itself; the others fade (page.css).
@@ -89,6 +91,51 @@
     });
   }
 
+  // Under a circuit: what a chosen node does on some prompts, token by token.
+  function profile(div) {
+    const panel = div.parentElement.nextElementSibling;
+    if (!panel || !panel.classList.contains("profile")) return;
+    const found = div.layout.meta.profiles;
+    panel.hidden = !found || !found.nodes.name.length;
+    if (panel.hidden) return;
+    const nodes = found.nodes;
+    const element = (name, properties, ...children) => {
+      const made = Object.assign(document.createElement(name), properties);
+      made.append(...children);
+      return made;
+    };
+    const menu = element("select", { ariaLabel: "Node" }, ...nodes.name.map((name, i) => new Option(name, i)));
+    const facts = element("span", { className: "soft" });
+    const texts = element("div", { className: "prompts" });
+    const visible = (text) => text.replace(/\n/g, "\u23ce\n");
+    const number = (value) => value.toPrecision(3).replace("-", "\u2212");
+    const choose = (i) => {
+      menu.value = i;
+      const means = nodes.means[i].map((mean, c) =>
+        number(mean) + (found.classes.length > 1 ? " before " + JSON.stringify(found.classes[c]) : ""));
+      facts.textContent = `mean ${found.unit} ${means.join(", ")}` +
+        (nodes.effect[i] === null ? "" : `; without it the loss changes by ${number(nodes.effect[i])} nats`);
+      texts.replaceChildren(...found.prompts.map((tokens, p) => element("pre", {},
+        ...tokens.map((token, t) => {
+          const level = nodes.activations[i][p][t] / 99;
+          const span = element("span", { textContent: visible(token), title: number(level * nodes.largest[i]) });
+          const colour = level < 0 ? "var(--negative)" : "var(--positive)";
+          span.style.background = `color-mix(in srgb, ${colour} ${Math.round(75 * Math.abs(level))}%, transparent)`;
+          return span;
+        }),
+        element("span", { className: "soft", textContent: " \u2192 " + found.classes[found.prompt_classes[p]] }))));
+    };
+    menu.addEventListener("change", () => choose(Number(menu.value)));
+    div.on("plotly_click", (event) => {
+      const point = event.points[0], isNode = (div.data[point.curveNumber].meta || {}).role === "nodes";
+      const i = isNode ? found.numbers.indexOf(point.customdata) : -1;
+      if (i >= 0) choose(i);
+    });
+    panel.replaceChildren(element("label", {}, "What a node does: ", menu), facts, texts);
+    const sizes = nodes.means.map((means) => Math.max(...means) - Math.min(...means));
+    choose(sizes.indexOf(Math.max(...sizes)));
+  }
+
   const watcher = new IntersectionObserver((entries) => {
     entries.forEach((entry) => { if (entry.isIntersecting) draw(entry.target); });
   }, { rootMargin: "300px" });
@@ -122,12 +169,15 @@
   if (place) {
     const circuits = JSON.parse(byId("data-circuits").textContent);
     const menus = [...document.querySelectorAll("[data-menu]")];
+    const panel = place.parentElement.nextElementSibling;
     const choose = () => {
       const key = menus.map((menu) => menu.value).join("\n");
       const found = circuits.find((circuit) => circuit.key.join("\n") === key);
       byId("circuit-caption").innerHTML = found ? found.caption : "This combination was not run.";
       place.dataset.figure = found && found.figure ? found.figure : "";
       place.hidden = !place.dataset.figure;
+      panel.hidden = true; // until the figure is drawn
+      delete place.dataset.drawn;
       redraw(place);
     };
     menus.forEach((menu) => menu.addEventListener("change", choose));

@@ -84,7 +84,7 @@ def figure_place(
         name: of the figure that is shown at first; empty for none.
         height: pixels to leave for it.
         label: what the figure shows, for readers who do not see it.
-        tools: show the buttons to zoom and to save.
+        tools: show the buttons to zoom and to save, and leave room for what a chosen node does.
         group: of a row of buttons (`choice`) that exchanges the figure.
         pattern: names of the figures that take turns, with `*` for the button's value.
     """
@@ -92,6 +92,7 @@ def figure_place(
         f'<div class="scroll"><div class="plot" data-figure="{escape(name)}" '
         f'data-tools="{int(tools)}" data-group="{escape(group)}" data-pattern="{escape(pattern)}" '
         f'role="img" aria-label="{escape(label)}" style="min-height:{height}px"></div></div>'
+        + ('<div class="profile" hidden></div>' if tools else "")
     )
 
 

@@ -17,9 +17,11 @@ import torch
 from sparse_lens.ablation import MeanAblation
 from sparse_lens.circuit import Circuit
 from sparse_lens.evals.compare import compare
+from sparse_lens.evals.profiling import profiles_of
 from sparse_lens.evals.report import report_html, write_report
 from sparse_lens.evals.results import Results
 from sparse_lens.graphs import ChannelGraph
+from sparse_lens.patching import bind
 from sparse_lens.plotting import Network
 from sparse_lens.plotting.figure import network_spec
 from tests.evals import toy_comparison as toy
@@ -222,7 +224,9 @@ def test_circuits_are_those_of_the_files(toy_run):
         circuit = Circuit.load(results.circuit_path(record), graph)
         method = {"nodes": ByIndex(target_loss=EASY), "edges": EdgesByIndex()}[record.method]
         scores = method.discover(model, graph, toy.task(), ablation=MeanAblation()).scores
-        network = Network.of(circuit, model, scores=scores)
+        bound = bind(model, graph, MeanAblation())
+        profiles = profiles_of(bound, circuit, toy.task().split("validation"), None)
+        network = Network.of(circuit, model, scores=scores, profiles=profiles)
         number = ("edges", "nodes").index(record.method)
         entry = drawn[record.task, record.model, str(number)]
         assert specs[entry["figure"]] == json.loads(json.dumps(network_spec(network)))

@@ -1,0 +1,151 @@
+"""What the nodes of a circuit do on the prompts of a task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from sparse_lens.circuit import Circuit
+from sparse_lens.graphs.component import ComponentGraph
+from sparse_lens.patching import BoundAblation, circuit_activations
+from sparse_lens.plotting.profiles import LEVELS, Profile, Profiles
+from sparse_lens.search import BATCH_SIZE
+from sparse_lens.task import Prompts
+
+SHOWN = 4
+"""Prompts whose tokens are shown one by one."""
+
+MOST_CLASSES = 4
+"""Prompts are told apart by their answers where there are no more than these."""
+
+_TOP_TOKENS = 3
+
+
+@torch.no_grad()
+def profiles_of(
+    bound: BoundAblation,
+    circuit: Circuit,
+    prompts: Prompts,
+    tokenizer: PreTrainedTokenizerBase | None,
+    *,
+    effects: Mapping[str, float] | None = None,
+) -> Profiles:
+    """Look at all kept nodes of a circuit while it runs.
+
+    The activation of a channel is its value; that of a head or an MLP the norm of what it writes.
+
+    Args:
+        tokenizer: for the texts of tokens; without one they are their numbers.
+        effects: by node, the rise of the loss when it alone is taken out, where that is known.
+    """
+    prompts = prompts.to(bound.model.cfg.device or "cpu")
+    text = _Texts(tokenizer)
+    classes = _classes(prompts)
+    names, values = _values(bound, circuit, prompts)
+    at_answer = values[:, torch.arange(len(prompts)), prompts.answer_positions.cpu()]
+    means = torch.stack([at_answer[:, classes == c].mean(1) for c in range(int(classes.max()) + 1)])
+    lengths = (prompts.answer_positions + 1).tolist()
+    shown = range(min(SHOWN, len(prompts)))
+    largest = torch.stack([values[:, i, : lengths[i]].abs().amax(1) for i in shown]).amax(0)
+    levels = (values[:, : len(shown)] / largest.clamp(min=1e-12)[:, None, None] * LEVELS).round()
+    top = _top_tokens(values, prompts)
+    nodes = tuple(
+        Profile(
+            name=name,
+            means=tuple(_short(mean) for mean in means[:, i].tolist()),
+            top_tokens=tuple(text(token) for token in top[i]),
+            largest=_short(float(largest[i])),
+            activations=tuple(
+                tuple(int(level) for level in levels[i, j, : lengths[j]].tolist()) for j in shown
+            ),
+            effect=None if effects is None or name not in effects else _short(effects[name]),
+        )
+        for i, name in enumerate(names)
+    )
+    component = isinstance(bound.graph, ComponentGraph)
+    return Profiles(
+        unit="norm of its output" if component else "activation",
+        classes=_class_names(prompts, classes, text),
+        prompts=tuple(
+            tuple(text(token) for token in prompts.clean[j, : lengths[j]].tolist()) for j in shown
+        ),
+        prompt_classes=tuple(classes[: len(shown)].tolist()),
+        nodes=nodes,
+    )
+
+
+class _Texts:
+    """Texts of tokens."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase | None) -> None:
+        self._tokenizer = tokenizer
+
+    def __call__(self, token: int) -> str:
+        return str(token) if self._tokenizer is None else str(self._tokenizer.decode([token]))
+
+
+def _classes(prompts: Prompts) -> Int[Tensor, " n"]:
+    """By prompt the number of its answer; one class where there are too many answers."""
+    answers = prompts.answers.reshape(len(prompts), -1).cpu()
+    distinct, classes = answers.unique(dim=0, return_inverse=True)
+    if len(distinct) > MOST_CLASSES:
+        return torch.zeros(len(prompts), dtype=torch.long)
+    first = [int((classes == c).nonzero()[0]) for c in range(len(distinct))]
+    order = torch.tensor(first).argsort().argsort()  # numbered as they come
+    return order[classes]
+
+
+def _class_names(prompts: Prompts, classes: Int[Tensor, " n"], text: _Texts) -> tuple[str, ...]:
+    names = []
+    for number in range(int(classes.max()) + 1):
+        rows = (classes == number).nonzero().flatten()
+        answers = prompts.answers.reshape(len(prompts), -1)[rows.to(prompts.answers.device)]
+        one = len(answers.unique(dim=0)) == 1 and answers.shape[1] == 1
+        names.append(text(int(answers[0, 0])) if one else "all prompts")
+    return tuple(names)
+
+
+def _values(
+    bound: BoundAblation, circuit: Circuit, prompts: Prompts
+) -> tuple[list[str], Float[Tensor, "nodes n pos"]]:
+    """Kept nodes that carry something, and their activations in float32 on the CPU."""
+    graph, component = bound.graph, isinstance(bound.graph, ComponentGraph)
+    names = [
+        graph.node_name(site, index)
+        for site, mask in circuit.node_masks.items()
+        if not (component and site == "logits")
+        for index in mask.nonzero().flatten().tolist()
+    ]
+    parts = []
+    for batch, ablation in bound.batches(prompts, BATCH_SIZE):
+        found = circuit_activations(ablation, circuit, batch)
+        of_sites = []
+        for site, mask in circuit.node_masks.items():
+            if site in found and bool(mask.any()):
+                chosen = mask.to(found[site].device)
+                kept = found[site][chosen] if component else found[site][..., chosen]
+                values = kept.float()
+                values = values.norm(dim=-1) if component else values.permute(2, 0, 1)
+                of_sites.append(values.cpu())
+        parts.append(torch.cat(of_sites) if of_sites else torch.zeros(0, *batch.clean.shape))
+    return names, torch.cat(parts, 1)
+
+
+def _top_tokens(values: Float[Tensor, "nodes n pos"], prompts: Prompts) -> list[list[int]]:
+    """By node the distinct tokens on which it is farthest from its mean over all tokens."""
+    real = torch.arange(values.shape[2]) <= prompts.answer_positions.cpu()[:, None]
+    tokens, kept = prompts.clean.cpu()[real], values[:, real]
+    distances = (kept - kept.mean(1, keepdim=True)).abs()
+    distinct, numbers = tokens.unique(return_inverse=True)
+    farthest = distances.new_zeros(len(values), len(distinct))
+    farthest.scatter_reduce_(1, numbers.expand(len(values), -1), distances, "amax")
+    best = farthest.topk(min(_TOP_TOKENS, len(distinct)), dim=1).indices
+    return distinct[best].tolist()
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.4g}")
