@@ -17,6 +17,7 @@ from sparse_lens.evals.compare import compare, plan
 from sparse_lens.evals.controls import complement
 from sparse_lens.evals.jobs import run_job
 from sparse_lens.evals.metrics import measure
+from sparse_lens.evals.questions import Questions
 from sparse_lens.evals.records import Measurement, Record
 from sparse_lens.evals.results import Results
 from sparse_lens.graphs import ChannelGraph, ComponentGraph
@@ -48,7 +49,7 @@ def test_records_against_direct_computation(tmp_path, graph_of):
     model, task = toy.model(), toy.task()
     results = sl.compare(
         [model], [task], METHODS, out=tmp_path, graph=graph_of, budgets=BUDGETS,
-        target_loss=EASY, random_draws=2,
+        target_loss=EASY, random_draws=2, questions=Questions.none(),
     )  # fmt: skip
     graph = graph_of(model)
     ablation, held_out = sl.MeanAblation(), task.split("held_out")
@@ -188,6 +189,8 @@ def test_the_id_depends_on_everything():
         id_of(target_loss=0.2),
         id_of(budgets=replace(BUDGETS, counts=(3,))),
         id_of(random_draws=1),
+        id_of(questions=Questions.none()),
+        id_of(questions=Questions(subset_share=0.4)),
     ]
     assert len(set(ids)) == len(ids)
     assert id_of(model=copy.deepcopy(model)) == ids[0]
