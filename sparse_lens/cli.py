@@ -97,7 +97,7 @@ def compare(
     target_loss: Annotated[float | None, typer.Option(help="Nats that circuits must meet.")] = None,
     questions: Annotated[
         str | None,
-        typer.Option(help="resample, frozen-norms, subsets, minimality; comma-separated, or none."),
+        typer.Option(help="resample, frozen-norms, subsets, minimality, comma-separated; or none."),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Of the methods that learn.")] = None,
     fields: Annotated[

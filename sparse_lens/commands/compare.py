@@ -101,11 +101,11 @@ def _with_flags(preset: ComparePreset, options: CompareOptions) -> ComparePreset
     if options.methods is not None:
         given["methods"] = {name: preset.methods.get(name, {}) for name in _names(options.methods)}
     if options.questions is not None:
-        given["questions"] = _questions(preset.questions, options.questions)
+        given["questions"] = _asked(preset.questions, options.questions)
     return replace(preset, **given)
 
 
-def _questions(preset: Questions, text: str) -> Questions:
+def _asked(preset: Questions, text: str) -> Questions:
     if text == "all":
         return preset.only(QUESTIONS)
     return preset.only(() if text == "none" else _names(text))
