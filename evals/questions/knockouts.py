@@ -76,7 +76,7 @@ def completeness(
 ) -> Completeness:
     """Remove the same random nodes of the circuit from the circuit and from the whole model.
 
-    The completeness of Wang et al. 2022 (2211.00593, section 4.2): |F(C without K) - F(M without
+    The completeness of Wang et al. 2022 (2211.00593, section 4): |F(C without K) - F(M without
     K)| with F the mean logit difference is small for every subset K of a complete circuit. Where
     the model has other nodes that stand in for K, it is large.
 

@@ -80,7 +80,7 @@ def minimality(
 ) -> Minimality:
     """Remove each node of a circuit by itself and see whether the task loss rises.
 
-    The minimality of Wang et al. 2022 (2211.00593, section 4.2) with nothing else removed: they
+    The minimality of Wang et al. 2022 (2211.00593, section 4) with nothing else removed: they
     look for a set of other nodes whose removal brings out what a node does, so that one which
     another node can replace counts as needed there and as dispensable here.
 
