@@ -16,6 +16,7 @@ from sparse_lens.ablation import Ablation, MeanAblation
 from sparse_lens.atomic import write_atomically
 from sparse_lens.evals.budgets import EdgeBudgets
 from sparse_lens.evals.jobs import Job, Outcome, Workbench, run_job, takes_target
+from sparse_lens.evals.questions import Questions
 from sparse_lens.evals.records import Record
 from sparse_lens.evals.results import Results, ResultsWriter, drawing_path
 from sparse_lens.evals.sources import GraphOf, ModelSource, SplitSizes, TaskSource
@@ -59,6 +60,7 @@ def compare(
     target_loss: float = TARGET_LOSS,
     budgets: EdgeBudgets | None = None,
     random_draws: int = 3,
+    questions: Questions | None = None,
     splits: SplitSizes | None = None,
     task_seed: int = 0,
     device: str | None = None,
@@ -85,6 +87,8 @@ def compare(
         target_loss: two-way loss in nats that the smallest circuit must meet.
         budgets: numbers of edges for the curve.
         random_draws: random circuits of the chosen one's size.
+        questions: what else is asked of each circuit that met the target, as controls beside it;
+            `Questions.none()` for nothing.
         splits: prompts per split, for tasks given by name.
         task_seed: of the prompts of tasks given by name; the same for all models.
         device: where models given by name are loaded.
@@ -103,6 +107,7 @@ def compare(
         target_loss=target_loss,
         budgets=budgets,
         random_draws=random_draws,
+        questions=questions,
         splits=splits,
         task_seed=task_seed,
         device=device,
@@ -137,6 +142,7 @@ def plan(
     target_loss: float = TARGET_LOSS,
     budgets: EdgeBudgets | None = None,
     random_draws: int = 3,
+    questions: Questions | None = None,
     splits: SplitSizes | None = None,
     task_seed: int = 0,
     device: str | None = None,
@@ -171,6 +177,7 @@ def plan(
             target_loss=target_loss,
             budgets=budgets or EdgeBudgets(),
             random_draws=random_draws,
+            questions=questions or Questions(),
         )
         for model in examined
         for task in asked

@@ -7,8 +7,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from sparse_lens.circuit import Circuit
-from sparse_lens.graphs.base import Graph
-from sparse_lens.graphs.component import ComponentGraph
+from sparse_lens.evals.parts import ends_of, parts_of, rebuilt, whole_like
 
 
 def complement(circuit: Circuit) -> Circuit:
@@ -20,13 +19,10 @@ def complement(circuit: Circuit) -> Circuit:
     Of an edge circuit, the other edges. A node all of whose edges are in the circuit is ablated
     with them; nodes that no edge can touch (`final_resid` of a channel graph) stay.
     """
-    graph = circuit.graph
+    rest = ~parts_of(circuit)
     if circuit.is_node_circuit:
-        ends = _ends(graph)
-        rest = ~graph.flatten(circuit.node_masks) | ends
-        return Circuit.from_node_masks(graph, graph.unflatten(rest))
-    rest = {b: support & ~circuit.edge_mask(b) for b, support in graph.edge_support.items()}
-    return Circuit.from_edge_masks(graph, rest)
+        rest |= ends_of(circuit.graph)
+    return rebuilt(whole_like(circuit), rest)
 
 
 def random_circuit(circuit: Circuit, generator: torch.Generator) -> Circuit:
@@ -35,30 +31,14 @@ def random_circuit(circuit: Circuit, generator: torch.Generator) -> Circuit:
     On a component graph the embedding and the logits are kept where the circuit keeps them, and
     the other nodes are drawn. Nodes that no edge can touch stay as in an edge circuit.
     """
-    graph = circuit.graph
-    if circuit.is_node_circuit:
-        kept, ends = graph.flatten(circuit.node_masks), _ends(graph)
-        drawn = kept & ends
-        inner = kept[~ends]
-        drawn[~ends] = _draw(len(inner), int(inner.count_nonzero()), generator)
-        return Circuit.from_node_masks(graph, graph.unflatten(drawn))
-    drawn = _draw(graph.n_edges, circuit.n_edges, generator)
-    masks, start = {}, 0
-    for block, support in graph.edge_support.items():
-        masks[block] = torch.zeros(support.shape, dtype=torch.bool)
-        count = int(support.count_nonzero())
-        masks[block][support] = drawn[start : start + count]
-        start += count
-    return Circuit.from_edge_masks(graph, masks, node_masks=circuit.node_masks)
-
-
-def _ends(graph: Graph) -> Bool[Tensor, " nodes"]:
-    """Nodes through which every circuit's input comes in and its answer goes out."""
-    ends = torch.zeros(graph.n_nodes, dtype=torch.bool)
-    if isinstance(graph, ComponentGraph):
-        for site in ("embed", "logits"):
-            ends[graph.node_slices[site]] = True
-    return ends
+    kept = parts_of(circuit)
+    if not circuit.is_node_circuit:
+        return rebuilt(circuit, _draw(len(kept), circuit.n_edges, generator))
+    ends = ends_of(circuit.graph)
+    drawn = kept & ends
+    inner = kept[~ends]
+    drawn[~ends] = _draw(len(inner), int(inner.count_nonzero()), generator)
+    return rebuilt(circuit, drawn)
 
 
 def _draw(n: int, k: int, generator: torch.Generator) -> Bool[Tensor, " n"]:

@@ -1,4 +1,4 @@
-"""Means of ratios with their spread over seeds and a bootstrap interval over tasks."""
+"""Bootstrap intervals of means, and the spread of ratios over seeds and tasks."""
 
 from __future__ import annotations
 
@@ -7,8 +7,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 RESAMPLES = 10_000
+_AT_ONCE = 1_000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with the ends of its 95% percentile bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -46,6 +58,32 @@ def geometric_mean(values: Sequence[float | int]) -> float:
     return math.exp(math.fsum(math.log(value) for value in values) / len(values))
 
 
+def resampled_means(
+    rows: Float[Tensor, "n ..."], *, resamples: int = RESAMPLES, seed: int = 0
+) -> Float[Tensor, "resamples ..."]:
+    """Means of rows drawn with replacement, as many as there are, in double precision.
+
+    Args:
+        seed: of the resampling.
+    """
+    rows = rows.detach().cpu().double()
+    generator = torch.Generator().manual_seed(seed)
+    means = []
+    for some in torch.arange(resamples).split(_AT_ONCE):
+        drawn = torch.randint(len(rows), (len(some), len(rows)), generator=generator)
+        counts = torch.zeros(drawn.shape, dtype=rows.dtype)
+        counts.scatter_add_(1, drawn, torch.ones_like(counts))
+        means.append(torch.tensordot(counts, rows, dims=1) / len(rows))
+    return torch.cat(means)
+
+
+def ends_of_interval(statistics: Float[Tensor, " resamples"]) -> tuple[float, float]:
+    """The 95% percentile interval of a statistic of resamples."""
+    ends = statistics.quantile(torch.tensor([0.025, 0.975], dtype=statistics.dtype))
+    low, high = ends.tolist()
+    return low, high
+
+
 def spread_of(
     logs: Sequence[Sequence[float]], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Spread:
@@ -56,17 +94,14 @@ def spread_of(
     """
     table = torch.tensor(logs, dtype=torch.float64)
     rows, columns = table.mean(1), table.mean(0)
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(len(rows), (resamples, len(rows)), generator=generator)
-    ends = rows[drawn].mean(1).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
-    low, high = ends.exp().tolist()
+    low, high = ends_of_interval(resampled_means(rows, resamples=resamples, seed=seed))
     return Spread(
         mean=float(table.mean().exp()),
         minimum=float(columns.min().exp()),
         maximum=float(columns.max().exp()),
         sd_log=float(columns.std()) if len(columns) > 1 else None,
-        low=low,
-        high=high,
+        low=math.exp(low),
+        high=math.exp(high),
         by_row=tuple(rows.exp().tolist()),
         by_column=tuple(columns.exp().tolist()),
     )

@@ -6,7 +6,7 @@ import dataclasses
 import tempfile
 import time
 import traceback
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from sparse_lens.dataclass_json import class_path
 from sparse_lens.evals.budgets import EdgeBudgets
 from sparse_lens.evals.measuring import measurements_of
 from sparse_lens.evals.profiling import profiles_of
+from sparse_lens.evals.questions import Questions
 from sparse_lens.evals.records import Record
 from sparse_lens.evals.sources import ModelSource, TaskSource
 from sparse_lens.identity import describe, describe_fields, json_hash, task_hash
@@ -43,12 +44,16 @@ class Job:
     target_loss: float
     budgets: EdgeBudgets
     random_draws: int
+    questions: Questions = field(default_factory=Questions)
 
     @cached_property
     def id(self) -> str:
         """Hash of all that the numbers depend on."""
+        # Without questions it is what it was before there were any: such records still count.
+        asked = {"questions": describe_fields(self.questions)} if self.questions.any else {}
         return json_hash(
             {
+                **asked,
                 "model": [self.model.label, self.model.hash],
                 "graph": self.model.graph_fingerprint,
                 "task": self.task.identity(self.model.tokenizer_hash),
@@ -85,6 +90,7 @@ class Job:
             ablation=describe(self.ablation),
             seed=self.seed,
             target_loss=self.target_loss,
+            questions=describe_fields(self.questions),
             versions=installed_versions(),
         )
 
@@ -153,6 +159,7 @@ def _run(job: Job, bench: Workbench) -> Outcome:
         chosen.circuit,
         budgets=job.budgets.of(bound.graph),
         random_draws=job.random_draws,
+        questions=job.questions if chosen.met_target else Questions.none(),
         seed=job.seed,
     )
     record = replace(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -10,10 +11,13 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from sparse_lens.circuit import Circuit
+from sparse_lens.evals.answers import Answer
 from sparse_lens.objectives import KLDivergence, TaskLoss, logit_difference
 from sparse_lens.patching import BoundAblation, full_logits
 from sparse_lens.search import BATCH_SIZE, circuit_logits
 from sparse_lens.task import Prompts
+
+MetricName = Literal["kl", "task_loss", "logit_difference", "accuracy", "exact_match"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +43,14 @@ class CircuitMetrics:
         """Each metric's mean over the examples, by name."""
         return {f.name: float(getattr(self, f.name).cpu().double().mean()) for f in fields(self)}
 
+    def answer(self, metric: MetricName, *, seed: int = 0) -> Answer:
+        """One metric with its mean and a bootstrap interval over the examples.
+
+        Args:
+            seed: of the bootstrap.
+        """
+        return Answer.of(getattr(self, metric), seed=seed)
+
 
 def measure(
     bound: BoundAblation,
@@ -46,6 +58,7 @@ def measure(
     prompts: Prompts,
     *,
     full_logits: Float[Tensor, "n vocab"] | None = None,
+    freeze_norm_scales: bool = False,
     batch_size: int = BATCH_SIZE,
 ) -> CircuitMetrics:
     """Run a circuit on prompts. With `complement(circuit)`, this measures necessity.
@@ -53,11 +66,17 @@ def measure(
     Args:
         bound: what absent nodes and edges carry, bound to the model.
         full_logits: the full model's, from `model_logits`, where they are at hand.
+        freeze_norm_scales: norms divide by what they divide by in the full model.
+
+    Raises:
+        ValueError: when norm scales are to be frozen in a model that has no norms.
     """
     prompts = prompts.to(bound.model.cfg.device or "cpu")
     if full_logits is None:
         full_logits = model_logits(bound.model, prompts, batch_size=batch_size)
-    logits = circuit_logits(bound, circuit, prompts, batch_size=batch_size)
+    logits = circuit_logits(
+        bound, circuit, prompts, freeze_norm_scales=freeze_norm_scales, batch_size=batch_size
+    )
     return compare_logits(logits, full_logits, prompts)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from sparse_lens.evals import tasks
 from sparse_lens.evals.budgets import EdgeBudgets
+from sparse_lens.evals.questions import Questions
 from sparse_lens.evals.sources import SplitSizes
 
 
@@ -29,6 +30,7 @@ class ComparePreset:
     splits: SplitSizes = field(default_factory=SplitSizes)
     budgets: EdgeBudgets = field(default_factory=EdgeBudgets)
     random_draws: int = 3
+    questions: Questions = field(default_factory=Questions)
 
 
 # With the paper's centres (learning rate 3e-3, k_coef 1e-4) gates need thousands of steps to close.
@@ -49,6 +51,7 @@ QUICK = ComparePreset(
     splits=SplitSizes(n_train=128, n_validation=64, n_held_out=64),
     budgets=EdgeBudgets(fractions=(0.1, 0.3, 1.0), counts=(3, 10, 30, 100, 300, 1000, 3000)),
     random_draws=1,
+    questions=Questions(resample_draws=1, subset_draws=4, minimality_nodes=8),
 )
 
 FULL = ComparePreset(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from sparse_lens.circuit import Circuit
+from sparse_lens.evals.parts import removable_nodes
+from sparse_lens.evals.questions import minimality
 from sparse_lens.graphs.component import ComponentGraph
 from sparse_lens.patching import BoundAblation, circuit_activations
 from sparse_lens.plotting.profiles import LEVELS, Profile, Profiles
@@ -22,6 +22,12 @@ SHOWN = 4
 MOST_CLASSES = 4
 """Prompts are told apart by their answers where there are no more than these."""
 
+EFFECT_PROMPTS = 32
+"""Prompts on which nodes are taken out of the circuit."""
+
+MOST_EFFECTS = 200
+"""Larger circuits take too long: a run for each node."""
+
 _TOP_TOKENS = 3
 
 
@@ -31,16 +37,14 @@ def profiles_of(
     circuit: Circuit,
     prompts: Prompts,
     tokenizer: PreTrainedTokenizerBase | None,
-    *,
-    effects: Mapping[str, float] | None = None,
 ) -> Profiles:
     """Look at all kept nodes of a circuit while it runs.
 
     The activation of a channel is its value; that of a head or an MLP the norm of what it writes.
+    What the circuit loses without a node is measured where it has no more than `MOST_EFFECTS`.
 
     Args:
         tokenizer: for the texts of tokens; without one they are their numbers.
-        effects: by node, the rise of the loss when it alone is taken out, where that is known.
     """
     prompts = prompts.to(bound.model.cfg.device or "cpu")
     text = _Texts(tokenizer)
@@ -53,6 +57,7 @@ def profiles_of(
     largest = torch.stack([values[:, i, : lengths[i]].abs().amax(1) for i in shown]).amax(0)
     levels = (values[:, : len(shown)] / largest.clamp(min=1e-12)[:, None, None] * LEVELS).round()
     top = _top_tokens(values, prompts)
+    effects = _effects(bound, circuit, prompts[:EFFECT_PROMPTS])
     nodes = tuple(
         Profile(
             name=name,
@@ -62,7 +67,7 @@ def profiles_of(
             activations=tuple(
                 tuple(int(level) for level in levels[i, j, : lengths[j]].tolist()) for j in shown
             ),
-            effect=None if effects is None or name not in effects else _short(effects[name]),
+            effect=effects.get(name),
         )
         for i, name in enumerate(names)
     )
@@ -133,6 +138,14 @@ def _values(
                 of_sites.append(values.cpu())
         parts.append(torch.cat(of_sites) if of_sites else torch.zeros(0, *batch.clean.shape))
     return names, torch.cat(parts, 1)
+
+
+def _effects(bound: BoundAblation, circuit: Circuit, prompts: Prompts) -> dict[str, float]:
+    """By node, the rise of the two-way loss when it alone is taken out."""
+    if prompts.distractors is None or int(removable_nodes(circuit).sum()) > MOST_EFFECTS:
+        return {}
+    found = minimality(bound, circuit, prompts)
+    return dict(zip(found.nodes, map(_short, found.means.tolist()), strict=True))
 
 
 def _top_tokens(values: Float[Tensor, "nodes n pos"], prompts: Prompts) -> list[list[int]]:

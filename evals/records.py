@@ -2,7 +2,8 @@
 
 A record holds everything that its numbers depend on, and a list of measurements, each of one
 circuit on the held-out prompts: the chosen circuit, the controls beside it (the full model, the
-empty circuit, random circuits of the same size) and the curve over edge budgets.
+empty circuit, random circuits of the same size; the chosen one under other ablations) and the curve
+over edge budgets.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
-MeasurementKind = Literal["chosen", "full", "empty", "random", "budget"]
+MeasurementKind = Literal[
+    "chosen", "full", "empty", "random", "budget", "resample", "frozen_norms", "subset"
+]
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,12 @@ class Measurement:
     kind: MeasurementKind
     """`chosen`: the smallest circuit that meets the target on validation (the full circuit when
     none does). `full`: the model itself. `empty`: everything ablated. `random`: as many random
-    nodes or edges as the chosen circuit has. `budget`: the method's best circuit of a size."""
+    nodes or edges as the chosen circuit has. `budget`: the method's best circuit of a size.
+
+    `resample`: the chosen circuit, with what is absent carrying its values on another, randomly
+    drawn prompt. `frozen_norms`: the chosen circuit, with norms that divide by what they divide by
+    in the full model. `subset`: the model with a random part of what the chosen circuit leaves out
+    ablated."""
 
     n_nodes: int
     """Kept nodes."""
@@ -53,11 +61,13 @@ class Measurement:
     exact_match: float
     """Share of prompts whose most likely token of the whole vocabulary is the full model's."""
 
-    necessity_kl: float
-    necessity_task_loss: float
-    necessity_logit_difference: float
-    necessity_accuracy: float
-    necessity_exact_match: float
+    necessity_kl: float | None = None
+    """None, like the others, for `resample`, `frozen_norms` and `subset`."""
+
+    necessity_task_loss: float | None = None
+    necessity_logit_difference: float | None = None
+    necessity_accuracy: float | None = None
+    necessity_exact_match: float | None = None
 
     requested_nodes: int | None = None
     """Nodes asked for (`chosen` and `random` circuits of a node ranking)."""
@@ -66,7 +76,15 @@ class Measurement:
     """Edges asked for (`budget`, and what an edge ranking gives)."""
 
     draw: int | None = None
-    """Which of the random circuits, from 0."""
+    """Which of the random circuits, prompts or subsets, from 0."""
+
+    removed_nodes: int | None = None
+    """Nodes of the `chosen` circuit that were removed, each alone; None where that was not asked.
+    At most as many as `Questions.minimality_nodes`, drawn at random."""
+
+    dispensable_share: float | None = None
+    """Share of these whose removal raises the task loss by less than
+    `Questions.dispensable_below`: 0 for a minimal circuit. None also where none was removed."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +134,10 @@ class Record:
     seed: int
     target_loss: float
     """Nats a prompt."""
+
+    questions: Mapping[str, Any] = field(default_factory=dict)
+    """Every field of `Questions`, which are asked where the target was met; empty in records of
+    versions that knew none."""
 
     pretraining_loss: float | None = None
     """Of the model, in nats a token on held-out pretraining text; None where unknown."""

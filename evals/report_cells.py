@@ -17,6 +17,9 @@ LEARNED = "node-pruning"
 RANDOM = "random"
 """Registered name of the control among the methods, which comes last."""
 
+Value = Callable[[Measurement], int | float | None]
+"""What is read off a measurement."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -42,15 +45,12 @@ class Cell:
         """The record of the first seed."""
         return self.records[0]
 
-    def values(
-        self, kind: MeasurementKind, value: Callable[[Measurement], int | float]
-    ) -> tuple[int | float, ...]:
-        """A value of every measurement of a kind, over seeds and draws."""
-        return tuple(value(m) for record in self.records for m in record.of_kind(kind))
+    def values(self, kind: MeasurementKind, value: Value) -> tuple[int | float, ...]:
+        """A value of every measurement of a kind that has it, over seeds and draws."""
+        found = (value(m) for record in self.records for m in record.of_kind(kind))
+        return tuple(one for one in found if one is not None)
 
-    def mean(
-        self, kind: MeasurementKind, value: Callable[[Measurement], int | float]
-    ) -> float | None:
+    def mean(self, kind: MeasurementKind, value: Value) -> float | None:
         """Its mean; None where there is no such measurement."""
         values = self.values(kind, value)
         return fmean(values) if values else None

@@ -131,12 +131,15 @@ def measured(cells: Cells) -> str:
                 for r in done
             ]
         ),
+        "Questions": shared([_pairs(record.questions) for record in done if record.questions]),
         "Seeds": shared(sorted({record.seed for record in done})),
         "Search": "the same for every model and task; every choice on the validation prompts",
         "Device": shared([record.device for record in done]),
         "Versions": shared([_pairs(record.versions) for record in done]),
     }
-    listed = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in facts.items())
+    listed = "".join(
+        f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in facts.items() if text
+    )
     methods = "".join(
         f"<dt>{escape(cells.setting_name(setting))}</dt><dd><code>"
         f"{escape(_pairs(_first(done, setting).hyperparameters))}</code></dd>"

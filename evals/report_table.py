@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
+from statistics import fmean
 
-from sparse_lens.evals.records import Measurement, MeasurementKind
-from sparse_lens.evals.report_cells import Cell, Cells
+from sparse_lens.evals.records import MeasurementKind
+from sparse_lens.evals.report_cells import Cell, Cells, Value, shared
 from sparse_lens.plotting.network import Network
 
 
@@ -18,9 +19,11 @@ class Column:
     heading: str
     title: str
     kind: MeasurementKind
-    value: Callable[[Measurement], int | float]
+    value: Value
     form: str = ".3f"
     starts_group: bool = False
+    of_all: Callable[[Sequence[int | float]], float] = fmean
+    """One number out of those of all seeds and draws."""
 
 
 COLUMNS = (
@@ -41,17 +44,60 @@ COLUMNS = (
            lambda m: m.necessity_task_loss),
 )  # fmt: skip
 
+QUESTION_COLUMNS = (
+    Column("resampled", "two-way loss with absent values from other, randomly drawn prompts",
+           "resample", lambda m: m.task_loss, ".3f", True),
+    Column("frozen", "two-way loss with the scales of norms as in the full model",
+           "frozen_norms", lambda m: m.task_loss),
+    Column("subsets", "two-way loss with random parts of the rest ablated, mean over parts",
+           "subset", lambda m: m.task_loss),
+    Column("worst", "the same, of the worst part", "subset", lambda m: m.task_loss, of_all=max),
+    Column("spare", "share of nodes whose removal alone does not hurt", "chosen",
+           lambda m: m.dispensable_share, ".0%"),
+)  # fmt: skip
+
+_LEGEND = {
+    "resample": (
+        "resampled",
+        "What is absent carries, in place of its ablated value, its value on another prompt of the "
+        "split, drawn at random: a circuit that holds only with the values it was found with "
+        "loses here.",
+    ),
+    "frozen_norms": (
+        "frozen",
+        "Norms divide by what they divide by in the full model: a circuit that works by rescaling "
+        "what is left loses here.",
+    ),
+    "subset": (
+        "subsets, worst",
+        "Random parts of what the circuit leaves out are ablated, each alone, and all else is "
+        "kept: where the circuit is all that matters, the loss stays that of the full model, on "
+        "average and for the worst part.",
+    ),
+}
+_SPARE = (
+    "spare",
+    "Of the circuit's nodes (some of them, drawn at random, in a large one), the share whose "
+    "removal alone raises the two-way loss by less than {threshold} nats: 0% in a minimal circuit.",
+)
+
 
 def numbers_table(cells: Cells) -> str:
     """One row for each task, model and method: means over seeds, on held-out prompts."""
+    asked = any(cell.values(c.kind, c.value) for cell in cells.cells for c in QUESTION_COLUMNS)
+    columns = COLUMNS + QUESTION_COLUMNS if asked else COLUMNS
+    questions = (
+        '<th class="group" colspan="5">does the circuit hold: two-way loss, spare nodes</th>'
+    )
     groups = (
         '<tr><th class="text" colspan="4"></th><th class="group" colspan="3">circuit</th>'
         '<th class="group" colspan="4">the circuit on held-out prompts</th>'
         '<th class="group" colspan="4">controls: two-way loss</th>'
+        f"{questions if asked else ''}"
         '<th class="group" colspan="2">cost</th></tr>'
     )
-    heads = "".join(f'<th{_group(c)} title="{escape(c.title)}">{c.heading}</th>' for c in COLUMNS)
-    rows = "".join(_row(cells, cell) for cell in cells.cells)
+    heads = "".join(f'<th{_group(c)} title="{escape(c.title)}">{c.heading}</th>' for c in columns)
+    rows = "".join(_row(cells, cell, columns) for cell in cells.cells)
     return (
         '<div class="card table"><table class="sortable"><thead>'
         f'{groups}<tr><th class="text">Task</th><th class="text">Model</th>'
@@ -62,9 +108,28 @@ def numbers_table(cells: Cells) -> str:
     )
 
 
-def _row(cells: Cells, cell: Cell) -> str:
+def controls_legend(cells: Cells) -> str:
+    """What the controls of the chosen circuit mean, one sentence for each that was measured."""
+    measured = [m for record in cells.done for m in record.measurements]
+    kinds = {m.kind for m in measured}
+    entries = [entry for kind, entry in _LEGEND.items() if kind in kinds]
+    if any(m.removed_nodes for m in measured):
+        thresholds = [
+            record.questions["dispensable_below"]
+            for record in cells.done
+            if record.questions and record.chosen.removed_nodes
+        ]
+        name, text = _SPARE
+        entries.append((name, text.format(threshold=shared(thresholds))))
+    if not entries:
+        return ""
+    listed = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in entries)
+    return f'<div class="card"><dl>{listed}</dl></div>'
+
+
+def _row(cells: Cells, cell: Cell, columns: Sequence[Column]) -> str:
     numbers = []
-    for column in COLUMNS:
+    for column in columns:
         values = cell.values(column.kind, column.value)
         numbers.append(_cell(column, values))
     seconds = sum(record.seconds for record in cell.records) / len(cell.records)
@@ -82,12 +147,12 @@ def _row(cells: Cells, cell: Cell) -> str:
 def _cell(column: Column, values: Sequence[int | float]) -> str:
     if not values:
         return f'<td{_group(column)} data-value="">-</td>'
-    mean = sum(values) / len(values)
+    value = column.of_all(values)
     spread = ""
     if len(values) > 1 and min(values) < max(values):
         low, high = format(min(values), column.form), format(max(values), column.form)
         spread = f' title="{low} to {high}"'
-    return f'<td{_group(column)} data-value="{mean}"{spread}>{format(mean, column.form)}</td>'
+    return f'<td{_group(column)} data-value="{value}"{spread}>{format(value, column.form)}</td>'
 
 
 def _verdict(cell: Cell) -> str:

@@ -102,7 +102,7 @@ class Results:
         for record in self.records:
             job = record.to_json()
             del job["measurements"], job["search"]
-            for name in ("hyperparameters", "ablation", "versions"):
+            for name in ("hyperparameters", "ablation", "questions", "versions"):
                 job[name] = json.dumps(job[name])
             rows += [{**job, **asdict(m)} for m in record.measurements] or [job]
         return pd.DataFrame(rows)

@@ -95,6 +95,10 @@ def compare(
     ablation: Annotated[str | None, typer.Option(help="mean, zero or interchange.")] = None,
     seeds: Annotated[int | None, typer.Option(help="How many seeds.")] = None,
     target_loss: Annotated[float | None, typer.Option(help="Nats that circuits must meet.")] = None,
+    questions: Annotated[
+        str | None,
+        typer.Option(help="resample, frozen-norms, subsets, minimality, comma-separated; or none."),
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Of the methods that learn.")] = None,
     fields: Annotated[
         list[str] | None,
@@ -117,6 +121,7 @@ def compare(
         ablation=ablation,
         n_seeds=seeds,
         target_loss=target_loss,
+        questions=questions,
         steps=steps,
         fields=tuple(fields or ()),
         device=device,

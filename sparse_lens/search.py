@@ -84,12 +84,27 @@ def choose_circuit(
 
 @torch.no_grad()
 def circuit_logits(
-    bound: BoundAblation, circuit: Circuit, prompts: Prompts, *, batch_size: int = BATCH_SIZE
+    bound: BoundAblation,
+    circuit: Circuit,
+    prompts: Prompts,
+    *,
+    freeze_norm_scales: bool = False,
+    batch_size: int = BATCH_SIZE,
 ) -> Float[Tensor, "n vocab"]:
-    """Logits at the answer positions when the model is the circuit."""
+    """Logits at the answer positions when the model is the circuit.
+
+    Args:
+        freeze_norm_scales: norms divide by what they divide by in the full model.
+    """
     parts = []
     for batch, its_ablation in bound.batches(prompts, batch_size):
-        with patched(bound.model, circuit, ablation=its_ablation, prompts=batch):
+        with patched(
+            bound.model,
+            circuit,
+            ablation=its_ablation,
+            prompts=batch,
+            freeze_norm_scales=freeze_norm_scales,
+        ):
             parts.append(answer_logits(bound.model, batch))
     return torch.cat(parts)
 

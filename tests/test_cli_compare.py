@@ -76,6 +76,28 @@ def test_flags_reach_the_methods(models: str, tmp_path: Path):
     assert expected.items() <= dict(record.hyperparameters).items()
 
 
+@pytest.mark.parametrize(
+    ("flag", "expected"),
+    [
+        (None, {"resample": 1, "frozen_norms": 1, "subset": 4}),
+        ("none", {}),
+        ("subsets,minimality", {"subset": 4}),
+        ("all", {"resample": 1, "frozen_norms": 1, "subset": 4}),
+    ],
+)
+def test_which_questions_are_asked(models: str, tmp_path: Path, flag: str, expected: dict):
+    given = () if flag is None else ("--questions", flag)
+    one = models.split(",")[0]
+    code, _, _ = run(
+        "--models", one, *QUICKLY, "--target-loss", "50", *given, "--out", str(tmp_path)
+    )
+    assert code == 0
+    (record,) = Results.load(tmp_path).records
+    kinds = ("resample", "frozen_norms", "subset")
+    assert {kind: len(record.of_kind(kind)) for kind in kinds if record.of_kind(kind)} == expected
+    assert (record.chosen.removed_nodes is None) == (flag == "none")
+
+
 def test_a_failed_job_gives_exit_code_1(models: str, tmp_path: Path):
     code, printed, _ = run(
         "--models", models.split(",")[0], *QUICKLY, "--out", str(tmp_path),
@@ -93,6 +115,7 @@ def test_a_failed_job_gives_exit_code_1(models: str, tmp_path: Path):
         (("--preset", "slow"), "no preset 'slow'; there are quick, full"),
         (("--graph", "tree"), "no graph 'tree'; there are channel, component"),
         (("--ablation", "one"), "no ablation 'one'; there are mean, zero, interchange"),
+        (("--questions", "why"), "no question 'why'; there are resample, frozen-norms"),
         (("--methods", "magic"), "no method 'magic'; there are acdc, attribution-patching"),
         (("--models", "nobody"), "no model 'nobody'"),
         (("--tasks", "nothing"), "no task 'nothing'"),

@@ -16,6 +16,7 @@ from sparse_lens.commands.compare_console import Display
 from sparse_lens.evals import tasks
 from sparse_lens.evals.compare import compare
 from sparse_lens.evals.presets import PRESETS, ComparePreset
+from sparse_lens.evals.questions import QUESTIONS, Questions
 from sparse_lens.evals.results import Results
 from sparse_lens.evals.sources import GraphOf
 from sparse_lens.graphs.channel import ChannelGraph
@@ -47,6 +48,7 @@ class CompareOptions:
     ablation: str | None = None
     n_seeds: int | None = None
     target_loss: float | None = None
+    questions: str | None = None
     steps: int | None = None
     fields: tuple[str, ...] = ()
     """`METHOD.FIELD=VALUE`."""
@@ -71,6 +73,7 @@ def run(options: CompareOptions, out: Path, *, report: bool, console: Console) -
             target_loss=preset.target_loss,
             budgets=preset.budgets,
             random_draws=preset.random_draws,
+            questions=preset.questions,
             splits=preset.splits,
             device=options.device,
             progress=display.show,
@@ -97,7 +100,15 @@ def _with_flags(preset: ComparePreset, options: CompareOptions) -> ComparePreset
         given["tasks"] = tasks.names() if options.tasks == "all" else _names(options.tasks)
     if options.methods is not None:
         given["methods"] = {name: preset.methods.get(name, {}) for name in _names(options.methods)}
+    if options.questions is not None:
+        given["questions"] = _asked(preset.questions, options.questions)
     return replace(preset, **given)
+
+
+def _asked(preset: Questions, text: str) -> Questions:
+    if text == "all":
+        return preset.only(QUESTIONS)
+    return preset.only(() if text == "none" else _names(text))
 
 
 def _names(text: str) -> tuple[str, ...]:

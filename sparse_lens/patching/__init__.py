@@ -6,6 +6,7 @@ from sparse_lens.patching.exact.effects import exact_edge_effects, exact_node_ef
 from sparse_lens.patching.gradients.effects import edge_effects, node_effects
 from sparse_lens.patching.gradients.points import GradientPoints
 from sparse_lens.patching.hooks import counted, frozen
+from sparse_lens.patching.norms import has_norms
 from sparse_lens.patching.run import (
     answer_logits,
     circuit_activations,
@@ -26,6 +27,7 @@ __all__ = [
     "exact_node_effects",
     "frozen",
     "full_logits",
+    "has_norms",
     "mean_activations",
     "node_effects",
     "patched",

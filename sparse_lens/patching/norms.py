@@ -26,16 +26,21 @@ def norm_scales(model: HookedTransformer, tokens: Int[Tensor, "batch pos"]) -> N
         ValueError: for a model that has none.
     """
     found: dict[str, Tensor] = {}
-    captures = {
-        name: _keeping(found, name)
-        for name in model.hook_dict
-        if name.endswith(".hook_scale") and ".attn." not in name
-    }
+    captures = {name: _keeping(found, name) for name in _scale_names(model)}
     if not captures:
         raise ValueError("the model has no norms, so there are no scales to freeze.")
     with suspended(model), Attachment(model, edits={}, captures=captures).attached():
         model(tokens.to(model.cfg.device), return_type=None)
     return found
+
+
+def has_norms(model: HookedTransformer) -> bool:
+    """Whether there are norms on the residual stream, whose scales could be frozen."""
+    return bool(_scale_names(model))
+
+
+def _scale_names(model: HookedTransformer) -> list[str]:
+    return [n for n in model.hook_dict if n.endswith(".hook_scale") and ".attn." not in n]
 
 
 def freeze_scales(scales: NormScales, edits: Hooks) -> None:

@@ -10,9 +10,11 @@ from transformers import PreTrainedTokenizerFast
 
 from sparse_lens.ablation import MeanAblation, ZeroAblation
 from sparse_lens.circuit import Circuit
+from sparse_lens.evals import profiling
 from sparse_lens.evals.profiling import profiles_of
 from sparse_lens.graphs import ChannelGraph, ComponentGraph
-from sparse_lens.patching import bind, patched
+from sparse_lens.objectives import TaskLoss
+from sparse_lens.patching import answer_logits, bind, patched
 from sparse_lens.plotting import Network
 from sparse_lens.plotting.figure import network_spec
 from sparse_lens.plotting.profiles import LEVELS, Profiles
@@ -114,12 +116,26 @@ def test_many_answers_are_one_class(channel):
     assert all(len(node.means) == 1 for node in found.nodes)
 
 
-def test_effects_are_handed_on(channel):
+def test_effects_are_those_of_a_circuit_without_the_node(channel):
+    model, circuit, found = channel
+    graph = circuit.graph
+    bound = bind(model, graph, MeanAblation())
+
+    def loss(one: Circuit) -> float:
+        with patched(model, one, ablation=bound, prompts=PROMPTS):
+            return float(TaskLoss()(answer_logits(model, PROMPTS), PROMPTS).mean())
+
+    for node in found.nodes[::5]:
+        rest = [name for name in circuit.node_names() if name != node.name]
+        expected = loss(Circuit.from_node_names(graph, rest)) - loss(circuit)
+        assert node.effect == pytest.approx(expected, abs=1e-4)
+
+
+def test_effects_of_large_circuits_are_not_measured(channel, monkeypatch):
     model, circuit, _ = channel
-    name = circuit.node_names()[0]
-    bound = bind(model, circuit.graph, MeanAblation())
-    found = profiles_of(bound, circuit, PROMPTS, None, effects={name: 0.25})
-    assert [node.effect for node in found.nodes[:2]] == [0.25, None]
+    monkeypatch.setattr(profiling, "MOST_EFFECTS", 3)
+    found = profiles_of(bind(model, circuit.graph, MeanAblation()), circuit, PROMPTS, None)
+    assert all(node.effect is None for node in found.nodes)
 
 
 def test_a_drawing_takes_profiles_along(channel):

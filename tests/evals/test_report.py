@@ -114,6 +114,29 @@ def test_every_row_has_its_numbers(made_up):
         assert cells[12:] == ["2.5", "30"]
 
 
+def test_answers_to_questions_stand_beside_the_circuit(made_up):
+    """Means over seeds and draws, but the worst of the subsets, and what each column means."""
+    job = ("sparse<1>", "for_while", "node-pruning")
+    asked = tuple(toy_records.questioned(*job, seed) for seed in (0, 1))
+    plain = toy_records.record("dense&co", "for_while", "node-pruning", 0)
+    page = report_html(Results((*asked, plain)))
+    found = {row[1]: row[4 + 11 : 4 + 11 + 5] for row in rows(page)}
+    assert found["sparse<1>"] == ["0.400", "1.100", "0.200", "0.300", "50%"]
+    assert found["dense&co"] == ["-"] * 5
+    text = text_of(page)
+    assert "does the circuit hold" in text
+    for words in (
+        "resampled What is absent carries",
+        "frozen Norms divide",
+        "subsets, worst Random parts",
+        "by less than 0.02 nats",
+    ):
+        assert words in text
+    assert "dispensable_below 0.02" in text
+    for words in ("does the circuit hold", "What is absent carries", "Questions"):
+        assert words not in text_of(made_up)
+
+
 def test_curves_are_the_means_over_seeds(made_up):
     spec = figures(made_up)["curve-1-task_loss"]
     lines = [trace for trace in spec["data"] if trace["meta"]["role"] == "curve"]

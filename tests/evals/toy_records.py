@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from sparse_lens.evals.records import Measurement, MeasurementKind, Record
@@ -90,6 +91,21 @@ def record(model: str, task: str, method: str, seed: int, **changes: Any) -> Rec
         "measurements": measurements,
     }
     return Record(**(values | changes))
+
+
+def questioned(model: str, task: str, method: str, seed: int) -> Record:
+    """A record whose chosen circuit was asked everything."""
+    made = record(model, task, method, seed, questions={"dispensable_below": 0.02})
+    chosen, *others = made.measurements
+    chosen = replace(chosen, removed_nodes=8, dispensable_share=0.25 + seed / 2)
+    answers = (
+        measurement("resample", 40, 0.3, draw=0),
+        measurement("resample", 40, 0.5, draw=1),
+        measurement("frozen_norms", 40, 0.6 + seed),
+        *(measurement("subset", 400, 0.1 + draw / 10, draw=draw) for draw in range(3)),
+    )
+    bare = (replace(m, necessity_task_loss=None) for m in answers)
+    return replace(made, measurements=(chosen, *others, *bare))
 
 
 def records(n_seeds: int = 2) -> tuple[Record, ...]:

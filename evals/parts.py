@@ -1,0 +1,85 @@
+"""The parts that a circuit is given by: nodes of a node circuit, edges of an edge circuit."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from sparse_lens.circuit import Circuit
+from sparse_lens.graphs.base import Graph
+
+
+def parts_of(circuit: Circuit) -> Bool[Tensor, " parts"]:
+    """Which of the graph's nodes or edges a circuit keeps; edges block after block."""
+    graph = circuit.graph
+    if circuit.is_node_circuit:
+        return graph.flatten(circuit.node_masks)
+    kept = [circuit.edge_mask(block)[support] for block, support in graph.edge_support.items()]
+    return torch.cat(kept)
+
+
+def rebuilt(circuit: Circuit, kept: Bool[Tensor, " parts"]) -> Circuit:
+    """A circuit of the same kind that keeps other parts.
+
+    Nodes that no edge can touch stay as in an edge circuit.
+    """
+    graph = circuit.graph
+    if circuit.is_node_circuit:
+        return Circuit.from_node_masks(graph, graph.unflatten(kept))
+    masks, start = {}, 0
+    for block, support in graph.edge_support.items():
+        masks[block] = torch.zeros(support.shape, dtype=torch.bool)
+        count = int(support.count_nonzero())
+        masks[block][support] = kept[start : start + count]
+        start += count
+    return Circuit.from_edge_masks(graph, masks, node_masks=circuit.node_masks)
+
+
+def whole_like(circuit: Circuit) -> Circuit:
+    """The whole model as a circuit of the same kind."""
+    graph = circuit.graph
+    if circuit.is_node_circuit:
+        return Circuit.full(graph)
+    return Circuit.from_edge_masks(graph, graph.edge_support)
+
+
+def without_nodes(circuit: Circuit, nodes: Bool[Tensor, " nodes"]) -> Circuit:
+    """Without some nodes, numbered over the whole graph; from an edge circuit all their edges go.
+
+    Nodes that no edge can touch stay in an edge circuit.
+    """
+    graph = circuit.graph
+    if circuit.is_node_circuit:
+        return rebuilt(circuit, parts_of(circuit) & ~nodes)
+    masks = {
+        block: circuit.edge_mask(block) & ~nodes[ends.dst][:, None] & ~nodes[ends.src]
+        for block, ends in graph.ends.items()
+    }
+    return Circuit.from_edge_masks(graph, masks, node_masks=circuit.node_masks)
+
+
+def removable_nodes(circuit: Circuit) -> Bool[Tensor, " nodes"]:
+    """Its nodes that say something by being removed: not the ends, nor those without edges.
+
+    Of a node circuit, those that no edge can touch count, too.
+    """
+    graph = circuit.graph
+    nodes = graph.flatten(circuit.node_masks) & ~ends_of(graph)
+    return nodes if circuit.is_node_circuit else nodes & graph.touched
+
+
+def ends_of(graph: Graph) -> Bool[Tensor, " nodes"]:
+    """Nodes through which every circuit's input comes in and its answer goes out.
+
+    The embedding and the logits of a component graph; a channel graph has none.
+    """
+    ends = torch.zeros(graph.n_nodes, dtype=torch.bool)
+    for site in graph.fixed_sites:
+        ends[graph.node_slices[site]] = True
+    return ends
+
+
+def node_names(graph: Graph, nodes: Bool[Tensor, " nodes"]) -> list[str]:
+    """Names of nodes that are numbered over the whole graph."""
+    return Circuit.from_node_masks(graph, graph.unflatten(nodes)).node_names()

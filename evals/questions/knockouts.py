@@ -1,0 +1,111 @@
+"""Completeness: whether a circuit behaves like the model when parts of both are removed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sparse_lens.circuit import Circuit
+from sparse_lens.evals.answers import Answer
+from sparse_lens.evals.intervals import ends_of_interval, resampled_means
+from sparse_lens.evals.parts import node_names, removable_nodes, whole_like, without_nodes
+from sparse_lens.evals.questions.draws import generator_of
+from sparse_lens.objectives import logit_difference
+from sparse_lens.patching import BoundAblation
+from sparse_lens.search import BATCH_SIZE, circuit_logits
+from sparse_lens.task import Prompts
+
+
+@dataclass(frozen=True, eq=False)
+class Completeness:
+    """Logit differences of the circuit and of the model, both without some of its nodes."""
+
+    removed: tuple[tuple[str, ...], ...]
+    """Names of the removed nodes K of each draw."""
+
+    circuit: Float[Tensor, "draws n"]
+    """F(C without K): the logit difference of each example."""
+
+    model: Float[Tensor, "draws n"]
+    """F(M without K)."""
+
+    @property
+    def scores(self) -> Float[Tensor, " draws"]:
+        """|F(C without K) - F(M without K)| of each draw, F a mean over examples; 0 is best."""
+        return self._changes.mean(1).abs()
+
+    def mean(self, *, seed: int = 0) -> Answer:
+        """The incompleteness score as a mean over draws.
+
+        An example's value is its signed part in it.
+
+        Args:
+            seed: of the bootstrap, which draws examples.
+        """
+        return self._answer(self._changes, seed)
+
+    def worst(self, *, seed: int = 0) -> Answer:
+        """The same of the draw with the largest score; the interval is that of this draw."""
+        return self._answer(self._changes[self.scores.argmax()][None], seed)
+
+    @property
+    def _changes(self) -> Float[Tensor, "draws n"]:
+        return self.circuit.double() - self.model.double()
+
+    @staticmethod
+    def _answer(changes: Float[Tensor, "draws n"], seed: int) -> Answer:
+        means = changes.mean(1)
+        low, high = ends_of_interval(resampled_means(changes.T, seed=seed).abs().mean(1))
+        values = (changes * means.sign()[:, None]).mean(0)
+        return Answer(float(means.abs().mean()), low, high, values)
+
+
+@torch.no_grad()
+def completeness(
+    bound: BoundAblation,
+    circuit: Circuit,
+    prompts: Prompts,
+    *,
+    share: float = 0.5,
+    draws: int = 8,
+    seed: int = 0,
+    batch_size: int = BATCH_SIZE,
+) -> Completeness:
+    """Remove the same random nodes of the circuit from the circuit and from the whole model.
+
+    The completeness of Wang et al. 2022 (2211.00593, section 4): |F(C without K) - F(M without
+    K)| with F the mean logit difference is small for every subset K of a complete circuit. Where
+    the model has other nodes that stand in for K, it is large.
+
+    A node goes from an edge circuit, and from the model beside it, with all its edges. Neither the
+    embedding and the logits of a component graph are removed, nor nodes of an edge circuit that no
+    edge can touch.
+
+    Args:
+        share: probability with which each node of the circuit is removed.
+        draws: of K.
+        seed: of the draws.
+
+    Raises:
+        ValueError: for a share outside (0, 1].
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share must lie in (0, 1], got {share}.")
+    generator = generator_of(seed, draws)
+    prompts = prompts.to(bound.model.cfg.device or "cpu")
+    candidates, whole = removable_nodes(circuit), whole_like(circuit)
+
+    def differences(one: Circuit) -> Float[Tensor, " n"]:
+        logits = circuit_logits(bound, one, prompts, batch_size=batch_size)
+        return logit_difference(logits, prompts)
+
+    removed, of_circuit, of_model = [], [], []
+    for _ in range(draws):
+        nodes = candidates & (torch.rand(len(candidates), generator=generator) < share)
+        removed.append(tuple(node_names(circuit.graph, nodes)))
+        of_circuit.append(differences(without_nodes(circuit, nodes)))
+        of_model.append(differences(without_nodes(whole, nodes)))
+    return Completeness(tuple(removed), torch.stack(of_circuit), torch.stack(of_model))
