@@ -123,7 +123,7 @@ def test_effects_are_those_of_a_circuit_without_the_node(channel):
 
     def loss(one: Circuit) -> float:
         with patched(model, one, ablation=bound, prompts=PROMPTS):
-            return float(TaskLoss()(answer_logits(model, PROMPTS), PROMPTS).mean())
+            return float(TaskLoss()(answer_logits(model, PROMPTS), PROMPTS).mean().detach())
 
     for node in found.nodes[::5]:
         rest = [name for name in circuit.node_names() if name != node.name]
