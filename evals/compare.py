@@ -230,7 +230,7 @@ def _check_where(workers: int, executor: JobExecutor | None) -> None:
         return
     if workers != 1:
         raise ValueError(
-            f"got an executor and workers={workers}: an executor has its own, pass one or the other."
+            f"got an executor and workers={workers}: an executor has its own; pass one of them."
         )
     if not isinstance(executor, JobExecutor):
         raise ValueError(

@@ -31,9 +31,7 @@ class SubmittedJob(Protocol):
 
 @runtime_checkable
 class JobExecutor(Protocol):
-    """What is asked of an executor: that of `concurrent.futures`, of dask's
-    `client.get_executor()`, of mpi4py, ...
-    """
+    """What is asked of an executor: of one of `concurrent.futures`, dask.distributed, mpi4py."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any) -> SubmittedJob:
         """Call `fn` elsewhere."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 
 import cloudpickle
 
+import sparse_lens
 from sparse_lens.evals.jobs import Job, Outcome, Workbench, run_job
 
 
@@ -19,18 +20,21 @@ class Parcel:
 
     Bytes rather than the job itself, because torch would put the tensors of a pickled model into
     memory that all processes share: a method that changes weights would change everybody's. In
-    bytes each process, and each thread, has its own copy. The pickle is cloudpickle's, which takes
-    along what is defined in a notebook, and lambdas.
+    bytes each process, and each thread, has its own copy.
     """
 
     model: bytes
     """The same object in all parcels of a model."""
 
     rest: bytes
+    id: str
 
     def open(self) -> Job:
         """The job."""
-        return Job(model=pickle.loads(self.model), **pickle.loads(self.rest))
+        job = Job(model=pickle.loads(self.model), **pickle.loads(self.rest))
+        # As it was sent: a class that was defined inside a function arrives under a shorter name.
+        job.__dict__["id"] = self.id
+        return job
 
 
 def pack(jobs: Mapping[int, Job]) -> tuple[dict[int, Parcel], dict[int, Outcome]]:
@@ -42,8 +46,8 @@ def pack(jobs: Mapping[int, Job]) -> tuple[dict[int, Parcel], dict[int, Outcome]
         label = job.model.label
         try:
             if label not in models:
-                models[label] = cloudpickle.dumps(job.model)
-            parcels[place] = Parcel(models[label], cloudpickle.dumps(rest))
+                models[label] = _dumps(job.model)
+            parcels[place] = Parcel(models[label], _dumps(rest), job.id)
         except Exception:  # pickling calls anyone's code, which fails in many ways
             error = traceback.format_exc()
             refused[place] = failure(
@@ -67,11 +71,12 @@ def outcome_of(job: Job, answer: Outcome | str) -> Outcome:
     """What `run_parcel` gave back, as the outcome of the job that was sent."""
     if isinstance(answer, str):
         return failure(job, answer)
-    if answer.record.job_id != job.id:
+    theirs = answer.record.versions["sparse-lens"]
+    if theirs != sparse_lens.__version__:
         return failure(
             job,
-            f"the worker ran another job ({answer.record.job_id}) than it was sent ({job.id}): it "
-            f"has other code. Its versions: {dict(answer.record.versions)}.",
+            f"the worker has sparse-lens {theirs}, and this process {sparse_lens.__version__}: "
+            "results of two versions do not compare. Install the same on all machines.",
         )
     return answer
 
@@ -79,6 +84,15 @@ def outcome_of(job: Job, answer: Outcome | str) -> Outcome:
 def failure(job: Job, error: str) -> Outcome:
     """The outcome of a job that did not come to its own."""
     return Outcome(replace(job.blank(), error=error))
+
+
+def _dumps(value: object) -> bytes:
+    """Pickle; with cloudpickle what has to be taken along: lambdas, and a notebook's classes."""
+    try:
+        plain = pickle.dumps(value)
+    except Exception:  # whatever the value's own code raises
+        return cloudpickle.dumps(value)
+    return cloudpickle.dumps(value) if b"__main__" in plain else plain
 
 
 _here = threading.local()

@@ -43,12 +43,12 @@ _LEGEND = (
 class Display:
     """Prints a row as each job ends, with how many have ended and the time that is left.
 
-    On a terminal the latter stand in a bar below the rows, elsewhere at the end of each row.
+    On a terminal the latter stand in a `bar` below the rows, elsewhere at the end of each row.
     """
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._bar = Bar(
+        self.bar = Bar(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
@@ -57,18 +57,18 @@ class Display:
             console=console,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("loading models", total=None, left="")
+        self._task = self.bar.add_task("loading models", total=None, left="")
         self._running: dict[int, str] = {}
         self._started: float | None = None
         self._taken: dict[str, list[float]] = {}
         self._headed = False
 
     def __enter__(self) -> Display:
-        self._bar.start()
+        self.bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        self.bar.stop()
 
     def show(self, progress: Progress) -> None:
         """For `compare(progress=...)`."""
@@ -95,7 +95,7 @@ class Display:
             self._print(row)
         latest = list(self._running.values())[-1:]
         others = f" and {len(self._running) - 1} more" if len(self._running) > 1 else ""
-        self._bar.update(
+        self.bar.update(
             self._task,
             description="".join(latest) + others,
             completed=ended,
