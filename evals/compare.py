@@ -6,6 +6,7 @@ import dataclasses
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from transformer_lens import HookedTransformer
 from sparse_lens.ablation import Ablation, MeanAblation
 from sparse_lens.atomic import write_atomically
 from sparse_lens.evals.budgets import EdgeBudgets
-from sparse_lens.evals.jobs import Job, Outcome, Workbench, run_job, takes_target
+from sparse_lens.evals.executing import Happenings, JobExecutor, in_this_process, on_executor
+from sparse_lens.evals.jobs import Job, Outcome, takes_target
 from sparse_lens.evals.questions import Questions
 from sparse_lens.evals.records import Record
 from sparse_lens.evals.results import Results, ResultsWriter, drawing_path
 from sparse_lens.evals.sources import GraphOf, ModelSource, SplitSizes, TaskSource
+from sparse_lens.evals.workers import in_workers
 from sparse_lens.graphs.channel import ChannelGraph
 from sparse_lens.method import Method, registry
 from sparse_lens.task import Task
@@ -30,10 +33,10 @@ TARGET_LOSS = 0.15
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a comparison is; reported before and after every job."""
+    """How far a comparison is; reported as a job begins and as it ends."""
 
     number: int
-    """Of this job, from 1."""
+    """Place of this job in the comparison, from 1; jobs may end in any order."""
 
     total: int
     model: str
@@ -41,8 +44,11 @@ class Progress:
     method: str
     seed: int
 
+    remaining: Mapping[str, int]
+    """How many jobs of each method have not ended."""
+
     record: Record | None
-    """None before the job runs."""
+    """None where the job begins."""
 
     resumed: bool = False
     """Whether the record is that of an earlier run."""
@@ -64,6 +70,8 @@ def compare(
     splits: SplitSizes | None = None,
     task_seed: int = 0,
     device: str | None = None,
+    workers: int = 1,
+    executor: JobExecutor | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Results:
     """Find and measure circuits for every model, task, method and seed.
@@ -74,6 +82,13 @@ def compare(
     the circuit's drawing are saved in `out/circuits`; run again with the same settings, finished
     jobs are taken from there.
     A job that fails leaves a record with its traceback, and the others go on.
+
+    Jobs run in this process, in `workers` processes of this machine, or through an `executor`. Only
+    this process writes, so that workers need not see `out`; the results are in the same order,
+    and the numbers the same, wherever jobs run (to the last bit, on the same device with the same
+    number of threads). A model that was passed as an object travels with each of its jobs; one
+    given by name or folder is loaded where the job runs. On interruption jobs that have not begun
+    are cancelled, and those that `workers` are at are stopped.
 
     Args:
         models: names, folders of checkpoints, or models; each with its own graph and tokens.
@@ -92,11 +107,18 @@ def compare(
         splits: prompts per split, for tasks given by name.
         task_seed: of the prompts of tasks given by name; the same for all models.
         device: where models given by name are loaded.
-        progress: called before and after every job.
+        workers: processes that share out the jobs, and the threads that torch uses here. When one
+            dies, its job has failed, and the others go on.
+        executor: runs the jobs in place of `workers`: anything with the `submit` of
+            `concurrent.futures`, such as a ProcessPoolExecutor, or `client.get_executor()` of
+            dask.distributed for a cluster. Its set-up, threads included, is its owner's.
+        progress: called as a job begins (which an executor does not tell) and as it ends.
 
     Raises:
         ValueError: for an unknown model or task, a model without such a graph, or no jobs at all.
+        RuntimeError: when the executor breaks, or workers do not start; what ended is kept.
     """
+    _check_where(workers, executor)
     jobs = plan(
         models,
         tasks,
@@ -113,22 +135,27 @@ def compare(
         device=device,
     )
     report = progress or _silent
-    bench = Workbench()
-    records = []
+    remaining = Counter(job.label for job in jobs)
+    records: dict[int, Record] = {}
+
+    def tell(place: int, record: Record | None, *, resumed: bool = False) -> None:
+        job = jobs[place]
+        if record is not None:
+            records[place] = record
+            remaining[job.label] -= 1
+        labels = (job.model.label, job.task.name, job.label, job.seed)
+        report(Progress(place + 1, len(jobs), *labels, dict(remaining), record, resumed))
+
     with ResultsWriter(out) as writer:
-        for number, job in enumerate(jobs, start=1):
-            here = Progress(
-                number, len(jobs), job.model.label, job.task.name, job.label, job.seed, None
-            )
+        for place, job in enumerate(jobs):
             earlier = writer.finished(job.id)
-            if earlier is None:
-                report(here)
-                record = keep(run_job(job, bench), writer)
-            else:
-                record = earlier
-            records.append(record)
-            report(replace(here, record=record, resumed=earlier is not None))
-    return Results(tuple(records), Path(out))
+            if earlier is not None:
+                tell(place, earlier, resumed=True)
+        left = {place: job for place, job in enumerate(jobs) if place not in records}
+        with closing(_start(left, workers, executor)) as happenings:
+            for place, outcome in happenings:
+                tell(place, None if outcome is None else keep(outcome, writer, order=place))
+    return Results(tuple(records[place] for place in range(len(jobs))), Path(out))
 
 
 def plan(
@@ -166,6 +193,7 @@ def plan(
     examined = [ModelSource.examine(model, graph, device=device) for model in models]
     _refuse_twins("models", [model.label for model in examined])
     _refuse_twins("tasks", [task.name for task in asked])
+    _refuse_twins("seeds", [str(seed) for seed in seeds])
     return tuple(
         Job(
             model=model,
@@ -186,15 +214,42 @@ def plan(
     )
 
 
-def keep(outcome: Outcome, writer: ResultsWriter) -> Record:
-    """Save an outcome: its files first, so that a record never names one that is missing."""
+def keep(outcome: Outcome, writer: ResultsWriter, *, order: int) -> Record:
+    """Save an outcome: its files first, so that a record never names one that is missing.
+
+    Args:
+        order: the job's place in the comparison.
+    """
     if outcome.record.circuit is not None and outcome.circuit is not None:
         circuit = writer.folder / outcome.record.circuit
         write_atomically(circuit, outcome.circuit)
         if outcome.drawing is not None:
             write_atomically(drawing_path(circuit), outcome.drawing)
-    writer.append(outcome.record)
-    return outcome.record
+    record = replace(outcome.record, order=order)
+    writer.append(record)
+    return record
+
+
+def _check_where(workers: int, executor: JobExecutor | None) -> None:
+    if workers < 1:
+        raise ValueError(f"workers must be 1 or more, got {workers}.")
+    if executor is None:
+        return
+    if workers != 1:
+        raise ValueError(
+            f"got an executor and workers={workers}: an executor has its own; pass one of them."
+        )
+    if not isinstance(executor, JobExecutor):
+        raise ValueError(
+            f"an executor has submit(function, *arguments) as in concurrent.futures, got "
+            f"{executor!r}."
+        )
+
+
+def _start(jobs: Mapping[int, Job], workers: int, executor: JobExecutor | None) -> Happenings:
+    if executor is not None:
+        return on_executor(jobs, executor)
+    return in_this_process(jobs) if workers == 1 else in_workers(jobs, workers)
 
 
 def _labelled(methods: Sequence[Method] | Mapping[str, Method]) -> dict[str, Method]:
@@ -231,8 +286,7 @@ def _refuse_twins(what: str, labels: list[str]) -> None:
     twins = sorted(label for label, count in Counter(labels).items() if count > 1)
     if twins:
         raise ValueError(
-            f"{what} must have different names, got {twins} more than once; their rows could not "
-            "be told apart."
+            f"{what} must differ, got {twins} more than once; their rows could not be told apart."
         )
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+import torch
+
 import sparse_lens
 from sparse_lens.ablation import Ablation
 from sparse_lens.circuit import Circuit
@@ -26,7 +28,7 @@ from sparse_lens.patching import BoundAblation, bind
 from sparse_lens.plotting.network import Network
 from sparse_lens.search import ChosenCircuit, choose_circuit
 from sparse_lens.task import Task
-from sparse_lens.versions import installed_versions
+from sparse_lens.versions import hardware, installed_versions
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +93,10 @@ class Job:
             seed=self.seed,
             target_loss=self.target_loss,
             questions=describe_fields(self.questions),
+            budgets=describe(self.budgets),
+            random_draws=self.random_draws,
+            tokenizer_hash=model.tokenizer_hash,
+            dtype=model.dtype,
             versions=installed_versions(),
         )
 
@@ -142,10 +148,11 @@ def run_job(job: Job, bench: Workbench | None = None) -> Outcome:
     started = time.perf_counter()
     try:
         outcome = _run(job, bench or Workbench())
-    except Exception:  # of any kind: a method may be anyone's, and the other jobs must go on
+    except (Exception, SystemExit):  # a method may be anyone's, and the other jobs must go on
         outcome = Outcome(replace(job.blank(), error=traceback.format_exc()))
     seconds = time.perf_counter() - started
-    return replace(outcome, record=replace(outcome.record, job_seconds=seconds))
+    record = replace(outcome.record, job_seconds=seconds, threads=torch.get_num_threads())
+    return replace(outcome, record=record)
 
 
 def _run(job: Job, bench: Workbench) -> Outcome:
@@ -180,6 +187,7 @@ def _run(job: Job, bench: Workbench) -> Outcome:
         backward_passes=discovery.cost.backward_passes,
         peak_memory=discovery.cost.peak_memory,
         device=str(bound.model.cfg.device),
+        hardware=hardware(bound.model.cfg.device),
         measurements=measurements,
     )
     drawing = None

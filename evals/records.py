@@ -139,6 +139,21 @@ class Record:
     """Every field of `Questions`, which are asked where the target was met; empty in records of
     versions that knew none."""
 
+    order: int = 0
+    """Place in the comparison that wrote it, from 0, whenever the job ended."""
+
+    budgets: Mapping[str, Any] = field(default_factory=dict)
+    """Shares and numbers of edges of the curve; see `EdgeBudgets`."""
+
+    random_draws: int = 0
+    """Random circuits of the chosen one's size."""
+
+    tokenizer_hash: str | None = None
+    """Of what the model's tokenizer makes of text; None where it has none."""
+
+    dtype: str = ""
+    """Of the model's weights."""
+
     pretraining_loss: float | None = None
     """Of the model, in nats a token on held-out pretraining text; None where unknown."""
 
@@ -177,6 +192,14 @@ class Record:
     """Of the whole job, held-out measurements included."""
 
     device: str = ""
+    """Where the model computed: `cpu`, `cuda:0`, ..."""
+
+    hardware: str = ""
+    """Name of that device or, on a CPU, of the processor."""
+
+    threads: int = 0
+    """That torch used on the CPU; sums may differ in their last bits with another number."""
+
     versions: Mapping[str, str] = field(default_factory=dict)
     """Of sparse-lens, torch, transformer-lens and Python."""
 

@@ -6,12 +6,13 @@ import json
 import os
 import threading
 import warnings
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sparse_lens.evals.records import Record
+from sparse_lens.atomic import remove_unfinished, write_atomically
+from sparse_lens.evals.records import Measurement, Record
 from sparse_lens.plotting.network import Network
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def drawing_path(circuit: Path) -> Path:
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """Records, one a job, in the order in which the jobs ended."""
+    """Records, one a job, in the order of the comparison, whichever job ended first."""
 
     records: tuple[Record, ...]
     folder: Path | None = None
@@ -52,7 +53,8 @@ class Results:
             )
         lines, _ = _whole_lines(path)
         records = [_parse(path, i, line) for i, line in enumerate(lines)]
-        return cls(tuple({_cell(record): record for record in records}.values()), path.parent)
+        last = {_cell(record): record for record in records}.values()
+        return cls(tuple(sorted(last, key=lambda record: record.order)), path.parent)
 
     def __iter__(self) -> Iterator[Record]:
         return iter(self.records)
@@ -92,46 +94,70 @@ class Results:
         return Network.from_json(path.read_text(encoding="utf-8")) if path.is_file() else None
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row a measurement, with the job's fields beside it; one row for a failed job.
+        """One row a measurement, with the job's fields before it; one row for a failed job.
 
-        Columns of the measurement are those of `Measurement`; nested fields of the job are JSON.
+        Columns are the fields of `Record`, in their order, then those of `Measurement` (`kind` says
+        which measurement a row is). What is nested has a column for each leaf, with dots in its
+        name: `hyperparameters.n_steps`, `hyperparameters.objective.type`, `ablation.type`,
+        `budgets.fractions`, `versions.torch`. Lists are JSON: `search`, `budgets.fractions`. A
+        method without such a field, and a job without such a number, has a missing value there.
         """
         import pandas as pd
 
-        rows = []
-        for record in self.records:
-            job = record.to_json()
-            del job["measurements"], job["search"]
-            for name in ("hyperparameters", "ablation", "questions", "versions"):
-                job[name] = json.dumps(job[name])
-            rows += [{**job, **asdict(m)} for m in record.measurements] or [job]
-        return pd.DataFrame(rows)
+        jobs = [_flat(record.to_json()) for record in self.records]
+        rows = [
+            {**job, **measured}
+            for job, record in zip(jobs, self.records, strict=True)
+            for measured in [asdict(m) for m in record.measurements] or [{}]
+        ]
+        names = dict.fromkeys(name for job in jobs for name in job)
+        columns = [
+            name
+            for f in fields(Record)
+            for name in names
+            if name == f.name or name.startswith(f"{f.name}.")
+        ]
+        return pd.DataFrame(rows, columns=[*columns, *(f.name for f in fields(Measurement))])
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write `to_pandas()` as CSV."""
-        self.to_pandas().to_csv(path, index=False)
+        """Write `to_pandas()` as CSV, in one step.
+
+        Raises:
+            FileNotFoundError: when there is no such folder.
+        """
+        write_atomically(Path(path), self.to_pandas().to_csv(index=False).encode())
 
 
 class ResultsWriter:
     """Appends records to a folder's file: a line is there whole, or not at all.
 
     A line that a killed run left half written is cut off, with a warning, when the file is opened.
+
+    Raises:
+        ValueError: while another writer has the folder.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
         (self.folder / "circuits").mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
-        path = self.folder / RESULTS_FILE
         self._done: dict[str, Record] = {}
         self._last: dict[tuple[object, ...], str] = {}
-        if path.exists():
-            lines, length = _whole_lines(path)
-            if length < path.stat().st_size:
-                os.truncate(path, length)
-            for index, line in enumerate(lines):
-                self._remember(_parse(path, index, line))
-        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        path = self.folder / RESULTS_FILE
+        self._only = os.open(self.folder / ".lock", os.O_WRONLY | os.O_CREAT, 0o644)
+        try:
+            _be_the_only_writer(self._only, self.folder)
+            remove_unfinished(self.folder / "circuits")
+            if path.exists():
+                lines, length = _whole_lines(path)
+                if length < path.stat().st_size:
+                    os.truncate(path, length)
+                for index, line in enumerate(lines):
+                    self._remember(_parse(path, index, line))
+            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        except BaseException:
+            os.close(self._only)
+            raise
 
     def finished(self, job_id: str) -> Record | None:
         """The record of a job that an earlier run ended well, if its files are there as well.
@@ -163,6 +189,7 @@ class ResultsWriter:
     def close(self) -> None:
         """Close the file."""
         os.close(self._file)
+        os.close(self._only)
 
     def _remember(self, record: Record) -> None:
         self._last[_cell(record)] = record.job_id
@@ -174,6 +201,33 @@ class ResultsWriter:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _be_the_only_writer(file: int, folder: Path) -> None:
+    """Lock a file for this process; the system lets go when the process ends, however it does."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        raise ValueError(
+            f"another comparison is writing to {folder}: wait for its end, or pass another folder."
+        ) from None
+    except OSError:
+        return  # a file system without locks
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Leaves by their dotted names, lists as JSON; measurements, which have rows, left out."""
+    leaves: dict[str, Any] = {}
+    for name, item in value.items():
+        if isinstance(item, Mapping):
+            leaves |= _flat(item, f"{prefix}{name}.")
+        elif prefix or name != "measurements":
+            leaves[prefix + name] = json.dumps(item) if isinstance(item, (list, tuple)) else item
+    return leaves
 
 
 def _write_rest(file: int, rest: bytes) -> None:

@@ -52,6 +52,7 @@ class ModelSource:
     """Nats a token on held-out pretraining text; None where the model's folder does not say."""
 
     tokenizer_hash: str | None
+    dtype: str
     graph_of: GraphOf
     graph_kind: str
     graph_fingerprint: str
@@ -85,6 +86,7 @@ class ModelSource:
             n_parameters=sum(parameter.numel() for parameter in model.parameters()),
             pretraining_loss=loss,
             tokenizer_hash=tokenizer_hash(model.tokenizer),
+            dtype=str(model.cfg.dtype).removeprefix("torch."),
             graph_of=graph_of,
             graph_kind=graph.kind,
             graph_fingerprint=graph.fingerprint,

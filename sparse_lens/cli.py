@@ -105,6 +105,7 @@ def compare(
         typer.Option("--set", metavar="METHOD.FIELD=VALUE", help="Any field; can be repeated."),
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
+    workers: Annotated[int, typer.Option(help="Processes that share out jobs and threads.")] = 1,
     report: Annotated[bool, typer.Option(help="Write report.html at the end.")] = True,
 ) -> None:
     """Find the smallest circuits of several models with several methods, and measure them."""
@@ -126,7 +127,8 @@ def compare(
         fields=tuple(fields or ()),
         device=device,
     )
-    if command.run(options, out, report=report, console=Console()).failed:
+    results = command.run(options, out, workers=workers, report=report, console=Console())
+    if results.failed:
         raise typer.Exit(1)
 
 
@@ -177,11 +179,15 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="The page to write; report.html in the folder.")
     ] = None,
+    csv: Annotated[
+        Path | None, typer.Option(help="A table to write, too: a row a measurement.")
+    ] = None,
 ) -> None:
     """Write the report of a comparison again, from its folder alone, and print its path."""
     from sparse_lens.commands import show as command
 
-    typer.echo(command.report(folder, out))
+    for path in command.report(folder, out, csv):
+        typer.echo(path)
 
 
 @models.command("list")

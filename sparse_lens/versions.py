@@ -1,7 +1,10 @@
 """What a result was computed with."""
 
+from __future__ import annotations
+
 import platform
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 
@@ -16,3 +19,15 @@ def installed_versions() -> dict[str, str]:
         "transformer-lens": version("transformer-lens"),
         "python": platform.python_version(),
     }
+
+
+def hardware(device: torch.device | str | None) -> str:
+    """Name of a CUDA device; for others that of the processor, as far as the system tells."""
+    if torch.device(device or "cpu").type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

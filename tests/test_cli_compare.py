@@ -1,17 +1,24 @@
 """`sparse-lens compare`: flags become a comparison, and rows are shown as they come."""
 
 import copy
+import io
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from typer.testing import CliRunner
 
 from sparse_lens.cli import app
+from sparse_lens.commands.compare_console import Display
+from sparse_lens.evals.compare import Progress
+from sparse_lens.evals.records import Record
 from sparse_lens.evals.results import Results
 from sparse_lens.models.checkpoint import save_sparse_gpt
 from tests.evals import toy_comparison as toy
-from tests.evals import toy_tokenizers
+from tests.evals import toy_records, toy_tokenizers
 
 QUICKLY = ("--tasks", "for_while", "--methods", "attribution-patching", "--no-report")
 
@@ -57,6 +64,48 @@ def test_rows_summary_and_files(models: str, tmp_path: Path):
     assert not (tmp_path / "report.html").exists()
     code, printed, _ = run("--models", models, *QUICKLY, "--seeds", "2", "--out", str(tmp_path))
     assert (code, printed.count("  before")) == (0, 4)
+
+
+def test_rows_in_a_file_say_how_far_it_is(models: str, tmp_path: Path):
+    code, printed, _ = run(
+        "--models", models.split(",")[0], *QUICKLY, "--seeds", "2", "--out", str(tmp_path)
+    )
+    assert code == 0
+    rows = [line for line in printed.splitlines() if " for_while " in line]
+    assert [row.split()[-3] for row in rows] == ["1/2", "2/2"]
+    assert rows[1].endswith("0:00:00 left")
+    assert "\x1b" not in printed, "no colours, and no bar that moves"
+
+
+def progress(number: int, remaining: int, record: Record | None, **changes: Any) -> Progress:
+    """Of four jobs of one method."""
+    return Progress(
+        number, 4, "dense&co", "for_while", "random", number, {"random": remaining}, record,
+        **changes,
+    )  # fmt: skip
+
+
+def test_the_bar_of_a_terminal_counts_what_ended_in_any_order():
+    console = Console(file=io.StringIO(), force_terminal=True, width=160, color_system=None)
+    done = replace(toy_records.record("dense&co", "for_while", "random", 0), job_seconds=10.0)
+    display = Display(console)
+    states = []
+    for event in (
+        progress(4, 3, done, resumed=True),
+        progress(1, 3, None),
+        progress(3, 3, None),
+        progress(3, 2, done),
+    ):
+        display.show(event)
+        (bar,) = display.bar.tasks
+        states.append((bar.completed, bar.total, bar.description, bar.fields["left"]))
+    name = "dense&co for_while random"
+    assert states[:3] == [
+        (1, 4, "", ""), (1, 4, f"job 1: {name}", ""), (1, 4, f"job 3: {name} and 1 more", ""),
+    ]  # fmt: skip
+    assert states[3][:3] == (2, 4, f"job 1: {name}")
+    assert states[3][3].endswith(" left")
+    assert console.file.getvalue().count("for_while") == 2  # type: ignore[attr-defined]
 
 
 def test_flags_reach_the_methods(models: str, tmp_path: Path):
@@ -118,6 +167,7 @@ def test_a_failed_job_gives_exit_code_1(models: str, tmp_path: Path):
         (("--questions", "why"), "no question 'why'; there are resample, frozen-norms"),
         (("--methods", "magic"), "no method 'magic'; there are acdc, attribution-patching"),
         (("--models", "nobody"), "no model 'nobody'"),
+        (("--workers", "0"), "workers must be 1 or more, got 0"),
         (("--tasks", "nothing"), "no task 'nothing'"),
         (("--set", "k_coef=1"), "--set takes METHOD.FIELD=VALUE"),
         (("--set", "magic.k=1"), "no method in this comparison 'magic'"),

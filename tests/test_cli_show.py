@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -15,6 +16,7 @@ from sparse_lens.circuit import Circuit
 from sparse_lens.cli import app
 from sparse_lens.commands.show import graph_of
 from sparse_lens.evals.compare import compare
+from sparse_lens.evals.results import Results
 from sparse_lens.graphs import ChannelGraph, ComponentGraph
 from sparse_lens.models.checkpoint import load_sparse_gpt, save_sparse_gpt
 from sparse_lens.models.sparse_gpt import HookedSparseGPT
@@ -80,6 +82,16 @@ def test_show_writes_beside_the_circuit(folder: Path):
     code, printed, _ = run("show", folder / "nodes.safetensors", "--model", folder / "model")
     assert (code, printed) == (0, f"{folder / 'nodes.html'}\n")
     assert (folder / "nodes.html").is_file()
+
+
+def test_a_table_is_written_where_asked(folder: Path, tmp_path: Path):
+    out, csv = tmp_path / "page.html", tmp_path / "table.csv"
+    code, printed, _ = run("report", folder / "run", "--out", out, "--csv", csv)
+    assert (code, printed) == (0, f"{csv}\n{out}\n")
+    assert out.is_file()
+    table = pd.read_csv(csv)
+    expected = Results.load(folder / "run").to_pandas()
+    assert table.task_loss.tolist() == expected.task_loss.tolist()
 
 
 def test_report_then_show_without_the_model(folder: Path):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -56,12 +57,14 @@ class CompareOptions:
     device: str | None = None
 
 
-def run(options: CompareOptions, out: Path, *, report: bool, console: Console) -> Results:
+def run(
+    options: CompareOptions, out: Path, *, workers: int, report: bool, console: Console
+) -> Results:
     """Run a comparison with progress, print its summary, and write the report."""
     preset = _with_flags(_named("preset", PRESETS, options.preset), options)
     methods = {name: _method(name, given) for name, given in preset.methods.items()}
     methods = _with_steps(_with_fields(methods, options.fields), options.steps)
-    with Display(console) as display:
+    with Display(console) as display, _how_to_go_on(console):
         results = compare(
             preset.models,
             preset.tasks,
@@ -76,6 +79,7 @@ def run(options: CompareOptions, out: Path, *, report: bool, console: Console) -
             questions=preset.questions,
             splits=preset.splits,
             device=options.device,
+            workers=workers,
             progress=display.show,
         )
     display.summary(results)
@@ -86,6 +90,15 @@ def run(options: CompareOptions, out: Path, *, report: bool, console: Console) -
         path = write_report(results, out / "report.html")
         console.print(f"Report:  {path}", soft_wrap=True)
     return results
+
+
+@contextmanager
+def _how_to_go_on(console: Console) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.print("Stopped. Finished jobs are kept; the same command goes on from there.")
+        raise
 
 
 def _with_flags(preset: ComparePreset, options: CompareOptions) -> ComparePreset:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from datetime import timedelta
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -13,6 +12,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
+from sparse_lens.commands.time_left import in_words, seconds_left
 from sparse_lens.evals.compare import Progress
 from sparse_lens.evals.intervals import geometric_mean
 from sparse_lens.evals.records import Record
@@ -41,51 +41,66 @@ _LEGEND = (
 
 
 class Display:
-    """Prints a row as each job ends, above a bar with the time that is left."""
+    """Prints a row as each job ends, with how many have ended and the time that is left.
+
+    On a terminal the latter stand in a `bar` below the rows, elsewhere at the end of each row.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._bar = Bar(
+        self.bar = Bar(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("{task.fields[left]}"),
             console=console,
+            disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("loading models", total=None, left="")
-        self._started = time.monotonic()
-        self._ran = 0
+        self._task = self.bar.add_task("loading models", total=None, left="")
+        self._running: dict[int, str] = {}
+        self._started: float | None = None
+        self._taken: dict[str, list[float]] = {}
+        self._headed = False
 
     def __enter__(self) -> Display:
-        self._bar.start()
+        self.bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        self.bar.stop()
 
     def show(self, progress: Progress) -> None:
         """For `compare(progress=...)`."""
-        if progress.number == 1 and (progress.record is None or progress.resumed):
-            self._started = time.monotonic()
+        if not self._headed:
+            self._headed = True
             self._print(Text(_line([name for name, _, _ in _COLUMNS]), style="bold"))
-        record = progress.record
+        record, now = progress.record, time.monotonic()
         if record is None:
             name = f"{progress.model} {progress.task} {progress.method}"
-            self._bar.update(
-                self._task,
-                description=f"job {progress.number}: {escape(name)}",
-                total=progress.total,
-                completed=progress.number - 1,
-            )
-            return
-        self._ran += not progress.resumed
-        self._print(_row(record, resumed=progress.resumed))
-        self._bar.update(
+            self._running[progress.number] = f"job {progress.number}: {escape(name)}"
+            self._started = self._started or now
+        else:
+            self._running.pop(progress.number, None)
+            if not progress.resumed:
+                self._started = self._started or now - record.job_seconds
+                self._taken.setdefault(progress.method, []).append(record.job_seconds)
+        ended = progress.total - sum(progress.remaining.values())
+        elapsed = now - (self._started or now)
+        left = in_words(seconds_left(self._taken, progress.remaining, elapsed))
+        if record is not None:
+            row = _row(record, resumed=progress.resumed)
+            if not self._console.is_terminal:
+                row.append(f"  {ended}/{progress.total}  {left}".rstrip())
+            self._print(row)
+        latest = list(self._running.values())[-1:]
+        others = f" and {len(self._running) - 1} more" if len(self._running) > 1 else ""
+        self.bar.update(
             self._task,
-            completed=progress.number,
+            description="".join(latest) + others,
+            completed=ended,
             total=progress.total,
-            left=self._left(progress.total - progress.number),
+            left=left,
         )
 
     def summary(self, results: Results) -> None:
@@ -102,12 +117,6 @@ class Display:
             last = (record.error or "").strip().splitlines()[-1:]
             where = f"{record.model}, {record.task}, {record.method}, seed {record.seed}"
             self._print(Text(f"failed: {where}: {' '.join(last)}", style="red"))
-
-    def _left(self, jobs: int) -> str:
-        if not self._ran:
-            return ""
-        seconds = (time.monotonic() - self._started) / self._ran * jobs
-        return f"{timedelta(seconds=round(seconds))} left"
 
     def _print(self, text: Text) -> None:
         self._console.print(text, soft_wrap=True, highlight=False)

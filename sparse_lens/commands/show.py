@@ -51,9 +51,16 @@ def show(circuit: Path, model: str | None, out: Path | None) -> Path:
     return write_page(out or circuit.with_suffix(".html"), _page(heading, network))
 
 
-def report(folder: Path, out: Path | None) -> Path:
-    """Write the report of a comparison again, from its folder alone."""
-    return write_report(Results.load(folder), out or folder / "report.html")
+def report(folder: Path, out: Path | None, csv: Path | None) -> list[Path]:
+    """Write the report of a comparison again, from its folder alone, and a table where asked.
+
+    The table comes first: it has the failed jobs, also where there is nothing else to report.
+    """
+    results = Results.load(folder)
+    if csv is not None:
+        results.to_csv(csv)
+    page = write_report(results, out or folder / "report.html")
+    return [page] if csv is None else [csv, page]
 
 
 def graph_of(model: HookedTransformer, kind: str, fingerprint: str) -> Graph:

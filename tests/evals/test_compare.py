@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import fields, replace
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -21,10 +22,12 @@ from sparse_lens.evals.questions import Questions, minimality, partly_ablated, r
 from sparse_lens.evals.records import Measurement, Record
 from sparse_lens.evals.results import Results
 from sparse_lens.graphs import ChannelGraph, ComponentGraph
+from sparse_lens.identity import model_hash, task_hash, tokenizer_hash
 from sparse_lens.method import registry
 from sparse_lens.models.checkpoint import save_sparse_gpt
 from sparse_lens.search import choose_circuit
 from tests.evals import toy_comparison as toy
+from tests.evals import toy_records
 from tests.evals.toy_comparison import BUDGETS, ByIndex, EdgesByIndex, Failing, Half
 from tests.graphs.tiny import dense_model
 
@@ -126,7 +129,9 @@ def test_answers_to_questions_are_recorded(tmp_path, graph_of):
         assert record.chosen.removed_nodes == len(alone.nodes) > 0
         assert record.chosen.dispensable_share == len(alone.dispensable) / len(alone.nodes)
     again = compare([model], [task], methods, out=tmp_path / "two", **run)
-    assert list(map(without_times, again)) == list(map(without_times, results))
+    assert [toy.without_what_differs(r) for r in again] == [
+        toy.without_what_differs(r) for r in results
+    ]
 
 
 def test_an_unmet_target_is_asked_nothing_and_some_models_have_no_norms(tmp_path):
@@ -237,11 +242,7 @@ def test_jobs_travel_and_repeat():
         assert here.record.status == "done", here.record.error
         assert here.circuit == away.circuit
         assert here.drawing == away.drawing is not None
-        assert without_times(here.record) == without_times(away.record)
-
-
-def without_times(record: Record) -> Record:
-    return replace(record, seconds=0.0, job_seconds=0.0)
+        assert toy.without_what_differs(here.record) == toy.without_what_differs(away.record)
 
 
 def test_the_id_depends_on_everything():
@@ -288,10 +289,10 @@ def test_tasks_by_name_need_a_tokenizer_that_carries_them(tmp_path, tokenizer, b
     model = toy.model(vocab_size=1024, block_size=128)
     results = compare([model], ["for_while"], METHODS, out=tmp_path / "none", budgets=BUDGETS)
     assert "no tokenizer" in str(results.failed[0].error)
-    model.set_tokenizer(bytes_tokenizer)
+    model.set_tokenizer(copy.deepcopy(bytes_tokenizer))
     results = compare([model], ["for_while"], METHODS, out=tmp_path / "bytes", budgets=BUDGETS)
     assert "ValueError" in str(results.failed[0].error)
-    model.set_tokenizer(tokenizer)
+    model.set_tokenizer(copy.deepcopy(tokenizer))
     sizes = sl.evals.sources.SplitSizes(n_train=8, n_validation=6, n_held_out=4)
     (record,) = compare(
         [model], ["for_while"], {"nodes": ByIndex()}, out=tmp_path / "ours", budgets=BUDGETS,
@@ -340,6 +341,7 @@ def test_labels(tmp_path):
         ({"tasks": [toy.task(), toy.task()]}, "'toy'.* more than once"),
         ({"tasks": [sl.Task("bare", train=toy.prompts(2, 0))]}, "no validation split"),
         ({"methods": [ByIndex(), ByIndex()]}, "more than once"),
+        ({"seeds": [1, 2, 1]}, "seeds must differ, got \\['1'\\] more than once"),
         ({"models": [toy.model(activation_type="relu", residual_activation_type="relu")],
           "graph": ComponentGraph.from_model}, "relu"),
     ],
@@ -362,12 +364,72 @@ def test_records_and_tables(tmp_path):
     assert loaded.records == tuple(Record.from_json(r.to_json()) for r in results)
     table = loaded.to_pandas()
     assert len(table) == 1 + sum(len(r.measurements) for r in results)
-    assert {f.name for f in fields(Measurement)} <= set(table.columns)
     one = table[(table.method == "nodes") & (table.kind == "chosen")].iloc[0]
     assert one.task_loss == results.records[0].chosen.task_loss
-    assert json.loads(one.hyperparameters)["step"] == 7
-    loaded.to_csv(tmp_path / "table.csv")
-    assert len((tmp_path / "table.csv").read_text().splitlines()) >= len(table)
+    assert one["hyperparameters.step"] == 7
+    assert one["hyperparameters.objective.type"] == "TaskLoss"
+    assert one["ablation.type"] == "MeanAblation"
+    assert one["versions.torch"] == torch.__version__
+    assert json.loads(one["budgets.fractions"]) == [0.3, 1.0]
+    assert json.loads(one["search"]) == [list(tried) for tried in results.records[0].search]
+    (bad,) = table.method.eq("bad").to_numpy().nonzero()
+    assert table.loc[bad, "kind"].isna().all()
+    assert table.loc[bad, "hyperparameters.step"].isna().all()
+
+
+def test_a_table_has_every_field_of_the_records(tmp_path):
+    results = compare([toy.model()], [toy.task()], METHODS, out=tmp_path, budgets=BUDGETS)
+    table = results.to_pandas()
+    parts = list(dict.fromkeys(column.partition(".")[0] for column in table.columns))
+    job = [f.name for f in fields(Record) if f.name != "measurements"]
+    assert parts == [*job, *(f.name for f in fields(Measurement))]
+    results.to_csv(tmp_path / "table.csv")
+    again = pd.read_csv(tmp_path / "table.csv")
+    assert list(again.columns) == list(table.columns)
+    for column in ("model", "kind", "task_loss", "n_edges", "hyperparameters.step", "search"):
+        pd.testing.assert_series_equal(again[column], table[column], check_dtype=False)
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        results.to_csv(tmp_path / "nowhere" / "table.csv")
+
+
+def test_a_row_says_what_it_depends_on(tmp_path, tokenizer):
+    model = toy.model(vocab_size=1024, block_size=128)
+    model.set_tokenizer(copy.deepcopy(tokenizer))
+    (record,) = compare(
+        [model], [toy.task()], {"nodes": ByIndex()}, out=tmp_path, budgets=BUDGETS, random_draws=2,
+        ablation=sl.ZeroAblation(), seeds=[4], target_loss=0.3,
+    )  # fmt: skip
+    row = json.loads((tmp_path / "results.jsonl").read_text())
+    assert row["model_hash"] == model_hash(model)
+    assert row["tokenizer_hash"] == tokenizer_hash(tokenizer)
+    assert row["task_hash"] == task_hash(toy.task())
+    assert (row["n_train"], row["n_validation"], row["n_held_out"]) == (6, 6, 8)
+    assert row["method_class"] == "tests.evals.toy_comparison.ByIndex"
+    expected = {"objective": {"type": "TaskLoss"}, "step": 7, "target_loss": 0.3}
+    assert row["hyperparameters"] == expected
+    assert row["ablation"] == {"type": "ZeroAblation"}
+    assert (row["seed"], row["target_loss"], row["random_draws"]) == (4, 0.3, 2)
+    assert row["budgets"] == {"type": "EdgeBudgets", "fractions": [0.3, 1.0], "counts": [2]}
+    assert set(row["versions"]) == {"sparse-lens", "torch", "transformer-lens", "python"}
+    assert (row["device"], row["dtype"]) == ("cpu", "float32")
+    assert row["threads"] == torch.get_num_threads()
+    assert row["hardware"]
+    assert row["seconds"] > 0
+    assert row["forward_passes"] > 0
+    assert row["job_seconds"] > row["seconds"]
+    assert Record.from_json(row) == record
+
+
+def test_records_of_an_older_version_can_be_read():
+    record = toy_records.record("dense&co", "for_while", "random", 0)
+    row = record.to_json()
+    for name in ("order", "budgets", "random_draws", "tokenizer_hash", "dtype", "hardware"):
+        del row[name]
+    assert Record.from_json(row) == record
+
+
+def test_what_is_no_record_or_no_results(tmp_path):
+    results = compare([toy.model()], [toy.task()], METHODS, out=tmp_path, budgets=BUDGETS)
     with pytest.raises(ValueError, match="unknown fields \\['colour'\\]"):
         Record.from_json({**results.records[0].to_json(), "colour": 1})
     with pytest.raises(FileNotFoundError, match="no results"):

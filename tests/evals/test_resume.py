@@ -118,6 +118,67 @@ def test_every_append_is_one_whole_line(tmp_path):
     assert json.loads(lines[-1])["error"] == "two\nlines"
 
 
+WRITING = """
+import fcntl, sys
+file = open(sys.argv[1], "a")
+fcntl.lockf(file, fcntl.LOCK_EX)
+sys.stdout.write("locked\\n")
+sys.stdout.flush()
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such locks")
+def test_one_comparison_at_a_time_writes_to_a_folder(tmp_path):
+    command = [sys.executable, "-c", WRITING, str(tmp_path / ".lock")]
+    other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None
+    assert other.stdout.readline() == "locked\n"
+    with pytest.raises(ValueError, match="another comparison is writing"):
+        ResultsWriter(tmp_path)
+    other.communicate()
+    with ResultsWriter(tmp_path):
+        pass
+
+
+DYING = """
+import os, signal, sys
+from sparse_lens.evals import results
+from sparse_lens.evals.compare import compare
+from tests.evals import toy_comparison as toy
+
+def die_in_the_middle(file, line):
+    if b'"method": "b"' in line:
+        write(file, line[:len(line) // 2])
+        os.kill(os.getpid(), signal.SIGKILL)
+    return write(file, line)
+
+write, os.write = os.write, die_in_the_middle
+methods = {"a": toy.ByIndex(step=3), "b": toy.ByIndex(step=5)}
+compare(
+    [toy.model()], [toy.task()], methods, out=sys.argv[1], budgets=toy.BUDGETS, random_draws=1
+)
+"""
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_of_a_line(tmp_path):
+    command = [sys.executable, "-c", DYING, str(tmp_path / "killed")]
+    died = subprocess.run(command, env=_environment(), check=False)
+    assert died.returncode == -signal.SIGKILL
+    unfinished = tmp_path / "killed" / "circuits" / ".one.safetensors.0.part"
+    unfinished.write_bytes(b"half")
+    assert not (tmp_path / "killed" / RESULTS_FILE).read_bytes().endswith(b"\n")
+    with pytest.warns(UserWarning, match="was not written to its end"):
+        again, ran = run(tmp_path / "killed")
+    assert ran == [("b", 0)]
+    assert not unfinished.exists()
+    whole, _ = run(tmp_path / "whole")
+    assert _without_times(again) == _without_times(whole)
+    lines = (tmp_path / "killed" / RESULTS_FILE).read_bytes().splitlines()
+    assert [json.loads(line)["method"] for line in lines] == ["a", "b"]
+
+
 SCRIPT = """
 import sys
 from sparse_lens.evals.compare import compare
@@ -137,12 +198,10 @@ for out in sys.argv[1:]:
 @pytest.mark.slow
 def test_killed_and_started_again(tmp_path):
     """SIGKILL while the third job runs: the first two are there, the rest follows."""
-    root = Path(__file__).resolve().parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
 
     def start(*folders: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-c", SCRIPT, *(str(tmp_path / name) for name in folders)]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=_environment())
 
     process = start("killed")
     assert process.stdout is not None
@@ -164,5 +223,10 @@ def test_killed_and_started_again(tmp_path):
         assert path.read_bytes() == whole.circuit_path(record).read_bytes()
 
 
+def _environment() -> dict[str, str]:
+    root = Path(__file__).resolve().parents[2]
+    return {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+
+
 def _without_times(results: Results):
-    return [replace(record, seconds=0.0, job_seconds=0.0) for record in results]
+    return [toy.without_what_differs(record) for record in results]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,6 +11,7 @@ import torch
 
 from sparse_lens.ablation import MeanAblation
 from sparse_lens.evals.budgets import EdgeBudgets
+from sparse_lens.evals.records import Record
 from sparse_lens.method import Discovery, Method, metered
 from sparse_lens.objectives import Objective, TaskLoss
 from sparse_lens.patching import bind
@@ -104,6 +107,32 @@ class Failing(Method):
 
     def discover(self, model, graph, task, *, ablation, seed=0):
         raise ZeroDivisionError("no circuit today")
+
+
+@dataclass(frozen=True)
+class Dying(Method):
+    """Takes its process along, as running out of memory does."""
+
+    objective: Objective = TaskLoss()
+
+    def discover(self, model, graph, task, *, ablation, seed=0):
+        os._exit(3)
+
+
+@dataclass(frozen=True)
+class Slow(ByIndex):
+    """Sleeps before it does what `ByIndex` does."""
+
+    seconds: float = 0.0
+
+    def discover(self, model, graph, task, *, ablation, seed=0):
+        time.sleep(self.seconds)
+        return super().discover(model, graph, task, ablation=ablation, seed=seed)
+
+
+def without_what_differs(record: Record) -> Record:
+    """A record without what no two runs have in common."""
+    return replace(record, seconds=0.0, job_seconds=0.0)
 
 
 def bound(graph, model):
