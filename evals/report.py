@@ -36,6 +36,8 @@ CIRCUIT_NOTE = {
 }
 """How to read a drawing, by the kind of graph."""
 
+PROFILE_NOTE = "Click on a node to see below what it does on some prompts, token by token."
+
 Figures = dict[str, Spec]
 
 
@@ -140,7 +142,7 @@ def _circuits(
         circuits.append(entry)
     methods = {str(i): cells.setting_name(setting) for i, setting in enumerate(cells.settings)}
     kinds = dict.fromkeys(setting.graph for setting in cells.settings)
-    note = " ".join(CIRCUIT_NOTE[kind] for kind in kinds)
+    note = " ".join([*(CIRCUIT_NOTE[kind] for kind in kinds), PROFILE_NOTE])
     menus = (
         _menu("Task", {task: task for task in cells.tasks})
         + _menu("Model", {model: model for model in cells.models})

@@ -9,7 +9,7 @@ from transformer_lens import HookedTransformer
 
 from sparse_lens.circuit import Circuit
 from sparse_lens.evals.records import Record
-from sparse_lens.evals.report import CIRCUIT_NOTE, write_report
+from sparse_lens.evals.report import CIRCUIT_NOTE, PROFILE_NOTE, write_report
 from sparse_lens.evals.results import RESULTS_FILE, Results
 from sparse_lens.graph_file import read_header
 from sparse_lens.graphs.base import Graph
@@ -91,9 +91,10 @@ def _page(heading: str, network: Network) -> str:
         f"{network.n_connected_edges:,} edges and {network.n_connected_nodes:,} nodes on paths "
         "from input to output."
     )
+    note = CIRCUIT_NOTE[network.kind] + (f" {PROFILE_NOTE}" if network.profiles else "")
     body = (
         f"<h1>{escape(heading)}</h1><p>{counts}</p>"
-        f'<p class="note">{CIRCUIT_NOTE[network.kind]}</p><div class="card">{figure}</div>'
+        f'<p class="note">{note}</p><div class="card">{figure}</div>'
     )
     return render_page(heading, body, {"circuit": spec})
 
