@@ -1,7 +1,6 @@
 """The tasks by name, in groups."""
 
 from types import MappingProxyType
-from typing import Literal, get_args
 
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -40,12 +39,7 @@ from sparse_lens.evals.tasks.splits import USUAL_SIZES
 from sparse_lens.evals.tasks.tokenising import build_task
 from sparse_lens.task import Task
 
-Group = Literal["python", "language", "control"]
-"""Binary choices in Python code; prompts for dense language models; tasks without a rule."""
-
-GROUPS: tuple[Group, ...] = get_args(Group)
-
-_SPECS: MappingProxyType[Group, tuple[Spec, ...]] = MappingProxyType(
+_SPECS: MappingProxyType[str, tuple[Spec, ...]] = MappingProxyType(
     {
         "python": (
             SINGLE_DOUBLE_QUOTE,
@@ -83,7 +77,11 @@ _SPECS: MappingProxyType[Group, tuple[Spec, ...]] = MappingProxyType(
 )
 
 
-def names(group: Group | Literal["all"] = "python") -> tuple[str, ...]:
+GROUPS = tuple(_SPECS)
+"""Binary choices in Python code; prompts for dense language models; a task without a rule."""
+
+
+def names(group: str = "python") -> tuple[str, ...]:
     """The names of a group's tasks, or of all, in the order of reports.
 
     Raises:

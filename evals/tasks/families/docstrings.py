@@ -14,7 +14,7 @@ ARGUMENTS = (
 _FUNCTIONS = ("send", "update", "check", "build", "create", "find", "move", "open", "start", "test")
 _WORDS = (
     *("water", "stone", "paper", "music", "river", "sound", "light", "table", "story", "glass"),
-    *("horse", "field", "storm", "bread", "money", "forest", "window", "winter"),
+    *("horse", "island", "storm", "bread", "money", "forest", "window", "winter"),
 )
 
 
