@@ -8,6 +8,7 @@ import torch
 from typer.testing import CliRunner
 
 from sparse_lens.cli import app
+from sparse_lens.evals import tasks
 from sparse_lens.evals.results import Results
 from sparse_lens.models.checkpoint import save_sparse_gpt
 from tests.evals import toy_comparison as toy
@@ -74,6 +75,26 @@ def test_flags_reach_the_methods(models: str, tmp_path: Path):
     assert record.target_loss == 0.5
     expected = {"batch_size": 32, "nodes": True, "target_loss": 0.5}
     assert expected.items() <= dict(record.hyperparameters).items()
+
+
+def test_all_tasks_are_those_that_all_models_can_read(
+    models: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked = []
+
+    def stop(models, tasks, methods, **rest):
+        asked.append(tasks)
+        raise ValueError("asked enough")
+
+    monkeypatch.setattr("sparse_lens.commands.compare.compare", stop)
+    one, out = models.split(",")[0], ("--tasks", "all", "--out", str(tmp_path))
+    assert run("--models", one, *out)[0] == 2
+    code, printed, _ = run("--models", f"{one},py-sparse", *out)
+    assert code == 2
+    assert asked[0] == tasks.names()
+    left_out = set(tasks.names()) - set(asked[1])
+    assert left_out == {"final_kwarg", "enumerate_range"}
+    assert all(f"Left out: task '{name}' cannot be put" in printed for name in left_out)
 
 
 def test_a_failed_job_gives_exit_code_1(models: str, tmp_path: Path):

@@ -53,13 +53,15 @@ def card(task: str | Spec, *, seed: int = 0) -> TaskCard:
     )
 
 
-def validate(tokenizer: PreTrainedTokenizerBase | None) -> dict[str, str | None]:
+def validate(
+    tokenizer: PreTrainedTokenizerBase | None, group: str = "all"
+) -> dict[str, str | None]:
     """By task: None where prompts in this tokenizer's tokens can be made, else why they cannot.
 
-    Each task is built at its usual size.
+    Each task of the group is built at its usual size.
     """
     problems: dict[str, str | None] = {}
-    for name in names("all"):
+    for name in names(group):
         try:
             build(name, tokenizer)
         except ValueError as problem:

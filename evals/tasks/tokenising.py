@@ -74,9 +74,7 @@ def _require_size(spec: Spec, split: str, size: int) -> None:
         )
 
 
-def _draw(
-    spec: Spec, encoder: Encoder, split: str, n: int, seed: int
-) -> list[EncodedContrast]:
+def _draw(spec: Spec, encoder: Encoder, split: str, n: int, seed: int) -> list[EncodedContrast]:
     """As many different prompts as asked for, or an error that says what most draws failed on."""
     rng = random.Random(f"{seed}/{spec.seed_name}/{split}")
     seen: set[str] = set()

@@ -262,9 +262,9 @@ def test_a_word_that_is_part_of_a_token_is_refused(english):
 def test_sizes_need_not_be_even_where_prompts_are_drawn_alone(english):
     task = tasks.build("docstring", english, n_train=3, n_validation=1, n_held_out=5)
     assert [len(task.split(split)) for split in SPLITS] == [3, 1, 5]
-    with pytest.raises(ValueError, match="0 train prompts asked for.*pass a positive number"):
+    with pytest.raises(ValueError, match=r"0 train prompts asked for.*pass a positive number"):
         tasks.build("docstring", english, n_train=0)
-    with pytest.raises(ValueError, match="2 at a time.*pass a positive even number"):
+    with pytest.raises(ValueError, match=r"2 at a time.*pass a positive even number"):
         tasks.build("indirect_object", english, n_train=3)
 
 

@@ -47,7 +47,9 @@ def prompts_of(names: tuple[str, ...]) -> list[str]:
         for split in ("train", "validation", "held_out"):
             rng = random.Random(name + split)
             for _ in range(150):
-                texts += [row.clean + row.answers[0] for row in tasks.spec(name).draw_rows(rng, split)]
+                texts += [
+                    row.clean + row.answers[0] for row in tasks.spec(name).draw_rows(rng, split)
+                ]
     return texts
 
 

@@ -80,9 +80,7 @@ _ROLES = ("friend", "teacher", "doctor", "writer", "singer", "student", "driver"
 
 def _gendered_pronoun(rng: random.Random, template: str) -> tuple[Contrast, ...]:
     scene = {"quality": rng.choice(_QUALITIES), "role": rng.choice(_ROLES)}
-    clean, corrupted = (
-        template.format(name=rng.choice(names), **scene) for names in (WOMEN, MEN)
-    )
+    clean, corrupted = (template.format(name=rng.choice(names), **scene) for names in (WOMEN, MEN))
     return Pair(clean, corrupted, " she", " he").rows
 
 

@@ -145,8 +145,7 @@ WITH_OPEN = TaskSpec(
         held_out=(
             'class $S:\n    def $(load|save)_$a(self, $x):\n        with open($x, "',
             'def $(read|write)_$a($x, $y):\n    with open($x + $y, "',
-            'def $a($x):\n    $b = $x.$c\n    print("$(reading|writing)", $b)\n'
-            '    with open($b, "',
+            'def $a($x):\n    $b = $x.$c\n    print("$(reading|writing)", $b)\n    with open($b, "',
             'def $(load|save)_$a($x):\n    if $x:\n        with open($x, "',
         ),
     ),
