@@ -179,6 +179,7 @@ def test_an_ngram_model_of_the_same_prompts_does_not_solve_it(name, tokenizer):
         for seed in (0, 1)
     )
     stream = []
+    assert seen.lengths is not None
     for tokens, length, answer in zip(seen.clean, seen.lengths, seen.answers, strict=True):
         stream += [*tokens[:length].tolist(), int(answer)]
     assert 0.4 < NGramModel(torch.tensor(stream)).two_way_accuracy(asked) < 0.6

@@ -3,6 +3,7 @@
 import ast
 import keyword
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from sparse_lens.evals.tasks.families.variables import SHORT_NAMES
 from sparse_lens.task import Prompts
 
 SPLITS = ("train", "validation", "held_out")
-SIZES = {"n_train": 48, "n_validation": 32, "n_held_out": 48}
+SIZES: dict[str, Any] = {"n_train": 48, "n_validation": 32, "n_held_out": 48}
 
 # What Python code may hold besides names of our own: the language's words and these.
 FIXED_NAMES = {"current"}  # of set_or_string_fixedvarname
