@@ -209,7 +209,7 @@ def test_every_prompt_begins_with_the_tokenizer_s_token_if_asked(task):
     for split in SPLITS:
         plain, prompts = task.split(split), begun.split(split)
         for tokens in (prompts.clean, prompts.corrupted):
-            assert set(tokens[:, 0].tolist()) == {tokenizer.bos_token_id}
+            assert tokens[:, 0].tolist() == [tokenizer.bos_token_id] * len(prompts)
         assert torch.equal(prompts.clean[:, 1:], plain.clean)
         assert torch.equal(prompts.corrupted[:, 1:], plain.corrupted)
         assert torch.equal(prompts.answer_positions, plain.answer_positions + 1)
