@@ -6,10 +6,11 @@ from sparse_lens.evals.tasks.contrast import Contrast
 from sparse_lens.evals.tasks.prompt_spec import PromptSpec
 from sparse_lens.evals.tasks.splits import Splits
 
+# Most of them are one token even in a vocabulary of 1,024 for code.
 ARGUMENTS = (
-    *("size", "file", "name", "line", "value", "key", "path", "type", "text", "data", "result"),
-    *("node", "load", "last", "page", "model", "project", "target", "new", "first", "index"),
-    *("user", "code", "count", "state", "order", "group", "field", "level", "image"),
+    *("file", "name", "line", "value", "key", "path", "type", "text", "data", "result", "node"),
+    *("module", "option", "string", "token", "field", "count", "context", "base", "error", "row"),
+    *("tag", "size", "model", "index", "user"),
 )
 _FUNCTIONS = ("send", "update", "check", "build", "create", "find", "move", "open", "start", "test")
 _WORDS = (
