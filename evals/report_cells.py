@@ -159,5 +159,5 @@ def _setting_order(setting: Setting) -> tuple[object, ...]:
 
 
 def _task_order(task: str) -> tuple[int, str]:
-    known = tasks.names()
+    known = tasks.names("all")
     return (known.index(task) if task in known else len(known), task)

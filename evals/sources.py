@@ -123,7 +123,7 @@ class TaskSource:
         return cls(task, None, sizes, seed)
 
     def load(self, model: HookedTransformer) -> Task:
-        """The task in a model's tokens.
+        """The task in a model's tokens, begun as the model's own `to_tokens` begins them.
 
         Raises:
             ValueError: when the model has no tokenizer, or one that cannot carry the task.
@@ -136,7 +136,13 @@ class TaskSource:
                 "model that has one, or the task as sl.Task(...) in the model's tokens."
             )
         sizes: dict[str, Any] = vars(self.sizes)
-        return tasks.build(self.name, model.tokenizer, seed=self.seed, **sizes)  # type: ignore[arg-type]
+        return tasks.build(
+            self.name,
+            model.tokenizer,  # type: ignore[arg-type]
+            seed=self.seed,
+            prepend_bos=bool(model.cfg.default_prepend_bos),
+            **sizes,
+        )
 
     def identity(self, tokenizer: str | None) -> dict[str, Any]:
         """What the prompts depend on, as JSON."""

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from sparse_lens.node_pruning import NodePruning as NodePruning
     from sparse_lens.objectives import KLDivergence as KLDivergence
     from sparse_lens.objectives import NegatedLogitDifference as NegatedLogitDifference
+    from sparse_lens.objectives import (
+        NegatedProbabilityDifference as NegatedProbabilityDifference,
+    )
     from sparse_lens.objectives import Objective as Objective
     from sparse_lens.objectives import TaskLoss as TaskLoss
     from sparse_lens.patching import bind as bind
@@ -46,7 +49,10 @@ _PUBLIC = {
     "sparse_lens.models.config": ("SparseGPTConfig",),
     "sparse_lens.models.sparse_gpt": ("HookedSparseGPT",),
     "sparse_lens.node_pruning": ("NodePruning",),
-    "sparse_lens.objectives": ("KLDivergence", "NegatedLogitDifference", "Objective", "TaskLoss"),
+    "sparse_lens.objectives": (
+        *("KLDivergence", "NegatedLogitDifference", "NegatedProbabilityDifference"),
+        *("Objective", "TaskLoss"),
+    ),
     "sparse_lens.patching": ("bind", "patched", "run_circuit"),
     "sparse_lens.scores": ("Scores",),
     "sparse_lens.task": ("Prompts", "Task"),

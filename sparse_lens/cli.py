@@ -89,7 +89,10 @@ def compare(
     ],
     preset: Annotated[str, typer.Option(help="quick or full; flags override.")] = "quick",
     models: Annotated[str | None, typer.Option(help="Names or folders, comma-separated.")] = None,
-    tasks: Annotated[str | None, typer.Option(help="Names, comma-separated; or all.")] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(help="Names, comma-separated; or all Python tasks that the models can read."),
+    ] = None,
     methods: Annotated[str | None, typer.Option(help="Names, comma-separated.")] = None,
     graph: Annotated[str | None, typer.Option(help="channel or component.")] = None,
     ablation: Annotated[str | None, typer.Option(help="mean, zero or interchange.")] = None,

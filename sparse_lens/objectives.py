@@ -87,15 +87,47 @@ class KLDivergence(Objective):
         return (full.exp() * (full - circuit)).sum(-1)
 
 
+@dataclass(frozen=True)
+class NegatedProbabilityDifference(Objective):
+    """Minus (probability of the answers - probability of the distractors), in -1..1.
+
+    The measure of Hanna et al. 2023 (2305.00586) for greater-than: the softmax is over the whole
+    vocabulary, and a set of tokens counts with its total probability.
+    """
+
+    def __call__(
+        self,
+        logits: Float[Tensor, "n vocab"],
+        prompts: Prompts,
+        full_logits: Float[Tensor, "n vocab"] | None = None,
+    ) -> Float[Tensor, " n"]:
+        return -probability_difference(logits, prompts)
+
+
+def probability_difference(
+    logits: Float[Tensor, "n vocab"], prompts: Prompts
+) -> Float[Tensor, " n"]:
+    """Total probability of the answers minus that of the distractors."""
+    probabilities = _precise(logits).softmax(-1)
+    answers, distractors = _candidates(probabilities, prompts)
+    return (probabilities * (answers.float() - distractors.float())).sum(-1)
+
+
 def logit_difference(logits: Float[Tensor, "n vocab"], prompts: Prompts) -> Float[Tensor, " n"]:
     """Log-odds of the answers against the distractors under the softmax over both."""
     logits = _precise(logits)
+    answers, distractors = _candidates(logits, prompts)
+    return _log_sum_exp(logits, answers) - _log_sum_exp(logits, distractors)
+
+
+def _candidates(
+    logits: Float[Tensor, "n vocab"], prompts: Prompts
+) -> tuple[Bool[Tensor, "n vocab"], Bool[Tensor, "n vocab"]]:
+    """Which tokens are answers, and which distractors."""
     answers = _membership(prompts.answers, logits)
     if prompts.distractors is None:
-        distractors = ~answers
-    else:
-        distractors = _membership(prompts.distractors, logits)
-    return _log_sum_exp(logits, answers) - _log_sum_exp(logits, distractors)
+        return answers, ~answers
+    return answers, _membership(prompts.distractors, logits)
 
 
 def _precise(logits: Float[Tensor, "n vocab"]) -> Float[Tensor, "n vocab"]:

@@ -1,6 +1,6 @@
 """What a circuit is asked to do: prompts with answers, in three splits."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
@@ -11,6 +11,17 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 TokenSet = Int[Tensor, " n"] | Int[Tensor, "n _"]
+
+
+def stack_sets(sets: Sequence[Sequence[int]]) -> TokenSet:
+    """Sets of tokens as one tensor: `[n]` when each has one token, else `[n, k]`.
+
+    Smaller sets are filled up with their own first token, which changes no set.
+    """
+    width = max(len(tokens) for tokens in sets)
+    if width == 1:
+        return torch.tensor([tokens[0] for tokens in sets])
+    return torch.tensor([[*tokens, *([tokens[0]] * (width - len(tokens)))] for tokens in sets])
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +40,11 @@ class Prompts:
     """The same prompts with the deciding tokens exchanged, aligned position by position."""
 
     answers: TokenSet
-    """The right next token of each clean prompt, `[n]`, or a set of them, `[n, k]`."""
+    """The right next token of each clean prompt, `[n]`, or a set of them, `[n, k]`.
+
+    A token that is named twice in a row counts once, so sets of different sizes are rows in which
+    some token is repeated: see `stack_sets`.
+    """
 
     distractors: TokenSet | None
     """The wrong next tokens, `[n]` or `[n, k]`; None for every other token."""

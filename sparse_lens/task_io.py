@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from sparse_lens.atomic import write_atomically
-from sparse_lens.task import Prompts, Task
+from sparse_lens.task import Prompts, Task, stack_sets
 
 SPLITS = ("train", "validation", "held_out")
 _ALSO_HELD_OUT = "test"
@@ -85,8 +85,8 @@ def from_rows(
     A row has the keys
 
     - `clean`, `corrupted`: text, or a list of tokens; as many tokens in both;
-    - `answers`, `distractors`: a token, or a list of them; as text, each must be one token.
-      Without distractors they are all other tokens;
+    - `answers`, `distractors`: a token, or a list of them, of any length; as text, each must be
+      one token. Without distractors they are all other tokens;
     - `split`: train (if left out), validation or held_out; rows that come by split need none, and
       a data set's `test` split is held_out;
     - `position`: of the token that predicts the answer, counted from 0 in the row's own tokens;
@@ -252,17 +252,9 @@ def _task(
 
 
 def _check_like(others: Sequence[_Example], example: _Example) -> None:
-    """Sets of tokens in one split are as large as each other: they make one tensor."""
-    if not others:
-        return
-    for key in ("answers", "distractors"):
-        first, found = getattr(others[0], key), getattr(example, key)
-        if (first is None) != (found is None):
-            raise ValueError(f"{key} must be given in all rows of a split or in none")
-        if first is not None and len(first) != len(found):
-            raise ValueError(
-                f"{key} has {len(found)} tokens, the rows before it in this split {len(first)}"
-            )
+    """The distractors of a split are all given, or all are every other token."""
+    if others and (others[0].distractors is None) != (example.distractors is None):
+        raise ValueError("distractors must be given in all rows of a split or in none")
 
 
 def _prompts(examples: Sequence[_Example]) -> Prompts:
@@ -272,10 +264,6 @@ def _prompts(examples: Sequence[_Example]) -> Prompts:
     def padded(rows: Iterable[list[int]]) -> Tensor:
         return torch.tensor([row + [0] * (width - len(row)) for row in rows])
 
-    def tokens(sets: Sequence[list[int]]) -> Tensor:
-        found = torch.tensor(sets)
-        return found[:, 0] if found.shape[1] == 1 else found
-
     positions = None
     if any(example.position is not None for example in examples):
         places = [len(e.clean) - 1 if e.position is None else e.position for e in examples]
@@ -284,8 +272,8 @@ def _prompts(examples: Sequence[_Example]) -> Prompts:
     return Prompts(
         clean=padded(example.clean for example in examples),
         corrupted=padded(example.corrupted for example in examples),
-        answers=tokens([example.answers for example in examples]),
-        distractors=tokens(distractors) if distractors else None,
+        answers=stack_sets([example.answers for example in examples]),
+        distractors=stack_sets(distractors) if distractors else None,
         positions=positions,
         lengths=None if bool((lengths == width).all()) else lengths,
     )
@@ -298,13 +286,17 @@ def _rows_of(prompts: Prompts) -> Iterable[dict[str, Any]]:
         row: dict[str, Any] = {
             "clean": prompts.clean[i, : lengths[i]].tolist(),
             "corrupted": prompts.corrupted[i, : lengths[i]].tolist(),
-            "answers": prompts.answers[i].tolist(),
+            "answers": _without_repeats(prompts.answers[i]),
         }
         if prompts.distractors is not None:
-            row["distractors"] = prompts.distractors[i].tolist()
+            row["distractors"] = _without_repeats(prompts.distractors[i])
         if prompts.positions is not None:
             row["position"] = int(prompts.positions[i])
         yield row
+
+
+def _without_repeats(tokens: Tensor) -> int | list[int]:
+    return list(dict.fromkeys(tokens.tolist())) if tokens.ndim else int(tokens)
 
 
 def _is_token(value: Any) -> bool:

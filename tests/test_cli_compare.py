@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from sparse_lens.cli import app
 from sparse_lens.commands.compare_console import Display
+from sparse_lens.evals import tasks
 from sparse_lens.evals.compare import Progress
 from sparse_lens.evals.records import Record
 from sparse_lens.evals.results import Results
@@ -145,6 +146,26 @@ def test_which_questions_are_asked(models: str, tmp_path: Path, flag: str, expec
     kinds = ("resample", "frozen_norms", "subset")
     assert {kind: len(record.of_kind(kind)) for kind in kinds if record.of_kind(kind)} == expected
     assert (record.chosen.removed_nodes is None) == (flag == "none")
+
+
+def test_all_tasks_are_those_that_all_models_can_read(
+    models: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked = []
+
+    def stop(models, tasks, methods, **rest):
+        asked.append(tasks)
+        raise ValueError("asked enough")
+
+    monkeypatch.setattr("sparse_lens.commands.compare.compare", stop)
+    one, out = models.split(",")[0], ("--tasks", "all", "--out", str(tmp_path))
+    assert run("--models", one, *out)[0] == 2
+    code, printed, _ = run("--models", f"{one},py-sparse", *out)
+    assert code == 2
+    assert asked[0] == tasks.names()
+    left_out = set(tasks.names()) - set(asked[1])
+    assert left_out == {"final_kwarg", "enumerate_range"}
+    assert all(f"Left out: task '{name}' cannot be put" in printed for name in left_out)
 
 
 def test_a_failed_job_gives_exit_code_1(models: str, tmp_path: Path):

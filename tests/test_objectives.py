@@ -5,7 +5,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparse_lens.objectives import KLDivergence, NegatedLogitDifference, Objective, TaskLoss
+from sparse_lens.objectives import (
+    KLDivergence,
+    NegatedLogitDifference,
+    NegatedProbabilityDifference,
+    Objective,
+    TaskLoss,
+    probability_difference,
+)
 from sparse_lens.patching import full_logits
 from sparse_lens.task import Prompts
 from tests import planted
@@ -25,6 +32,10 @@ SETS = {
     "one against all others": (ONE, None),
     "a set against all others": (PAIR, None),
 }
+each_objective = pytest.mark.parametrize(
+    "objective",
+    [TaskLoss(), NegatedLogitDifference(), NegatedProbabilityDifference(), KLDivergence()],
+)
 each_set = pytest.mark.parametrize(("answers", "distractors"), SETS.values(), ids=SETS.keys())
 
 
@@ -61,6 +72,16 @@ def test_negated_logit_difference(answers: Tensor, distractors: Tensor | None) -
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
 
 
+@each_set
+def test_probability_difference(answers: Tensor, distractors: Tensor | None) -> None:
+    expected = [a - d for a, d in masses(answers, distractors)]
+    asked = prompts(answers, distractors)
+    np.testing.assert_allclose(probability_difference(LOGITS, asked), expected, atol=1e-6)
+    np.testing.assert_array_equal(
+        NegatedProbabilityDifference()(LOGITS, asked), -probability_difference(LOGITS, asked)
+    )
+
+
 def test_two_tokens_are_a_difference_of_logits() -> None:
     rows = torch.arange(N)
     expected = LOGITS[rows, OTHER] - LOGITS[rows, ONE]
@@ -92,7 +113,7 @@ def test_divergence_needs_the_full_model() -> None:
         KLDivergence()(LOGITS, prompts(ONE, OTHER))
 
 
-@pytest.mark.parametrize("objective", [TaskLoss(), NegatedLogitDifference(), KLDivergence()])
+@each_objective
 @each_set
 def test_a_shift_of_all_logits_changes_nothing(
     answers: Tensor, distractors: Tensor | None, objective: Objective
@@ -102,7 +123,7 @@ def test_a_shift_of_all_logits_changes_nothing(
     torch.testing.assert_close(shifted, objective(LOGITS, asked, FULL), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("objective", [TaskLoss(), NegatedLogitDifference(), KLDivergence()])
+@each_objective
 @each_set
 def test_gradients_are_those_of_finite_differences(
     answers: Tensor, distractors: Tensor | None, objective: Objective
@@ -128,7 +149,7 @@ def test_large_logits_stay_finite() -> None:
     assert bool(gradient.isfinite().all())
 
 
-@pytest.mark.parametrize("objective", [TaskLoss(), NegatedLogitDifference(), KLDivergence()])
+@each_objective
 def test_half_precision_logits_give_losses_in_float32(objective: Objective) -> None:
     asked, half = prompts(ONE, OTHER), LOGITS.bfloat16()
     got = objective(half, asked, FULL.bfloat16())
@@ -155,7 +176,7 @@ def test_padding_does_not_reach_the_loss() -> None:
     torch.testing.assert_close(losses[0], torch.cat(alone).detach())
 
 
-@pytest.mark.parametrize("objective", [TaskLoss(), NegatedLogitDifference(), KLDivergence()])
+@each_objective
 @pytest.mark.parametrize(
     ("dtype", "expected"),
     [

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparse_lens.task import Prompts, Task
+from sparse_lens.task import Prompts, Task, stack_sets
 
 N, WIDTH = 5, 4
 CLEAN = torch.arange(N * WIDTH).reshape(N, WIDTH)
@@ -195,3 +195,8 @@ def test_everything_moves_to_a_device() -> None:
     for split in ("train", "held_out"):
         values = [v for v in vars(moved.split(split)).values() if isinstance(v, Tensor)]
         assert {value.device.type for value in values} == {device}
+
+
+def test_sets_of_different_sizes_are_filled_up_with_their_own() -> None:
+    assert stack_sets([[3], [5]]).tolist() == [3, 5]
+    assert stack_sets([[3], [5, 6, 7], [8, 9]]).tolist() == [[3, 3, 3], [5, 6, 7], [8, 9, 8]]

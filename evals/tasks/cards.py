@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
+from sparse_lens.evals.tasks.contrast import Contrast
 from sparse_lens.evals.tasks.registry import build, names, spec
-from sparse_lens.evals.tasks.splits import SPLITS
-from sparse_lens.evals.tasks.task_spec import TaskSpec
-from sparse_lens.evals.tasks.template import Pair
+from sparse_lens.evals.tasks.spec import Spec
+from sparse_lens.evals.tasks.splits import SPLITS, USUAL_SIZES
 
 
 @dataclass(frozen=True)
@@ -19,21 +19,25 @@ class TaskCard:
     question: str
     """What the model has to tell apart."""
 
-    example: Pair
-    """A pair of prompts, as text, with the answer to either."""
+    examples: tuple[Contrast, ...]
+    """Prompts that were drawn together, as text, with what they are contrasted with and what
+    answers them. In a pair each is the other's corrupted prompt."""
 
     n_templates: dict[str, int]
-    """By split: openings times statements; no template is in two splits."""
+    """By split; openings times statements, where prompts have both. None is in two splits."""
+
+    n_prompts: dict[str, int]
+    """By split, as the task is built when no other numbers are asked for."""
 
     answers_differ: bool
-    """Whether the two answers are other tokens in each pair, such as the names in it."""
+    """Whether the answers are other tokens in each prompt, such as the names in it."""
 
 
-def card(task: str | TaskSpec, *, seed: int = 0) -> TaskCard:
+def card(task: str | Spec, *, seed: int = 0) -> TaskCard:
     """The card of a task of ours by name, or of one of your own.
 
     Args:
-        seed: of the example, a pair of the train split.
+        seed: of the example, of the train split.
 
     Raises:
         ValueError: for a name that no task has.
@@ -42,19 +46,22 @@ def card(task: str | TaskSpec, *, seed: int = 0) -> TaskCard:
     return TaskCard(
         name=found.name,
         question=found.question,
-        example=found.draw(random.Random(f"{seed}/{found.name}/card"), "train"),
+        examples=found.draw_rows(random.Random(f"{seed}/{found.name}/card"), "train"),
         n_templates={split: len(found.templates(split)) for split in SPLITS},
-        answers_differ="$" in "".join(found.answers),
+        n_prompts=dict(USUAL_SIZES),
+        answers_differ=not found.candidates,
     )
 
 
-def validate(tokenizer: PreTrainedTokenizerBase | None) -> dict[str, str | None]:
+def validate(
+    tokenizer: PreTrainedTokenizerBase | None, group: str = "all"
+) -> dict[str, str | None]:
     """By task: None where prompts in this tokenizer's tokens can be made, else why they cannot.
 
-    Each task is built at its usual size.
+    Each task of the group is built at its usual size.
     """
     problems: dict[str, str | None] = {}
-    for name in names():
+    for name in names(group):
         try:
             build(name, tokenizer)
         except ValueError as problem:

@@ -30,7 +30,7 @@ def constant_answer_accuracy(prompts: Prompts) -> float:
 
 
 def _sets(tokens: Tensor) -> list[tuple[int, ...]]:
-    return [tuple(sorted(row)) for row in tokens.reshape(len(tokens), -1).tolist()]
+    return [tuple(sorted(set(row))) for row in tokens.reshape(len(tokens), -1).tolist()]
 
 
 def shared_suffixes(

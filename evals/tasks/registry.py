@@ -1,12 +1,18 @@
-"""The tasks by name."""
+"""The tasks by name, in groups."""
+
+from types import MappingProxyType
 
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from sparse_lens.evals.tasks.families.booleans import BOOLEAN_FEW_SHOT, BOOLEAN_INSTRUCTION
+from sparse_lens.evals.tasks.families.clauses import ELSE_ELIF, ENUMERATE_RANGE, FINAL_KWARG
 from sparse_lens.evals.tasks.families.delimiters import (
     BRACKET_BRACE,
     BRACKET_COUNTING,
+    FSTRING_BRACE,
     SINGLE_DOUBLE_QUOTE,
 )
+from sparse_lens.evals.tasks.families.docstrings import DOCSTRING
 from sparse_lens.evals.tasks.families.indentation import INDENT_FOR
 from sparse_lens.evals.tasks.families.keywords import (
     FOR_WHILE,
@@ -18,61 +24,98 @@ from sparse_lens.evals.tasks.families.keywords import (
     WHILE_RETURN_TRUE,
     WITH_AS,
 )
+from sparse_lens.evals.tasks.families.names import GENDERED_PRONOUN, INDIRECT_OBJECT
+from sparse_lens.evals.tasks.families.nonsense import NONSENSE
 from sparse_lens.evals.tasks.families.variables import (
     CLASS_INIT,
     SET_OR_STRING,
     SET_OR_STRING_FIXEDVARNAME,
     VAR_SWAP,
+    WITH_OPEN,
 )
-from sparse_lens.evals.tasks.task_spec import TaskSpec
+from sparse_lens.evals.tasks.families.years import GREATER_THAN
+from sparse_lens.evals.tasks.spec import Spec
+from sparse_lens.evals.tasks.splits import USUAL_SIZES
 from sparse_lens.evals.tasks.tokenising import build_task
 from sparse_lens.task import Task
 
-_SPECS = (
-    SINGLE_DOUBLE_QUOTE,
-    BRACKET_COUNTING,
-    BRACKET_BRACE,
-    SET_OR_STRING,
-    SET_OR_STRING_FIXEDVARNAME,
-    WHILE_RETURN_TRUE,
-    LAMBDA_FUNC,
-    FOR_WHILE,
-    INDENT_FOR,
-    WITH_AS,
-    VAR_SWAP,
-    IF_EQUALS,
-    IF_TERNARY,
-    VAR_IF,
-    CLASS_INIT,
-    IMPORT_FROM,
+_SPECS: MappingProxyType[str, tuple[Spec, ...]] = MappingProxyType(
+    {
+        "python": (
+            SINGLE_DOUBLE_QUOTE,
+            BRACKET_COUNTING,
+            BRACKET_BRACE,
+            SET_OR_STRING,
+            SET_OR_STRING_FIXEDVARNAME,
+            WHILE_RETURN_TRUE,
+            LAMBDA_FUNC,
+            FOR_WHILE,
+            INDENT_FOR,
+            WITH_AS,
+            VAR_SWAP,
+            IF_EQUALS,
+            IF_TERNARY,
+            VAR_IF,
+            CLASS_INIT,
+            IMPORT_FROM,
+            FINAL_KWARG,
+            WITH_OPEN,
+            ELSE_ELIF,
+            FSTRING_BRACE,
+            ENUMERATE_RANGE,
+        ),
+        "language": (
+            INDIRECT_OBJECT,
+            GREATER_THAN,
+            GENDERED_PRONOUN,
+            DOCSTRING,
+            BOOLEAN_INSTRUCTION,
+            BOOLEAN_FEW_SHOT,
+        ),
+        "control": (NONSENSE,),
+    }
 )
 
 
-def names() -> tuple[str, ...]:
-    """Every task's name, in the order of reports."""
-    return tuple(spec.name for spec in _SPECS)
+GROUPS = tuple(_SPECS)
+"""Binary choices in Python code; prompts for dense language models; a task without a rule."""
 
 
-def spec(name: str) -> TaskSpec:
+def names(group: str = "python") -> tuple[str, ...]:
+    """The names of a group's tasks, or of all, in the order of reports.
+
+    Raises:
+        ValueError: when there is no such group.
+    """
+    if group != "all" and group not in _SPECS:
+        raise ValueError(f"no group of tasks {group!r}; there are {', '.join(GROUPS)} and all.")
+    return tuple(
+        spec.name for own, specs in _SPECS.items() if group in ("all", own) for spec in specs
+    )
+
+
+def spec(name: str) -> Spec:
     """The task of that name.
 
     Raises:
         ValueError: when there is none.
     """
-    for candidate in _SPECS:
-        if candidate.name == name:
-            return candidate
-    raise ValueError(f"no task {name!r}; there are {', '.join(names())}.")
+    for specs in _SPECS.values():
+        for candidate in specs:
+            if candidate.name == name:
+                return candidate
+    raise ValueError(f"no task {name!r}; there are {', '.join(names('all'))}.")
 
 
 def build(
-    task: str | TaskSpec,
+    task: str | Spec,
     tokenizer: PreTrainedTokenizerBase | None,
     *,
     seed: int = 0,
-    n_train: int = 128,
-    n_validation: int = 64,
-    n_held_out: int = 128,
+    n_train: int = USUAL_SIZES["train"],
+    n_validation: int = USUAL_SIZES["validation"],
+    n_held_out: int = USUAL_SIZES["held_out"],
+    prepend_bos: bool = False,
 ) -> Task:
     """A task of ours by name, or one of your own, in a tokenizer's tokens: see `build_task`."""
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
@@ -87,4 +130,5 @@ def build(
         n_train=n_train,
         n_validation=n_validation,
         n_held_out=n_held_out,
+        prepend_bos=prepend_bos,
     )

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 SPLITS = ("train", "validation", "held_out")
 
+USUAL_SIZES = {"train": 128, "validation": 64, "held_out": 128}
+"""Prompts in each split, where nobody asks for other numbers."""
+
 
 @dataclass(frozen=True)
 class Splits:

@@ -3,12 +3,14 @@
 import random
 from dataclasses import dataclass
 
+from sparse_lens.evals.tasks.contrast import Contrast
+from sparse_lens.evals.tasks.spec import Spec
 from sparse_lens.evals.tasks.splits import FUNCTION_OPENINGS, IDENTIFIERS, SPLITS, Splits
 from sparse_lens.evals.tasks.template import Filling, Pair, has_choice
 
 
 @dataclass(frozen=True)
-class TaskSpec:
+class TaskSpec(Spec):
     """A binary choice of the next token in Python code, written down as text templates.
 
     A new task is one such object, handed to `tasks.build`:
@@ -55,6 +57,11 @@ class TaskSpec:
     deciding_tokens: int = 1
     """At most so many tokens differ between the members of a pair."""
 
+    # Not annotated: not fields. Shorter prompts could stand in the training text word for word.
+    min_tokens = 12
+    max_tokens = 64
+    rows_per_draw = 2
+
     def __post_init__(self) -> None:
         for split in SPLITS:
             for statement in self.statements.of(split):
@@ -63,6 +70,11 @@ class TaskSpec:
                         f"task {self.name!r}: statement {statement!r} has no $(first|second); "
                         "without one both members of a pair are the same prompt."
                     )
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """The two answers, unless they hold names of the prompt."""
+        return () if "$" in "".join(self.answers) else self.answers
 
     def templates(self, split: str) -> tuple[str, ...]:
         """Every opening of the split with every statement of it."""
@@ -81,6 +93,10 @@ class TaskSpec:
             answer=filling.fill(self.answers[0]),
             distractor=filling.fill(self.answers[1]),
         )
+
+    def draw_rows(self, rng: random.Random, split: str) -> tuple[Contrast, ...]:
+        """Both members of a pair."""
+        return self.draw(rng, split).rows
 
     def _openings(self, split: str) -> tuple[str, ...]:
         return ("",) if self.openings is None else self.openings.of(split)

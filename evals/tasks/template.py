@@ -4,6 +4,8 @@ import random
 import re
 from dataclasses import dataclass
 
+from sparse_lens.evals.tasks.contrast import Contrast
+
 _CHOICE = re.compile(r"\$\(([^()|]*)\|([^()|]*)\)")
 _LETTER = re.compile(r"\$([a-zA-Z])")
 _NUMBER = re.compile(r"\$([0-9])")
@@ -21,6 +23,14 @@ class Pair:
 
     distractor: str
     """What follows the corrupted prompt."""
+
+    @property
+    def rows(self) -> tuple[Contrast, Contrast]:
+        """Both members as the clean prompt, so that a constant answer is right half the time."""
+        return (
+            Contrast(self.clean, self.corrupted, (self.answer,), (self.distractor,)),
+            Contrast(self.corrupted, self.clean, (self.distractor,), (self.answer,)),
+        )
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""From text templates to token prompts: every pair is checked against the tokenizer."""
+"""From text templates to token prompts: every prompt is checked against the tokenizer."""
 
 import random
 from collections import Counter
@@ -6,47 +6,48 @@ from collections import Counter
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from sparse_lens.evals.tasks.encoding import EncodedPair, Misfit, PairEncoder
-from sparse_lens.evals.tasks.task_spec import TaskSpec
-from sparse_lens.task import Prompts, Task
+from sparse_lens.evals.tasks.encoding import EncodedContrast, Encoder, Misfit
+from sparse_lens.evals.tasks.spec import Spec
+from sparse_lens.evals.tasks.splits import USUAL_SIZES
+from sparse_lens.task import Prompts, Task, stack_sets
 
 _MISSES_IN_A_ROW = 2000
-"""Draws without a new pair after which no more are expected to fit."""
+"""Draws without a new prompt after which no more are expected to fit."""
 
 
 def build_task(
-    spec: TaskSpec,
+    spec: Spec,
     tokenizer: PreTrainedTokenizerFast,
     *,
     seed: int = 0,
-    n_train: int = 128,
-    n_validation: int = 64,
-    n_held_out: int = 128,
+    n_train: int = USUAL_SIZES["train"],
+    n_validation: int = USUAL_SIZES["validation"],
+    n_held_out: int = USUAL_SIZES["held_out"],
+    prepend_bos: bool = False,
 ) -> Task:
     """The prompts of a task in one tokenizer's tokens, in three splits.
 
-    Rows 2i and 2i+1 are the two members of a pair, each the corrupted prompt of the other. The
-    sizes count prompts, so they are even; a split of size 0 is left out. A split depends on the
-    seed and its own size alone.
+    The sizes count prompts; a split of size 0 is left out. A split depends on the seed and its
+    own size alone. Where prompts are drawn in pairs, rows 2i and 2i+1 are drawn together and the
+    sizes are even; those of a `TaskSpec` are each the corrupted prompt of the other.
+
+    Args:
+        prepend_bos: begin each prompt with the tokenizer's token for that, which models such as
+            GPT-2 expect in TransformerLens: pass `model.cfg.default_prepend_bos`.
 
     Raises:
-        ValueError: when the two answers are not single distinct tokens, when the tokenizer
-            leaves too few aligned pairs, when splits share a prompt, or a size is odd.
+        ValueError: when answers are not single distinct tokens, when the tokenizer leaves too few
+            aligned prompts, when splits share a prompt, or a size is odd.
     """
-    encoder = PairEncoder(tokenizer)
-    if "$" not in "".join(spec.answers):
-        _require_answers(spec, encoder)
+    encoder = Encoder(tokenizer, prepend_bos=prepend_bos)
+    _require_candidates(spec, encoder)
     sizes = {"train": n_train, "validation": n_validation, "held_out": n_held_out}
-    drawn: dict[str, list[EncodedPair]] = {}
+    drawn: dict[str, list[EncodedContrast]] = {}
     for split, size in sizes.items():
-        if size < 0 or size % 2 or (split == "train" and size == 0):
-            raise ValueError(
-                f"task {spec.name!r}: {size} {split} prompts asked for; prompts come in pairs, "
-                "so pass a positive even number (0 leaves out validation or held_out)."
-            )
-        drawn[split] = _draw_pairs(spec, encoder, split, size // 2, seed)
+        _require_size(spec, split, size)
+        drawn[split] = _draw(spec, encoder, split, size, seed)
     _require_disjoint(spec, encoder, drawn)
-    prompts = {split: _to_prompts(pairs, encoder.pad) for split, pairs in drawn.items() if pairs}
+    prompts = {split: _to_prompts(rows, encoder.pad) for split, rows in drawn.items() if rows}
     return Task(
         spec.name,
         train=prompts["train"],
@@ -55,73 +56,80 @@ def build_task(
     )
 
 
-def _require_answers(spec: TaskSpec, encoder: PairEncoder) -> None:
-    """Refuses the tokenizer at once, where the answers do not depend on the pair."""
+def _require_candidates(spec: Spec, encoder: Encoder) -> None:
+    """Refuses the tokenizer at once, where the answers do not depend on the prompt."""
     try:
-        encoder.check_answers(*spec.answers)
+        encoder.check_candidates(spec.candidates)
     except Misfit as misfit:
         raise ValueError(f"task {spec.name!r} cannot be put to this tokenizer: {misfit}.") from None
 
 
-def _draw_pairs(
-    spec: TaskSpec, encoder: PairEncoder, split: str, n: int, seed: int
-) -> list[EncodedPair]:
-    """As many different pairs as asked for, or an error that says what most draws failed on."""
-    rng = random.Random(f"{seed}/{spec.name}/{split}")
+def _require_size(spec: Spec, split: str, size: int) -> None:
+    together = spec.rows_per_draw
+    if size < 0 or size % together or (split == "train" and size == 0):
+        how = "a positive number" if together == 1 else "a positive even number"
+        raise ValueError(
+            f"task {spec.name!r}: {size} {split} prompts asked for; prompts are drawn "
+            f"{together} at a time, so pass {how} (0 leaves out validation or held_out)."
+        )
+
+
+def _draw(spec: Spec, encoder: Encoder, split: str, n: int, seed: int) -> list[EncodedContrast]:
+    """As many different prompts as asked for, or an error that says what most draws failed on."""
+    rng = random.Random(f"{seed}/{spec.seed_name}/{split}")
     seen: set[str] = set()
-    pairs: list[EncodedPair] = []
+    found: list[EncodedContrast] = []
     misfits: Counter[str] = Counter()
     misses = 0
-    while len(pairs) < n and misses < _MISSES_IN_A_ROW:
-        pair = spec.draw(rng, split)
+    while len(found) < n and misses < _MISSES_IN_A_ROW:
+        rows = spec.draw_rows(rng, split)
         try:
-            if pair.clean in seen or pair.corrupted in seen:
-                raise Misfit("the pair was drawn before")
-            pairs.append(encoder.encode(pair, spec.deciding_tokens))
+            if any(row.clean in seen for row in rows):
+                raise Misfit("the prompt was drawn before")
+            found += [encoder.encode(row, spec) for row in rows]
         except Misfit as misfit:
             misfits[str(misfit)] += 1
             misses += 1
         else:
-            seen |= {pair.clean, pair.corrupted}
+            seen |= {row.clean for row in rows}
             misses = 0
-    if len(pairs) < n:
+    if len(found) < n:
         reasons = "; ".join(f"{why} ({times} times)" for why, times in misfits.most_common(3))
         raise ValueError(
-            f"task {spec.name!r} found {len(pairs)} of the {n} {split} pairs asked for that fit "
+            f"task {spec.name!r} found {len(found)} of the {n} {split} prompts asked for that fit "
             f"this tokenizer. Most often: {reasons}. Ask for fewer, or use a tokenizer that keeps "
             "these words whole."
         )
-    return pairs
+    return found
 
 
 def _require_disjoint(
-    spec: TaskSpec, encoder: PairEncoder, drawn: dict[str, list[EncodedPair]]
+    spec: Spec, encoder: Encoder, drawn: dict[str, list[EncodedContrast]]
 ) -> None:
     """Refuses a prompt that was drawn in two splits."""
     owner: dict[tuple[int, ...], str] = {}
-    for split, pairs in drawn.items():
-        for tokens in (member for pair in pairs for member in (pair.clean, pair.corrupted)):
-            first = owner.setdefault(tuple(tokens), split)
+    for split, rows in drawn.items():
+        for row in rows:
+            first = owner.setdefault(tuple(row.clean), split)
             if first != split:
                 raise ValueError(
                     f"task {spec.name!r}: splits {first!r} and {split!r} both drew "
-                    f"{encoder.text(tokens)!r}; make their templates differ in more than letters."
+                    f"{encoder.text(row.clean)!r}; make their templates differ in more than "
+                    "letters."
                 )
 
 
-def _to_prompts(pairs: list[EncodedPair], pad: int) -> Prompts:
-    """Both members of every pair as the clean one, padded on the right."""
-    width = max(len(pair.clean) for pair in pairs)
-    clean = torch.full((2 * len(pairs), width), pad)
-    for row, pair in enumerate(pairs):
-        clean[2 * row, : len(pair.clean)] = torch.tensor(pair.clean)
-        clean[2 * row + 1, : len(pair.corrupted)] = torch.tensor(pair.corrupted)
-    answers = torch.tensor([token for pair in pairs for token in (pair.answer, pair.distractor)])
-    partner = torch.arange(2 * len(pairs)) ^ 1
+def _to_prompts(rows: list[EncodedContrast], pad: int) -> Prompts:
+    """Padded on the right."""
+    width = max(len(row.clean) for row in rows)
+
+    def padded(prompts: list[list[int]]) -> torch.Tensor:
+        return torch.tensor([tokens + [pad] * (width - len(tokens)) for tokens in prompts])
+
     return Prompts(
-        clean=clean,
-        corrupted=clean[partner],
-        answers=answers,
-        distractors=answers[partner],
-        lengths=torch.tensor([len(pair.clean) for pair in pairs]).repeat_interleave(2),
+        clean=padded([row.clean for row in rows]),
+        corrupted=padded([row.corrupted for row in rows]),
+        answers=stack_sets([row.answers for row in rows]),
+        distractors=stack_sets([row.distractors for row in rows]),
+        lengths=torch.tensor([len(row.clean) for row in rows]),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +23,8 @@ from sparse_lens.evals.sources import GraphOf
 from sparse_lens.graphs.channel import ChannelGraph
 from sparse_lens.graphs.component import ComponentGraph
 from sparse_lens.method import Method, registry
+from sparse_lens.models import zoo
+from sparse_lens.models.tokenizer import load_tokenizer
 
 GRAPHS: Mapping[str, GraphOf] = {
     "channel": ChannelGraph.from_model,
@@ -64,6 +66,8 @@ def run(
     preset = _with_flags(_named("preset", PRESETS, options.preset), options)
     methods = {name: _method(name, given) for name, given in preset.methods.items()}
     methods = _with_steps(_with_fields(methods, options.fields), options.steps)
+    if options.tasks == "all":
+        preset = replace(preset, tasks=_tasks_that_fit(preset.models, console))
     with Display(console) as display, _how_to_go_on(console):
         results = compare(
             preset.models,
@@ -110,7 +114,7 @@ def _with_flags(preset: ComparePreset, options: CompareOptions) -> ComparePreset
     if options.models is not None:
         given["models"] = _names(options.models)
     if options.tasks is not None:
-        given["tasks"] = tasks.names() if options.tasks == "all" else _names(options.tasks)
+        given["tasks"] = _names(options.tasks)
     if options.methods is not None:
         given["methods"] = {name: preset.methods.get(name, {}) for name in _names(options.methods)}
     if options.questions is not None:
@@ -122,6 +126,18 @@ def _asked(preset: Questions, text: str) -> Questions:
     if text == "all":
         return preset.only(QUESTIONS)
     return preset.only(() if text == "none" else _names(text))
+
+
+def _tasks_that_fit(models: Iterable[str], console: Console) -> tuple[str, ...]:
+    """The Python tasks that all the models' tokenizers can carry; the others are printed."""
+    problems: dict[str, str] = {}
+    for model in models:
+        for name, problem in tasks.validate(load_tokenizer(zoo.resolve(model)), "python").items():
+            if problem is not None:
+                problems.setdefault(name, problem)
+    for problem in problems.values():
+        console.print(f"Left out: {problem}", soft_wrap=True, highlight=False)
+    return tuple(name for name in tasks.names() if name not in problems)
 
 
 def _names(text: str) -> tuple[str, ...]:

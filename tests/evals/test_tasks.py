@@ -3,6 +3,7 @@
 import ast
 import keyword
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -10,18 +11,29 @@ from transformers import PreTrainedTokenizerFast
 
 from sparse_lens.evals import tasks
 from sparse_lens.evals.tasks import Splits, TaskSpec
+from sparse_lens.evals.tasks.families.variables import SHORT_NAMES
 from sparse_lens.task import Prompts
 
 SPLITS = ("train", "validation", "held_out")
-SIZES = {"n_train": 48, "n_validation": 32, "n_held_out": 48}
+SIZES: dict[str, Any] = {"n_train": 48, "n_validation": 32, "n_held_out": 48}
 
 # What Python code may hold besides names of our own: the language's words and these.
 FIXED_NAMES = {"current"}  # of set_or_string_fixedvarname
 LANGUAGE = {*keyword.kwlist, "self", "init", "print", "open", "len", "set", "str"}
 LANGUAGE |= {"ValueError", "TypeError", "KeyError", "of", "by"}
+VERBS = {"read", "reading", "load"}, {"write", "writing", "save"}  # of with_open
+
+# All that are made of pairs in Python code; those in English are in test_language_tasks.py.
+PAIRED = (*tasks.names("python"), *tasks.names("control"))
 
 
-@pytest.fixture(scope="module", params=tasks.names())
+def spec_named(name: str) -> TaskSpec:
+    spec = tasks.spec(name)
+    assert isinstance(spec, TaskSpec)
+    return spec
+
+
+@pytest.fixture(scope="module", params=PAIRED)
 def task(request, tokenizer):
     return tasks.build(request.param, tokenizer, **SIZES)
 
@@ -52,8 +64,17 @@ def test_the_tasks():
             "class_init",
             "import_from",
         ),
+        *("final_kwarg", "with_open", "else_elif", "fstring_brace", "enumerate_range"),
     )
-    for name in tasks.names():
+    assert tasks.names("language") == (
+        *("indirect_object", "greater_than", "gendered_pronoun", "docstring"),
+        *("boolean_instruction", "boolean_few_shot"),
+    )
+    assert tasks.names("control") == ("nonsense",)
+    groups = [name for group in tasks.GROUPS for name in tasks.names(group)]
+    assert list(tasks.names("all")) == groups
+    assert len(set(groups)) == len(groups)
+    for name in groups:
         assert tasks.spec(name).name == name
         assert tasks.spec(name).question.endswith("?")
 
@@ -61,6 +82,8 @@ def test_the_tasks():
 def test_an_unknown_task_names_the_known_ones():
     with pytest.raises(ValueError, match=r"no task 'quotes'.*single_double_quote"):
         tasks.spec("quotes")
+    with pytest.raises(ValueError, match=r"no group of tasks 'prose'; there are python, language"):
+        tasks.names("prose")
 
 
 def test_sizes_count_prompts(task):
@@ -103,10 +126,10 @@ def test_the_answer_is_the_token_that_follows(task, tokenizer):
 
 
 def test_answers_are_the_ones_the_task_names(task, tokenizer):
-    answers = tasks.spec(task.name).answers
+    answers = spec_named(task.name).answers
     prompts = task.held_out
     if "$" in "".join(answers):
-        pool = tasks.spec(task.name).identifiers
+        pool = spec_named(task.name).identifiers
         known = {" " + name for name in (pool.held_out if isinstance(pool, Splits) else pool)}
         assert {tokenizer.decode([token]) for token in prompts.answers} <= known
     else:
@@ -139,9 +162,9 @@ def shape(template: str, member: int) -> str:
     return re.sub(r"\$\w", lambda match: f"<{placeholders.index(match[0].lower())}>", text)
 
 
-@pytest.mark.parametrize("name", tasks.names())
+@pytest.mark.parametrize("name", PAIRED)
 def test_templates_are_disjoint_and_several(name):
-    spec = tasks.spec(name)
+    spec = spec_named(name)
     seen: set[str] = set()
     for split in SPLITS:
         assert len(spec.statements.of(split)) >= 3
@@ -152,8 +175,14 @@ def test_templates_are_disjoint_and_several(name):
 
 def test_names_come_from_the_split_s_pool(task, tokenizer):
     for split in SPLITS:
-        shared = tasks.spec(task.name).identifiers
+        shared = spec_named(task.name).identifiers
         pool = set(shared.of(split) if isinstance(shared, Splits) else shared)
+        if task.name == "nonsense":
+            pool |= set(SHORT_NAMES)
+        if task.name == "with_open":
+            pool |= {*VERBS[0], *VERBS[1]}
+        if task.name == "fstring_brace":
+            pool |= {"f", "b", "r"}
         for text in texts(task.split(split), tokenizer):
             words = set(re.findall(r"[A-Za-z]+", text)) - set(LANGUAGE) - FIXED_NAMES
             assert {word.lower() for word in words} <= pool
@@ -179,14 +208,18 @@ CONTINUATIONS = {
     "bracket_brace": {":": " 1}", ",": " 1]"},
     "single_double_quote": {},
     "bracket_counting": {},
+    "final_kwarg": {"=None": "):\n            pass\n", "):\n": "            pass\n"},
+    "else_elif": {":\n": "            pass\n", " =": " 1\n"},
 }
 # Where the wrong answer is Python as well, and means something that nobody writes: a set in place
-# of a dict, `while a in b:`, a comparison whose value is dropped, and a body that is too deep.
+# of a dict, `while a in b:`, a comparison whose value is dropped, a body that is too deep, and a
+# default that nothing asks for.
 ALSO_PYTHON = {
     ("bracket_brace", ":"),
     ("for_while", ":\n"),
     ("if_equals", " ="),
     ("indent_for", " " * 7),
+    ("final_kwarg", "):\n"),
 }
 
 
@@ -259,7 +292,68 @@ def test_class_init_copies_the_parameter_of_the_same_name(tokenizer):
             assert is_python(text + answer + second_half + "\n")
 
 
-@pytest.mark.parametrize("name", tasks.names())
+def test_with_open_asks_for_what_is_done_with_the_file(tokenizer):
+    task = tasks.build("with_open", tokenizer, **SIZES)
+    for split in SPLITS:
+        prompts = task.split(split)
+        for row, text in enumerate(texts(prompts, tokenizer)):
+            answer, other = candidates(prompts, row, tokenizer)
+            said = set(re.findall("[a-z]+", text))
+            assert [bool(said & verbs) for verbs in VERBS] == [answer == "r", answer == "w"]
+            assert {answer, other} == {"r", "w"}
+            assert is_python(f'{text}{answer}"):\n            pass\n')
+
+
+def test_fstring_brace_inserts_into_f_strings_alone(tokenizer):
+    """Where the answer is a brace, the finished string has a part that is computed."""
+    task = tasks.build("fstring_brace", tokenizer, **SIZES)
+    for split in SPLITS:
+        prompts = task.split(split)
+        for row, text in enumerate(texts(prompts, tokenizer)):
+            right, wrong = candidates(prompts, row, tokenizer)
+            assert {right, wrong} == {" {", '")\n'}
+            inserted = ast.parse(text + ' {x}")\n')
+            computed = any(isinstance(node, ast.FormattedValue) for node in ast.walk(inserted))
+            assert computed == (right == " {")
+            assert is_python(text + '")\n')
+
+
+def test_enumerate_range_counts_the_loop_s_variables(tokenizer):
+    task = tasks.build("enumerate_range", tokenizer, **SIZES)
+    for split in SPLITS:
+        prompts = task.split(split)
+        for row, text in enumerate(texts(prompts, tokenizer)):
+            answer, _ = candidates(prompts, row, tokenizer)
+            line = text.splitlines()[-1]
+            rest = "(x)" + ("]" + ")" * line.count("(") if "[" in line else ":\n            pass")
+            loops = [
+                node
+                for node in ast.walk(ast.parse(text + answer + rest))
+                if isinstance(node, (ast.For, ast.comprehension))
+            ]
+            assert len(loops) == 1
+            assert isinstance(loops[0].target, ast.Tuple) == (answer == " enumerate")
+
+
+def test_nonsense_has_a_rule_of_its_own_and_keeps_to_it(tokenizer):
+    task = tasks.build("nonsense", tokenizer, **SIZES)
+    called: dict[str, set[str]] = {}
+    for split in SPLITS:
+        prompts = task.split(split)
+        rows = texts(prompts, tokenizer)
+        for row, (one, other) in enumerate(zip(rows[::2], rows[1::2], strict=True)):
+            words = [re.findall("[a-z]+", text) for text in (one, other)]
+            [pair] = [{a, b} for a, b in zip(*words, strict=True) if a != b]
+            for member, text in enumerate((one, other)):
+                [name] = pair & set(re.findall("[a-z]+", text))
+                answer = tokenizer.decode([prompts.answers[2 * row + member]])
+                called.setdefault(name, set()).add(answer)
+    assert set(called) == set(SHORT_NAMES)
+    assert all(len(answers) == 1 for answers in called.values())
+    assert [sum(answers == {a} for answers in called.values()) for a in (" and", " or")] == [6, 6]
+
+
+@pytest.mark.parametrize("name", PAIRED)
 def test_a_tokenizer_without_the_answers_is_refused(name, bytes_tokenizer):
     reason = rf"task '{name}'.*the answer '.*' is not one token but \["
     with pytest.raises(ValueError, match=reason):
@@ -290,7 +384,7 @@ def test_a_task_of_one_s_own(tokenizer):
 def test_an_answer_that_merges_with_the_prompt_is_refused(tokenizer):
     assert len(tokenizer.tokenize(")\n")) == 1
     spec = spec_of("    $(with|return) open($a)", (" as", "\n"))
-    with pytest.raises(ValueError, match=r"0 of the 1 train pairs.*merges with the end"):
+    with pytest.raises(ValueError, match=r"0 of the 2 train prompts.*merges with the end"):
         tasks.build(spec, tokenizer, n_train=2)
 
 
@@ -320,7 +414,7 @@ def test_more_prompts_than_there_are_is_refused(tokenizer):
         openings=None,
         statements=Splits(*((f"    a = {n}\n" * 6 + "    $(while|return) $a",) for n in (1, 2, 3))),
     )
-    with pytest.raises(ValueError, match=r"of the 20 train pairs.*drawn before"):
+    with pytest.raises(ValueError, match=r"of the 40 train prompts.*drawn before"):
         tasks.build(spec, tokenizer, n_train=40)
 
 

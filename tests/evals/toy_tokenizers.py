@@ -36,14 +36,39 @@ def byte_pairs(texts: list[str], vocab_size: int, *, prefix: bool = False):
 
 def suitable():
     """Learnt from the prompts themselves, so that answers and names are whole."""
-    texts = ["f = open(path)\n" * 500]
-    for name in tasks.names():
+    names = (*tasks.names("python"), *tasks.names("control"))
+    return byte_pairs(["f = open(path)\n" * 500, *prompts_of(names)], 1024)
+
+
+def prompts_of(names: tuple[str, ...]) -> list[str]:
+    """Prompts of some tasks with their first answers."""
+    texts = []
+    for name in names:
         for split in ("train", "validation", "held_out"):
             rng = random.Random(name + split)
             for _ in range(150):
-                pair = tasks.spec(name).draw(rng, split)
-                texts += [pair.clean + pair.answer, pair.corrupted + pair.distractor]
-    return byte_pairs(texts, 1024)
+                texts += [
+                    row.clean + row.answers[0] for row in tasks.spec(name).draw_rows(rng, split)
+                ]
+    return texts
+
+
+def english(*, bos: str | None = None):
+    """In GPT-2's manner, learnt from prompts of the tasks in English and from numbers."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=1500,
+        special_tokens=[END],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    numbers = ["\n".join(f"{number:02}" for number in range(100))] * 300
+    # Oftener, so that a year is its century and the rest, and not 1, 56 and 3.
+    numbers += [" 11 12 13 14 15 16 17"] * 3000
+    tokenizer.train_from_iterator(numbers + prompts_of(tasks.names("language")), trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, bos_token=bos)
 
 
 def without_merges():

@@ -88,3 +88,30 @@ BRACKET_BRACE = TaskSpec(
         ),
     ),
 )
+
+# An f-string in which nothing has been inserted yet has no reason to end. Three words or more, as
+# in single_double_quote.
+FSTRING_BRACE = TaskSpec(
+    name="fstring_brace",
+    question="Is a variable inserted into this string, or is it plain and ends?",
+    answers=(" {", '")\n'),
+    statements=Splits(
+        train=(
+            '    print($(f|b)"$a $b $c $d',
+            '    $e = $x($(f|r)"$a $b $c',
+            '    raise ValueError($(f|r)"$a $b: $c $d',
+            '    $x.$e($(f|b)"$a, $b $c $d',
+        ),
+        validation=(
+            '    print($x, $(f|b)"$a $b $c',
+            '    raise TypeError($(f|r)"$a $b $c $d',
+            '    $e_$f($(f|b)"$a of $b $c',
+        ),
+        held_out=(
+            '    print($(f|r)"$a and $b or $c',
+            '    $e = $f.$x($(f|b)"$a $b, $c $d',
+            '    raise KeyError($(f|r)"$a is $b $c',
+            '    assert $x($(f|b)"$a $b by $c',
+        ),
+    ),
+)

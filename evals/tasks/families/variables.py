@@ -5,7 +5,7 @@ from sparse_lens.evals.tasks.task_spec import TaskSpec
 
 # The answer is a name here, so these are words that a vocabulary of 1,024 keeps whole; all splits
 # share them, for a circuit cannot carry a name that it was not found on.
-_NAMES = (
+SHORT_NAMES = (
     *("name", "data", "line", "file", "value", "path"),
     *("result", "type", "key", "node", "text", "args"),
 )
@@ -83,7 +83,7 @@ VAR_SWAP = TaskSpec(
             "    $c = $x.$e\n    $($a|$b).$d, $($b|$a).$d = $($b|$a).$d,",
         ),
     ),
-    identifiers=_NAMES,
+    identifiers=SHORT_NAMES,
     deciding_tokens=3,
 )
 
@@ -119,7 +119,36 @@ CLASS_INIT = TaskSpec(
             "        self.$d = $e($1)\n        self.$($a|$b)_$c =",
         ),
     ),
-    identifiers=_NAMES,
+    identifiers=SHORT_NAMES,
     # An attribute can take more tokens than the name: `.`, `d`, `ata`.
+    deciding_tokens=3,
+)
+
+# The file is used, or said to be used, well before it is opened: `"` follows the same tokens.
+WITH_OPEN = TaskSpec(
+    name="with_open",
+    question="Is this file opened to be read, or to be written?",
+    answers=("r", "w"),
+    openings=None,
+    statements=Splits(
+        train=(
+            'def $(read|write)_$a($x):\n    with open($x, "',
+            'def $(load|save)_$a($x, $y):\n    $b = $x.$c\n    with open($b, "',
+            'def $a($x):\n    print("$(reading|writing) $b $c")\n    with open($x, "',
+            'class $S:\n    def $(read|write)(self, $x):\n        with open($x, "',
+        ),
+        validation=(
+            'def $(load|save)_$a($x):\n    with open($x.$b, "',
+            'def $(read|write)_$a($x, $y=$1):\n    $b = $x\n    with open($b, "',
+            'def $a_$b($x):\n    print("$(reading|writing) $c")\n    with open($x, "',
+        ),
+        held_out=(
+            'class $S:\n    def $(load|save)_$a(self, $x):\n        with open($x, "',
+            'def $(read|write)_$a($x, $y):\n    with open($x + $y, "',
+            'def $a($x):\n    $b = $x.$c\n    print("$(reading|writing)", $b)\n    with open($b, "',
+            'def $(load|save)_$a($x):\n    if $x:\n        with open($x, "',
+        ),
+    ),
+    # Where a verb is several tokens.
     deciding_tokens=3,
 )
