@@ -10,9 +10,11 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from sparse_lens.evals import tasks
+from sparse_lens.evals.sources import SplitSizes, TaskSource
 from sparse_lens.evals.tasks import Contrast, PromptSpec, Splits, constant_answer_accuracy
 from sparse_lens.evals.tasks.families.names import MEN, WOMEN
 from sparse_lens.task import Prompts
+from tests.evals import toy_comparison as toy
 from tests.evals import toy_tokenizers
 
 SPLITS = ("train", "validation", "held_out")
@@ -213,6 +215,18 @@ def test_every_prompt_begins_with_the_tokenizer_s_token_if_asked(task):
         assert torch.equal(prompts.clean[:, 1:], plain.clean)
         assert torch.equal(prompts.corrupted[:, 1:], plain.corrupted)
         assert torch.equal(prompts.answer_positions, plain.answer_positions + 1)
+
+
+@pytest.mark.parametrize("prepend", [False, True])
+def test_in_a_comparison_prompts_begin_as_the_model_s_do(prepend):
+    tokenizer = toy_tokenizers.english(bos=toy_tokenizers.END)
+    model = toy.model(vocab_size=len(tokenizer), block_size=32)
+    model.tokenizer = tokenizer
+    model.cfg.default_prepend_bos = prepend
+    source = TaskSource.of("gendered_pronoun", SplitSizes(2, 2, 2), 0)
+    prompts = source.load(model).train
+    begun = [token == tokenizer.bos_token_id for token in prompts.clean[:, 0].tolist()]
+    assert begun == [prepend, prepend]
 
 
 def test_a_tokenizer_with_nothing_to_begin_with_is_refused(english):
