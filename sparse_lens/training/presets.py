@@ -35,7 +35,7 @@ def _model(d_model: int, d_head: int, afrac: float | None, n_layer: int = 2) -> 
 def _training(
     model: SparseGPTConfig, *, sparse: tuple[float, float] | None = None, n_steps: int = 7000
 ) -> TrainingConfig:
-    """The same text in the same order for all models; `sparse`: fractions of nonzero weights."""
+    """The same text for all models, with one seed in one order; `sparse`: fractions of nonzeros."""
     weights, embeddings = sparse or (None, None)
     return TrainingConfig(
         model=model,
