@@ -7,8 +7,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from os import PathLike
+from typing import Any
 
 import torch
 from transformer_lens import HookedTransformer
@@ -183,7 +184,9 @@ def registry() -> dict[str, type[Method]]:
     return {point.name: _load(point) for point in points}
 
 
-def _load(point: EntryPoint) -> type[Method]:
+def _load(point: Any) -> type[Method]:
+    """The class that an entry point names. Where the backport of importlib.metadata is installed,
+    that is an entry point of the backport."""
     try:
         return point.load()
     except (ImportError, AttributeError) as error:

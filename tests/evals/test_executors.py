@@ -8,6 +8,7 @@ from multiprocessing import get_context
 from typing import Any
 
 import pytest
+import torch
 
 import sparse_lens
 from sparse_lens.evals import parcels
@@ -233,7 +234,8 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path, where: Any, m
 
 @pytest.mark.slow
 def test_through_a_process_pool(tmp_path):
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    own = {"mp_context": get_context("spawn"), "initializer": torch.set_num_threads}
+    with ProcessPoolExecutor(1, initargs=(torch.get_num_threads(),), **own) as pool:
         there = run(tmp_path / "there", executor=pool)
         with pytest.raises(RuntimeError, match="the executor broke"):
             run(tmp_path / "there", {"dying": Dying()}, executor=pool)
