@@ -22,7 +22,7 @@ SHOWN = 4
 MOST_CLASSES = 4
 """Prompts are told apart by their answers where there are no more than these."""
 
-EFFECT_PROMPTS = 32
+EFFECT_PROMPTS = 16
 """Prompts on which nodes are taken out of the circuit."""
 
 MOST_EFFECTS = 200
