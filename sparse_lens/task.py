@@ -10,6 +10,9 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+SPLITS = ("train", "validation", "held_out")
+"""The parts of a task, by name."""
+
 TokenSet = Int[Tensor, " n"] | Int[Tensor, "n _"]
 
 

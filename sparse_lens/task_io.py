@@ -14,9 +14,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from sparse_lens.atomic import write_atomically
-from sparse_lens.task import Prompts, Task, stack_sets
+from sparse_lens.task import SPLITS, Prompts, Task, stack_sets
 
-SPLITS = ("train", "validation", "held_out")
 _ALSO_HELD_OUT = "test"
 _KEYS = ("split", "clean", "corrupted", "answers", "distractors", "position")
 _MOST_PROBLEMS = 20

@@ -41,9 +41,9 @@ def chosen_circuit(discovery: Discovery) -> Circuit | None:
     Raises:
         ValueError: when it had no validation prompts to choose on.
     """
-    circuit = discovery.circuit
-    assert discovery.chosen is not None
-    return circuit if discovery.chosen.met_target else None
+    if discovery.chosen is not None and not discovery.chosen.met_target:
+        return None
+    return discovery.circuit
 
 
 def prompt_stability(

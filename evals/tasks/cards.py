@@ -8,7 +8,8 @@ from transformers import PreTrainedTokenizerBase
 from sparse_lens.evals.tasks.contrast import Contrast
 from sparse_lens.evals.tasks.registry import build, names, spec
 from sparse_lens.evals.tasks.spec import Spec
-from sparse_lens.evals.tasks.splits import SPLITS, USUAL_SIZES
+from sparse_lens.evals.tasks.splits import USUAL_SIZES
+from sparse_lens.task import SPLITS
 
 
 @dataclass(frozen=True)

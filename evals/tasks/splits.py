@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-SPLITS = ("train", "validation", "held_out")
+from sparse_lens.task import SPLITS
 
 USUAL_SIZES = {"train": 128, "validation": 64, "held_out": 128}
 """Prompts in each split, where nobody asks for other numbers."""

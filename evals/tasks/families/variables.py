@@ -1,7 +1,8 @@
 """Tasks in which the answer follows from what a variable is, or which variable it is."""
 
-from sparse_lens.evals.tasks.splits import SPLITS, Splits
+from sparse_lens.evals.tasks.splits import Splits
 from sparse_lens.evals.tasks.task_spec import TaskSpec
+from sparse_lens.task import SPLITS
 
 # The answer is a name here, so these are words that a vocabulary of 1,024 keeps whole; all splits
 # share them, for a circuit cannot carry a name that it was not found on.
