@@ -66,11 +66,16 @@ def train(
         Path, typer.Option(help="Folder for the model and, until the end, its checkpoint.")
     ] = Path("model"),
     steps: Annotated[int | None, typer.Option(help="Steps, if not the preset's.")] = None,
+    channels: Annotated[int | None, typer.Option(help="Width, if not the preset's.")] = None,
+    weights: Annotated[
+        float | None, typer.Option(help="Fraction of nonzero weights, if not the preset's.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the weights and of the order of the text.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
     listing: Annotated[bool, typer.Option("--list", help="List the presets and stop.")] = False,
 ) -> None:
     """Train a weight-sparse or dense GPT on Python; an interrupted run goes on where it was."""
+    from sparse_lens.training.changes import Changes
     from sparse_lens.training.console import presets_table, train_with_progress
 
     if listing or not preset:
@@ -78,7 +83,8 @@ def train(
 
         Console().print(presets_table())
         return
-    train_with_progress(preset, out, n_steps=steps, seed=seed, device=device)
+    changes = Changes(n_steps=steps, channels=channels, weight_fraction=weights)
+    train_with_progress(preset, out, changes=changes, seed=seed, device=device)
     typer.echo(out)
 
 

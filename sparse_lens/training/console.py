@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from sparse_lens.training.changes import Changes
 from sparse_lens.training.presets import PRESETS
 from sparse_lens.training.run import train_preset
 
@@ -19,7 +20,7 @@ def presets_table() -> Table:
 
 
 def train_with_progress(
-    name: str, out: Path, *, n_steps: int | None, seed: int, device: str | None
+    name: str, out: Path, *, changes: Changes, seed: int, device: str | None
 ) -> None:
     """Train a preset, showing the training loss as it falls and each validation as a line."""
     console = Console()
@@ -34,10 +35,10 @@ def train_with_progress(
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(name, total=None, loss=float("nan"))
 
-        def show(row: dict[str, float], total: int) -> None:
+        def show(row: dict[str, float | int], total: int) -> None:
             bar.update(task, completed=row["step"], total=total, loss=row["train_loss"])
             losses = [f"{k.removesuffix('_loss')} {v:.4f}" for k, v in row.items() if "_loss" in k]
             if len(losses) > 1:
                 console.print(f"step {int(row['step'])}: {', '.join(losses)} nats")
 
-        train_preset(name, out, n_steps=n_steps, seed=seed, device=device, progress=show)
+        train_preset(name, out, changes=changes, seed=seed, device=device, progress=show)

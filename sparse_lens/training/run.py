@@ -10,6 +10,7 @@ import torch
 
 from sparse_lens.models.checkpoint import save_sparse_gpt
 from sparse_lens.models.sparse_gpt import HookedSparseGPT
+from sparse_lens.training.changes import UNCHANGED, Changes
 from sparse_lens.training.corpus import StandardLibrary, build_corpus, train_tokenizer
 from sparse_lens.training.presets import PRESETS, Preset
 from sparse_lens.training.trainer import Progress, Trainer
@@ -23,22 +24,24 @@ def train_preset(
     *,
     device: torch.device | str | None = None,
     seed: int = 0,
-    n_steps: int | None = None,
+    changes: Changes = UNCHANGED,
     progress: Progress | None = None,
 ) -> HookedSparseGPT:
     """Train a preset and write the model, its tokenizer, reference tokens and training record.
 
     A run that was interrupted goes on from its last checkpoint in `out`, exactly.
 
+    Args:
+        changes: to the preset's sizes, as a sweep makes them.
+
     Raises:
-        ValueError: for an unknown preset, or a checkpoint of another run.
+        ValueError: for an unknown preset, a checkpoint of another run, or changes that the preset
+            cannot take.
     """
     if name not in PRESETS:
         raise ValueError(f"no training preset {name!r}; there are {', '.join(PRESETS)}.")
     preset = PRESETS[name]
-    cfg = preset.training
-    if n_steps is not None:
-        cfg = dataclasses.replace(cfg, n_steps=n_steps)
+    cfg = changes.of(preset.training)
     library = StandardLibrary.load()
     tokenizer = train_tokenizer(library, vocab_size=cfg.model.vocab_size)
     corpus = build_corpus(tokenizer, library=library, grammar_share=cfg.grammar_share)
@@ -56,9 +59,7 @@ def train_preset(
     # Half precision halves the files; the rounded model is the model from here on.
     _round_to_half(model)
     save_sparse_gpt(model, out, dtype=torch.float16)
-    command = f"sparse-lens train {name} --out DIR --seed {seed}"
-    if n_steps is not None:
-        command += f" --steps {n_steps}"
+    command = " ".join(["sparse-lens train", name, "--out DIR --seed", str(seed), *changes.flags])
     record = _record(preset, cfg, command, trainer, len(corpus.train))
     (out / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return model

@@ -18,7 +18,7 @@ from sparse_lens.training.config import TrainingConfig
 from sparse_lens.training.projection import project, sparse_parameters
 from sparse_lens.training.schedule import learning_rate
 
-Progress = Callable[[dict[str, float], int], None]
+Progress = Callable[[dict[str, float | int], int], None]
 """Is given the row of each step, and the number of steps."""
 
 
@@ -49,7 +49,7 @@ class Trainer:
         self.optimizer = _optimizer(self.model, cfg)
         self.step = 0
         self._epoch_order: tuple[int, Tensor] | None = None
-        self.log: list[dict[str, float]] = []
+        self.log: list[dict[str, float | int]] = []
 
     def run(
         self,
@@ -68,7 +68,7 @@ class Trainer:
         while self.step < last:
             loss = self._train_step()
             smoothed = loss if smoothed == 0 else 0.98 * smoothed + 0.02 * loss
-            row = {"step": self.step, "train_loss": smoothed}
+            row: dict[str, float | int] = {"step": self.step, "train_loss": smoothed}
             if self.step % validate_every == 0 or self.step == self.cfg.n_steps:
                 row |= self.validate()
                 row["seconds"] = round(time.perf_counter() - started, 1)

@@ -1,0 +1,71 @@
+"""A preset in another size: what a sweep over widths and sparsities changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from sparse_lens.training.config import TrainingConfig
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a training run has otherwise than its preset; None leaves a value as it is."""
+
+    n_steps: int | None = None
+
+    channels: int | None = None
+    """`d_model`. Heads keep their size, so their number changes; an MLP stays four times as
+    wide."""
+
+    weight_fraction: float | None = None
+    """Fraction of nonzero entries of each projection matrix, of a sparse preset."""
+
+    def of(self, cfg: TrainingConfig) -> TrainingConfig:
+        """The changed configuration.
+
+        Raises:
+            ValueError: when the channels do not make whole heads, when a dense preset is given a
+                fraction, or for a value out of range.
+        """
+        model = cfg.model
+        if self.channels is not None:
+            n_head, rest = divmod(self.channels, model.d_head)
+            if rest or n_head < 1:
+                raise ValueError(
+                    f"channels must be a multiple of the head size {model.d_head}, got "
+                    f"{self.channels}."
+                )
+            d_mlp = model.d_mlp * self.channels // model.d_model
+            model = replace(model, d_model=self.channels, n_head=n_head, d_mlp=d_mlp)
+        fraction = cfg.weight_fraction
+        if self.weight_fraction is not None:
+            if fraction is None:
+                raise ValueError(
+                    "a dense preset has no fraction of nonzero weights to change: train a sparse "
+                    "one."
+                )
+            fraction = self.weight_fraction
+        return replace(
+            cfg,
+            model=model,
+            n_steps=cfg.n_steps if self.n_steps is None else self.n_steps,
+            weight_fraction=fraction,
+        )
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """As `sparse-lens train` takes them."""
+        given = {
+            "--steps": self.n_steps,
+            "--channels": self.channels,
+            "--weights": self.weight_fraction,
+        }
+        return tuple(
+            part
+            for flag, value in given.items()
+            if value is not None
+            for part in (flag, str(value))
+        )
+
+
+UNCHANGED = Changes()

@@ -1,0 +1,66 @@
+"""A preset in another size."""
+
+import argparse
+import inspect
+import json
+import textwrap
+
+import pytest
+from typer.testing import CliRunner
+
+from sparse_lens.cli import app
+from sparse_lens.models.checkpoint import load_sparse_gpt
+from sparse_lens.training.changes import UNCHANGED, Changes
+from sparse_lens.training.corpus import StandardLibrary
+from sparse_lens.training.presets import PRESETS
+from sparse_lens.training.stripping import strip_source
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_no_change_is_the_preset(name):
+    assert UNCHANGED.of(PRESETS[name].training) == PRESETS[name].training
+    assert UNCHANGED.flags == ()
+
+
+def test_the_width_changes_heads_and_mlp_and_nothing_else():
+    before = PRESETS["py-sparse"].training
+    after = Changes(channels=128).of(before)
+    assert (after.model.d_model, after.model.n_head, after.model.d_mlp) == (128, 8, 512)
+    assert after.model.d_head == before.model.d_head
+    assert Changes(channels=before.model.d_model).of(after) == before
+
+
+def test_sparsity_and_steps_change_alone():
+    before = PRESETS["py-sparse"].training
+    after = Changes(n_steps=5, weight_fraction=0.5).of(before)
+    assert (after.n_steps, after.weight_fraction) == (5, 0.5)
+    assert Changes(n_steps=before.n_steps, weight_fraction=before.weight_fraction).of(after) == (
+        before
+    )
+
+
+def test_changes_that_a_preset_cannot_take():
+    with pytest.raises(ValueError, match="multiple of the head size 16, got 100"):
+        Changes(channels=100).of(PRESETS["py-sparse"].training)
+    with pytest.raises(ValueError, match="multiple of the head size 8, got 0"):
+        Changes(channels=0).of(PRESETS["py-dense"].training)
+    with pytest.raises(ValueError, match="a dense preset has no fraction"):
+        Changes(weight_fraction=0.1).of(PRESETS["py-dense"].training)
+    with pytest.raises(ValueError, match=r"weight_fraction must lie in \(0, 1\]"):
+        Changes(weight_fraction=1.5).of(PRESETS["py-sparse"].training)
+
+
+def test_the_command_trains_what_its_flags_say_and_records_them(tmp_path, monkeypatch):
+    # Two modules in place of the whole library, which takes a minute to read and encode.
+    modules = [strip_source(inspect.getsource(module)) for module in (argparse, textwrap)]
+    library = StandardLibrary({"argparse.py": modules[0]}, {"textwrap.py": modules[1]})
+    monkeypatch.setattr(StandardLibrary, "load", lambda: library)
+    out = tmp_path / "model"
+    flags = ["--steps", "1", "--channels", "16", "--weights", "0.5"]
+    result = CliRunner().invoke(app, ["train", "tiny", "--out", str(out), *flags])
+    assert result.exit_code == 0, result.output
+    record = json.loads((out / "training.json").read_text())
+    assert record["command"].endswith("--steps 1 --channels 16 --weights 0.5")
+    cfg = load_sparse_gpt(out).cfg
+    assert (cfg.d_model, cfg.n_heads, cfg.d_mlp) == (16, 2, 64)
+    assert record["config"]["weight_fraction"] == 0.5
