@@ -9,6 +9,7 @@ from typing import Any
 
 from sparse_lens.evals.report_cells import Cells
 from sparse_lens.evals.report_figures import METRICS, setting_sizes, task_curves
+from sparse_lens.evals.report_frontier import frontier_section
 from sparse_lens.evals.report_headline import headline, measured, models_section
 from sparse_lens.evals.report_legend import curves_legend
 from sparse_lens.evals.report_stability import stability_section
@@ -65,6 +66,7 @@ def report_html(results: Results) -> str:
     body = [
         headline(cells, summary),
         models_section(cells, summary),
+        frontier_section(cells, summary, figures),
         _sizes(cells, summary, figures),
         _curves(cells, figures),
         stability_section(cells, stability(results)),

@@ -14,6 +14,7 @@ from sparse_lens.plotting.channel_layout import channel_layout
 from sparse_lens.plotting.component_layout import component_layout
 from sparse_lens.plotting.curves import Curve, curves_spec
 from sparse_lens.plotting.edge_traces import edge_traces, link_traces, polylines
+from sparse_lens.plotting.frontier import FrontierMark, frontier_spec
 from sparse_lens.plotting.layout import Layout
 from sparse_lens.plotting.network import MAX_EDGES, Network
 from sparse_lens.plotting.node_traces import end_traces, node_traces, port_traces
@@ -75,6 +76,11 @@ def sizes_figure(
 ) -> go.Figure:
     """Circuits' sizes task by task; see `sparse_lens.plotting.sizes.sizes_spec`."""
     return figure_of(sizes_spec(tasks, target_loss=target_loss))
+
+
+def frontier_figure(marks: Sequence[FrontierMark]) -> go.Figure:
+    """Models by pretraining loss and edges; see `sparse_lens.plotting.frontier.frontier_spec`."""
+    return figure_of(frontier_spec(marks))
 
 
 def figure_of(spec: Spec, *, mode: str = "light") -> go.Figure:

@@ -1,0 +1,106 @@
+"""Models by pretraining loss and circuit size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+from sparse_lens.plotting.spec import Spec, scatter
+from sparse_lens.plotting.theme import DASHES, NEUTRAL, SERIES, SYMBOLS
+
+
+@dataclass(frozen=True)
+class FrontierMark:
+    """A model among others."""
+
+    model: str
+    colour: int
+    """Number in the palette."""
+
+    family: str
+    """Such as `sparse` or `dense`; a family has a symbol, and a line through its best models."""
+
+    loss: float
+    """Pretraining loss in nats a token."""
+
+    edges: float
+    by_seed: Sequence[float] = ()
+    best: bool = False
+    """Whether no other of its family has both less loss and fewer edges."""
+
+    note: str = ""
+    """Shown when pointing at it."""
+
+
+def frontier_spec(marks: Sequence[FrontierMark], *, height: int = 420) -> Spec:
+    """Edges a task over pretraining loss, better towards the corner at the lower left.
+
+    Bars lead from the seed with the fewest edges to the one with the most.
+    """
+    data = []
+    for place, family in enumerate(dict.fromkeys(mark.family for mark in marks)):
+        own = sorted((m for m in marks if m.family == family), key=lambda m: (m.loss, m.edges))
+        data += [_line(own, family, place), _marks(own, family, place)]
+    layout = {
+        "height": height,
+        "margin": {"l": 60, "r": 24, "t": 16, "b": 56},
+        "hovermode": "closest",
+        "xaxis": {"title": {"text": "pretraining loss, nats a token"}},
+        "yaxis": {
+            "type": "log",
+            "dtick": "D2",
+            "tickformat": "~s",
+            "title": {"text": "edges a task, geometric mean"},
+        },
+        "legend": {"orientation": "h", "x": 1, "xanchor": "right", "y": 1, "yanchor": "top"},
+    }
+    return {"data": data, "layout": layout}
+
+
+def _line(marks: Sequence[FrontierMark], family: str, place: int) -> Spec:
+    best = [mark for mark in marks if mark.best]
+    return scatter(
+        x=[mark.loss for mark in best],
+        y=[mark.edges for mark in best],
+        mode="lines",
+        line={"color": NEUTRAL, "width": 1.5, "dash": DASHES[place % len(DASHES)]},
+        hoverinfo="skip",
+        showlegend=False,
+        legendgroup=family,
+        meta={"role": "frontier"},
+    )
+
+
+def _marks(marks: Sequence[FrontierMark], family: str, place: int) -> Spec:
+    colours = [SERIES[mark.colour % len(SERIES)] for mark in marks]
+    most = [max(mark.by_seed, default=mark.edges) - mark.edges for mark in marks]
+    fewest = [mark.edges - min(mark.by_seed, default=mark.edges) for mark in marks]
+    return scatter(
+        x=[mark.loss for mark in marks],
+        y=[mark.edges for mark in marks],
+        mode="markers+text",
+        marker={"color": colours, "size": 12, "symbol": SYMBOLS[place % len(SYMBOLS)]},
+        error_y={
+            "type": "data",
+            "symmetric": False,
+            "array": most,
+            "arrayminus": fewest,
+            "color": NEUTRAL,
+            "thickness": 1.5,
+            "width": 4,
+        },
+        text=[escape(mark.model) for mark in marks],
+        textposition="top center",
+        textfont={"size": 11},
+        cliponaxis=False,
+        hovertext=[
+            f"<b>{escape(mark.model)}</b><br>{mark.edges:,.4g} edges, {mark.loss:.3f} nats a token"
+            + (f"<br>{escape(mark.note)}" if mark.note else "")
+            for mark in marks
+        ],
+        hoverinfo="text",
+        name=family,
+        legendgroup=family,
+        meta={"role": "models"},
+    )
