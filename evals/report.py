@@ -12,11 +12,13 @@ from sparse_lens.evals.report_figures import METRICS, setting_sizes, task_curves
 from sparse_lens.evals.report_frontier import frontier_section
 from sparse_lens.evals.report_headline import headline, measured, models_section
 from sparse_lens.evals.report_legend import curves_legend
+from sparse_lens.evals.report_overlap import overlap_section
 from sparse_lens.evals.report_stability import stability_section
 from sparse_lens.evals.report_table import circuit_caption, controls_legend, failures, numbers_table
 from sparse_lens.evals.results import Results
 from sparse_lens.evals.stability import stability
 from sparse_lens.evals.summary import Summary, summarize
+from sparse_lens.evals.task_overlap import task_overlaps
 from sparse_lens.plotting.figure import network_spec
 from sparse_lens.plotting.page import choice, figure_place, render_page, write_page
 from sparse_lens.plotting.spec import Spec
@@ -69,7 +71,7 @@ def report_html(results: Results) -> str:
         frontier_section(cells, summary, figures),
         _sizes(cells, summary, figures),
         _curves(cells, figures),
-        stability_section(cells, stability(results)),
+        _agreement(cells, results, figures),
         _circuits(cells, results, figures, circuits),
         "<h2>All numbers</h2>",
         '<p class="note">Means over seeds on held-out prompts; point at a number for its range. '
@@ -80,6 +82,18 @@ def report_html(results: Results) -> str:
         failures(cells),
     ]
     return render_page("Circuits compared", "\n".join(body), figures, data={"circuits": circuits})
+
+
+def _agreement(cells: Cells, results: Results, figures: Figures) -> str:
+    """How alike circuits of seeds and of tasks are, which their files tell."""
+    if results.folder is not None and not results.has_circuits:
+        return (
+            '<p class="warn">Some circuits are not beside the results, so that agreement over '
+            "seeds and tasks is not shown.</p>"
+        )
+    return stability_section(cells, stability(results)) + overlap_section(
+        cells, task_overlaps(results), figures
+    )
 
 
 def _sizes(cells: Cells, summary: Summary, figures: Figures) -> str:

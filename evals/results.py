@@ -82,6 +82,13 @@ class Results:
             raise ValueError(f"job {record.job_id} has no saved circuit (status {record.status}).")
         return self.folder / record.circuit
 
+    @property
+    def has_circuits(self) -> bool:
+        """Whether the circuit of every finished job is in its file."""
+        return self.folder is not None and all(
+            self.circuit_path(record).is_file() for record in self.done
+        )
+
     def drawing(self, record: Record) -> Network | None:
         """The drawing of a record's chosen circuit; None where none is kept.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean
 
-from sparse_lens import circuit_io
+from sparse_lens.circuit_io import SavedParts
 from sparse_lens.evals.records import Record
 from sparse_lens.evals.results import Results
 from sparse_lens.evals.summary import Setting
@@ -51,10 +51,10 @@ def stability(results: Results) -> tuple[Stability, ...]:
     found = []
     for (setting, model, task), records in groups.items():
         records.sort(key=lambda record: record.seed)
-        paths = [results.circuit_path(record) for record in records] if len(records) > 1 else []
-        ious = tuple(circuit_io.iou(*pair) for pair in combinations(paths, 2))
-        if ious:
+        if len(records) > 1:
+            saved = [SavedParts.read(results.circuit_path(record)) for record in records]
             seeds = tuple(record.seed for record in records)
+            ious = tuple(one.iou(other) for one, other in combinations(saved, 2))
             found.append(Stability(setting, model, task, seeds, ious))
     return tuple(found)
 

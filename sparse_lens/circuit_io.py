@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -44,35 +45,60 @@ def load(path: str | os.PathLike[str], graph: Graph) -> Circuit:
     return from_tensors(graph, header["given_by"], tensors)
 
 
-def iou(first: str | os.PathLike[str], second: str | os.PathLike[str]) -> float:
-    """`Circuit.iou` of two saved circuits of one graph, which need not be at hand.
+@dataclass(frozen=True, eq=False)
+class SavedParts:
+    """The nodes or edges that a saved circuit keeps, read without the graph that they are of."""
 
-    Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when one is not a circuit, when they are circuits of different graphs, or when
-            one is given by its nodes and the other by its edges.
-    """
-    paths = Path(first), Path(second)
-    one, other = (graph_file.read_header(path, KIND) for path in paths)
-    for what in ("fingerprint", "given_by"):
-        if one[what] != other[what]:
-            raise ValueError(
-                f"{first} and {second} cannot be compared as files: their {what} are {one[what]} "
-                f"and {other[what]}. Load both with their graphs."
+    path: Path
+    fingerprint: str
+    """Of the graph."""
+
+    given_by: str
+    """`nodes` or `edges`."""
+
+    kept: tuple[np.ndarray, ...]
+    """Positions of the nodes, or by block of the edges."""
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> SavedParts:
+        """Read a file of `save`.
+
+        Raises:
+            FileNotFoundError: when there is no such file.
+            ValueError: when it is not a circuit.
+        """
+        path = Path(path)
+        header = graph_file.read_header(path, KIND)
+        with safe_open(path, framework="numpy") as file:
+            names = sorted(file.keys())
+            wanted = (
+                ["nodes"] if header["given_by"] == "nodes" else [n for n in names if n != "nodes"]
             )
-    kept = [_kept(path, one["given_by"]) for path in paths]
-    both = sum(len(np.intersect1d(*pair, assume_unique=True)) for pair in zip(*kept, strict=True))
-    either = sum(len(positions) for positions in (*kept[0], *kept[1])) - both
-    return both / either if either else 1.0
+            tensors = [file.get_tensor(name) for name in wanted]
+        kept = tuple(t if t.dtype == np.int32 else np.unpackbits(t).nonzero()[0] for t in tensors)
+        return cls(path, header["fingerprint"], header["given_by"], kept)
 
+    def __len__(self) -> int:
+        return sum(map(len, self.kept))
 
-def _kept(path: Path, given_by: str) -> list[np.ndarray]:
-    """Positions of the nodes, or by block of the edges, that a saved circuit keeps."""
-    with safe_open(path, framework="numpy") as file:
-        names = sorted(file.keys())
-        wanted = ["nodes"] if given_by == "nodes" else [n for n in names if n != "nodes"]
-        tensors = [file.get_tensor(name) for name in wanted]
-    return [t if t.dtype == np.int32 else np.unpackbits(t).nonzero()[0] for t in tensors]
+    def iou(self, other: SavedParts) -> float:
+        """`Circuit.iou` of the two.
+
+        Raises:
+            ValueError: when they are of different graphs, or one is given by its nodes and the
+                other by its edges.
+        """
+        for what in ("fingerprint", "given_by"):
+            if getattr(self, what) != getattr(other, what):
+                raise ValueError(
+                    f"{self.path} and {other.path} cannot be compared as files: their {what} are "
+                    f"{getattr(self, what)} and {getattr(other, what)}. Load both with their "
+                    "graphs."
+                )
+        pairs = zip(self.kept, other.kept, strict=True)
+        both = sum(len(np.intersect1d(*pair, assume_unique=True)) for pair in pairs)
+        either = len(self) + len(other) - both
+        return both / either if either else 1.0
 
 
 def given_by(circuit: Circuit) -> str:

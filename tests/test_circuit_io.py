@@ -7,8 +7,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from sparse_lens import circuit_io
 from sparse_lens.circuit import Circuit
+from sparse_lens.circuit_io import SavedParts
 from sparse_lens.graphs import ChannelGraph, ComponentGraph
 from tests.graphs.tiny import GRAPHS, config, random_edge_circuit, random_node_circuit, sparse_model
 
@@ -108,9 +108,11 @@ def test_agreement_of_saved_circuits_without_their_graph(graph, make, tmp_path):
     circuits = [make(graph, share, seed=seed) for seed, share in enumerate((0.0, 0.01, 0.4, 0.5))]
     for number, circuit in enumerate(circuits):
         circuit.save(tmp_path / str(number))
-    for i, one in enumerate(circuits):
-        for j, other in enumerate(circuits):
-            assert circuit_io.iou(tmp_path / str(i), tmp_path / str(j)) == one.iou(other)
+    saved = [SavedParts.read(tmp_path / str(number)) for number in range(len(circuits))]
+    for one, its_parts in zip(circuits, saved, strict=True):
+        assert len(its_parts) == (one.n_nodes if one.is_node_circuit else one.n_edges)
+        for other, others_parts in zip(circuits, saved, strict=True):
+            assert its_parts.iou(others_parts) == one.iou(other)
 
 
 def test_saved_circuits_that_cannot_be_compared(tmp_path):
@@ -118,9 +120,10 @@ def test_saved_circuits_that_cannot_be_compared(tmp_path):
     random_node_circuit(graph, 0.5, seed=0).save(tmp_path / "nodes")
     random_edge_circuit(graph, 0.5, seed=0).save(tmp_path / "edges")
     random_node_circuit(GRAPHS["channel"], 0.5, seed=0).save(tmp_path / "other")
+    nodes, edges, other = (SavedParts.read(tmp_path / n) for n in ("nodes", "edges", "other"))
     with pytest.raises(ValueError, match="given_by are nodes and edges"):
-        circuit_io.iou(tmp_path / "nodes", tmp_path / "edges")
+        nodes.iou(edges)
     with pytest.raises(ValueError, match="their fingerprint are"):
-        circuit_io.iou(tmp_path / "nodes", tmp_path / "other")
+        nodes.iou(other)
     with pytest.raises(FileNotFoundError, match="no circuit at"):
-        circuit_io.iou(tmp_path / "nodes", tmp_path / "missing")
+        SavedParts.read(tmp_path / "missing")

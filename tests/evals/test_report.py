@@ -276,8 +276,11 @@ def test_the_report_comes_from_the_folder_alone(toy_run, tmp_path):
 def test_a_lost_drawing_is_said_to_be_missing(toy_run, tmp_path):
     results, _ = toy_run
     elsewhere = Results(results.records, tmp_path)
-    captions = [entry["caption"] for entry in circuits(report_html(elsewhere)).values()]
+    page = report_html(elsewhere)
+    captions = [entry["caption"] for entry in circuits(page).values()]
     assert all("Not drawn" in caption for caption in captions)
+    assert "Some circuits are not beside the results" in page
+    assert "Some circuits are not beside the results" not in report_html(results)
 
 
 def test_an_unmet_target_has_no_drawing(tmp_path):
