@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from jaxtyping import install_import_hook
+import transformer_lens  # noqa: F401 - the hook would compile all that it imports first
+
+from tests import type_checks
 
 # Must run before anything imports sparse_lens: shapes and dtypes are then checked at every call.
-install_import_hook("sparse_lens", "beartype.beartype")
+type_checks.install("sparse_lens")
 
 # The models here are tiny: a second thread costs more than it brings, also beside other jobs.
 torch.set_num_threads(1)
