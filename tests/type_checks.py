@@ -21,7 +21,8 @@ import jaxtyping
 from beartype import beartype
 from beartype.door import die_if_unbearable
 
-_in_scope = functools.partial(jaxtyping.jaxtyped, "context")
+jaxtyped = jaxtyping.jaxtyped
+"""Theirs."""
 
 
 def install(package: str) -> None:
@@ -41,14 +42,16 @@ def checked(target: Any = None, *, typechecker: Any = None) -> Any:
         return target
     if "<locals>" in target.__qualname__ or inspect.isgeneratorfunction(target):
         return _held_against_hints(target)
+    # Beartype fails in the call on a hint that cannot be read; jaxtyping does without it.
+    target.__annotations__ = _hints(target)
     function = beartype(target)
-    if not any(map(_has_shape, _hints(target).values())):
+    if not any(map(_has_shape, target.__annotations__.values())):
         return function
 
     @functools.wraps(target)
     def scoped(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
-        with _in_scope():
+        with jaxtyped("context"):
             return function(*args, **kwargs)
 
     return scoped
@@ -60,7 +63,7 @@ def _held_against_hints(target: types.FunctionType) -> Callable[..., Any]:
     @functools.wraps(target)
     def scoped(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
-        with _in_scope():
+        with jaxtyped("context"):
             for name, value in _each(signature.bind(*args, **kwargs)):
                 if name in hints:
                     die_if_unbearable(value, hints[name], exception_prefix=f"{name} of {target}: ")
