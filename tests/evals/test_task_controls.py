@@ -15,9 +15,12 @@ from sparse_lens.models import zoo
 from sparse_lens.models.tokenizer import load_tokenizer
 from sparse_lens.task import Prompts
 from sparse_lens.training.grammar import GRAMMAR_IDENTIFIERS
+from tests.evals.task_texts import PAIRED, SPLITS
 
 ROOT = Path(__file__).resolve().parents[2]
-SPLITS = ("train", "validation", "held_out")
+# Two of them are refused by the tokenizer of the embedded models.
+REFUSED = ("final_kwarg", "enumerate_range")
+CARRIED = tuple(name for name in PAIRED if name not in REFUSED)
 
 
 def prompts_of(clean, answers, distractors, lengths=None) -> Prompts:
@@ -29,12 +32,6 @@ def prompts_of(clean, answers, distractors, lengths=None) -> Prompts:
         distractors=None if distractors is None else torch.tensor(distractors),
         lengths=None if lengths is None else torch.tensor(lengths),
     )
-
-
-# Of pairs in Python code; two of them are refused by the tokenizer of the embedded models.
-PAIRED = (*tasks.names("python"), *tasks.names("control"))
-REFUSED = ("final_kwarg", "enumerate_range")
-CARRIED = tuple(name for name in PAIRED if name not in REFUSED)
 
 
 @pytest.mark.parametrize("name", PAIRED)
