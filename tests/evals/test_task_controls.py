@@ -149,8 +149,8 @@ import numpy
 from sparse_lens.models import zoo
 from sparse_lens.models.tokenizer import load_tokenizer
 from sparse_lens.training.corpus import build_corpus
+from sparse_lens.training.presets import PRESETS
 
-ROOT = Path(__file__).resolve().parents[2]
 share = PRESETS["py-sparse"].training.grammar_share
 corpus = build_corpus(load_tokenizer(zoo.resolve("py-sparse")), grammar_share=share)
 numpy.save(sys.argv[1], corpus.train.numpy())
