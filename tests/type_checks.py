@@ -103,7 +103,7 @@ def _hints(target: types.FunctionType) -> dict[str, Any]:
         one = types.SimpleNamespace(__annotations__={name: hint})
         try:
             hints |= typing.get_type_hints(one, target.__globals__, include_extras=True)
-        except NameError:
+        except (NameError, AttributeError):
             continue  # such as the class that a method is being defined in
     return hints
 
