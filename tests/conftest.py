@@ -4,13 +4,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from jaxtyping import install_import_hook
+import transformer_lens  # noqa: F401 - the hook would compile all that it imports first
+
+from tests import type_checks
 
 # Must run before anything imports sparse_lens: shapes and dtypes are then checked at every call.
-install_import_hook("sparse_lens", "beartype.beartype")
+type_checks.install("sparse_lens")
 
 # The models here are tiny: a second thread costs more than it brings, also beside other jobs.
 torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first, so that no worker waits for one of them at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,10 @@
 """What must not solve a task: a constant, an n-gram model, and memory of the training text."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,11 +14,13 @@ from sparse_lens.evals.tasks import NGramModel, constant_answer_accuracy, shared
 from sparse_lens.models import zoo
 from sparse_lens.models.tokenizer import load_tokenizer
 from sparse_lens.task import Prompts
-from sparse_lens.training.corpus import StandardLibrary, build_corpus
 from sparse_lens.training.grammar import GRAMMAR_IDENTIFIERS
-from sparse_lens.training.presets import PRESETS
+from tests.evals.task_texts import PAIRED, SPLITS
 
-SPLITS = ("train", "validation", "held_out")
+ROOT = Path(__file__).resolve().parents[2]
+# Two of them are refused by the tokenizer of the embedded models.
+REFUSED = ("final_kwarg", "enumerate_range")
+CARRIED = tuple(name for name in PAIRED if name not in REFUSED)
 
 
 def prompts_of(clean, answers, distractors, lengths=None) -> Prompts:
@@ -25,12 +32,6 @@ def prompts_of(clean, answers, distractors, lengths=None) -> Prompts:
         distractors=None if distractors is None else torch.tensor(distractors),
         lengths=None if lengths is None else torch.tensor(lengths),
     )
-
-
-# Of pairs in Python code; two of them are refused by the tokenizer of the embedded models.
-PAIRED = (*tasks.names("python"), *tasks.names("control"))
-REFUSED = ("final_kwarg", "enumerate_range")
-CARRIED = tuple(name for name in PAIRED if name not in REFUSED)
 
 
 @pytest.mark.parametrize("name", PAIRED)
@@ -142,16 +143,33 @@ def test_shared_suffixes_needs_long_enough_prompts():
     assert shared_suffixes(prompts, torch.arange(2), length=3).tolist() == []
 
 
-@pytest.fixture(scope="session")
-def trained():
-    """The tokenizer our own models use, and the text they are trained on."""
-    library = StandardLibrary.load()
-    tokenizer = load_tokenizer(zoo.resolve("py-sparse"))
-    share = PRESETS["py-sparse"].training.grammar_share
-    return tokenizer, build_corpus(tokenizer, library=library, grammar_share=share).train
+BUILD = """
+import sys
+import numpy
+from sparse_lens.models import zoo
+from sparse_lens.models.tokenizer import load_tokenizer
+from sparse_lens.training.corpus import build_corpus
+from sparse_lens.training.presets import PRESETS
+
+share = PRESETS["py-sparse"].training.grammar_share
+corpus = build_corpus(load_tokenizer(zoo.resolve("py-sparse")), grammar_share=share)
+numpy.save(sys.argv[1], corpus.train.numpy())
+"""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The tokenizer our own models use, and the text they are trained on.
+
+    Made in a process of its own, without checks of types at each of many million calls.
+    """
+    file = tmp_path_factory.mktemp("corpus") / "train.npy"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", BUILD, file], check=True, env=environment)
+    return load_tokenizer(zoo.resolve("py-sparse")), torch.from_numpy(np.load(file))
+
+
+@pytest.fixture(scope="module")
 def trained_ngrams(trained):
     return NGramModel(trained[1])
 

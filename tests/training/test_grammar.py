@@ -53,9 +53,19 @@ def _count(pattern: str, text: str) -> int:
     return len(re.findall(pattern, text, re.MULTILINE))
 
 
-def test_every_module_parses(modules: list[str]) -> None:
-    for module in modules:
-        ast.parse(module)
+@pytest.fixture(scope="module")
+def trees(modules: list[str]) -> list[ast.Module]:
+    return [ast.parse(module) for module in modules]
+
+
+@pytest.fixture(scope="module")
+def functions(trees: list[ast.Module]) -> list[ast.FunctionDef]:
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    return [node for node in nodes if isinstance(node, ast.FunctionDef)]
+
+
+def test_every_module_parses(modules: list[str], trees: list[ast.Module]) -> None:
+    assert len(trees) == len(modules)
 
 
 def test_a_seed_fixes_the_modules() -> None:
@@ -85,9 +95,11 @@ def test_names_are_copied_often(behaviour: str, text: str) -> None:
     assert _count(COPIES[behaviour], text) > 160
 
 
-def test_the_order_of_fields_is_not_the_order_of_arguments(modules: list[str]) -> None:
+def test_the_order_of_fields_is_not_the_order_of_arguments(
+    functions: list[ast.FunctionDef],
+) -> None:
     ordered = disordered = 0
-    for function in _functions(modules):
+    for function in functions:
         arguments = [argument.arg for argument in function.args.args]
         copied = [
             statement.value.id
@@ -104,10 +116,12 @@ def test_the_order_of_fields_is_not_the_order_of_arguments(modules: list[str]) -
     assert disordered > 30
 
 
-def test_sets_and_strings_are_alive_together_and_used_later(modules: list[str]) -> None:
+def test_sets_and_strings_are_alive_together_and_used_later(
+    functions: list[ast.FunctionDef],
+) -> None:
     """The last few tokens cannot say what an accumulator is: others stand in between."""
     mixed = apart = 0
-    for function in _functions(modules):
+    for function in functions:
         kinds: dict[str, str] = {}
         for statement in function.body:
             line = ast.unparse(statement)
@@ -126,9 +140,3 @@ def test_names_are_many(text: str) -> None:
     names = set(re.findall(r"\b[a-z_]\w+", text))
     assert len(names) > 2000
     assert len(set(text.split("\n"))) > 0.7 * text.count("\n")
-
-
-def _functions(modules: list[str]) -> list[ast.FunctionDef]:
-    trees = [ast.parse(module) for module in modules]
-    nodes = [node for tree in trees for node in ast.walk(tree)]
-    return [node for node in nodes if isinstance(node, ast.FunctionDef)]
