@@ -49,10 +49,12 @@ class CircuitVariants:
             for letter in LETTERS
         }
         """queries, keys and values by layer and head; not computed where nothing needs them"""
-        inputs = list(range(graph.n_inputs))
+        inputs = slice(0, graph.n_inputs)
+        self.live = self.differences + self.frame.ablated(slice(None))
+        self.live[inputs] = self.frame.inputs
         self.differences[inputs] = self.frame.inputs - self.frame.ablated(inputs)
-        self.at_answer = self.frame.at_answer(self.differences)
-        """live - ablated at the answer position"""
+        self.live_at_answer = self.frame.at_answer(self.live)
+        self.differences_at_answer = self.frame.at_answer(self.differences)
         self._scratch: dict[str, Tensor] = {}
         self._last = VariantPass(self)
         self.logits: Float[Tensor, "n vocab"] = self._last.run()[0]
@@ -75,6 +77,18 @@ class CircuitVariants:
         """Let one of the variants that ran last be the circuit from now on."""
         self._last.adopt(variant)
         self.needs = Needs.of(self.graph, self.kept)
+
+    def add(self, writers: list[int], changes: Tensor, *, everywhere: bool) -> None:
+        """Let writers differ by so much at all positions, or at the answer's.
+
+        Args:
+            changes: [writers, batch, pos, d_model], or without pos.
+        """
+        live = self.live if everywhere else self.live_at_answer
+        differences = self.differences if everywhere else self.differences_at_answer
+        found = live[writers].add_(changes)
+        live[writers] = found
+        differences[writers] = found - self.frame.ablated(writers, everywhere=everywhere)
 
     def drop(self, row: int) -> None:
         """Remove all edges of a reader that does not act on the output."""

@@ -41,7 +41,7 @@ class Frame:
             self._ablated = like(part, self.inputs).expand(-1, *self.shape)
         self._backgrounds = self._all_backgrounds()
 
-    def ablated(self, writers: list[int], *, everywhere: bool = True) -> Tensor | float:
+    def ablated(self, writers: list[int] | slice, *, everywhere: bool = True) -> Tensor | float:
         """What some writers carry when ablated, [writers, batch, pos, d_model] (or no pos)."""
         if self._ablated is None:
             return 0.0
@@ -72,6 +72,30 @@ class Frame:
         found = self._positions.expand(*self.shape[:2], -1)
         found = found if everywhere else self.at_answer(found)[:, None]
         return found.expand(variants, *found.shape).flatten(0, 1)
+
+    def attend(
+        self,
+        layer: int,
+        heads: list[int],
+        queries: Float[Tensor, "heads variants batch *query d_head"],
+        keys: Float[Tensor, "heads variants batch pos d_head"],
+        values: Float[Tensor, "heads variants batch pos d_head"],
+        *,
+        everywhere: bool,
+    ) -> Float[Tensor, "heads variants batch *query d_head"]:
+        """What some heads read out at all positions, or at the answer's alone."""
+        if not everywhere:
+            full = queries.new_zeros(values.shape[:-1] + queries.shape[-1:])
+            self.spread(queries, full)
+            queries = full
+        variants = values.shape[1]
+        parts = [
+            one.permute(1, 2, 3, 0, 4).flatten(0, 1)  # [variants * batch, pos, heads, d_head]
+            for one in (queries, keys, values)
+        ]
+        z = self.layers[layer].attend(heads, *parts, self.attention_mask(variants))
+        z = z.view(variants, *self.shape[:2], len(heads), -1).permute(3, 0, 1, 2, 4)
+        return z if everywhere else self.at_answer(z)
 
     def attention_mask(self, variants: int) -> Tensor | None:
         """False on padding, where the model needs to be told."""
