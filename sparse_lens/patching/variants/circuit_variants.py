@@ -39,7 +39,7 @@ class CircuitVariants:
                 "so they cannot be computed one by one: run each circuit with run_circuit."
             )
         self.graph, self.kept = graph, kept.copy()
-        self.frame = Frame(bound, prompts)
+        self.frame = Frame(bound, prompts, only_where_differing=True)
         self.needs = Needs.of(graph, self.kept)
         zeros = self.frame.inputs.new_zeros
         self.differences = zeros(graph.n_writers, *self.frame.shape)
