@@ -5,8 +5,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sparse_lens.baselines.acdc.guesses import Guesses
 from sparse_lens.baselines.acdc.order import sublayers_from_the_output
 from sparse_lens.baselines.acdc.run import Edge, Rule, Run
+from sparse_lens.baselines.acdc.trials import Trial, likely_trials
 from sparse_lens.circuit import Circuit
 from sparse_lens.graphs.component import EDGES, ComponentGraph
 from sparse_lens.objectives import Objective
@@ -14,7 +16,10 @@ from sparse_lens.patching import BoundAblation, full_logits
 from sparse_lens.patching.variants.circuit_variants import CircuitVariants
 from sparse_lens.task import Prompts
 
-_FIRST_BATCH = 16
+_MOST_TRIALS = 256
+# What a pass costs beside its trials, in elements of the stream that a trial computes.
+_PASS_COST = {"cpu": 2**15}
+_PASS_COST_ELSEWHERE = 2**20
 _LOGIT_ELEMENTS = 2**26
 
 
@@ -35,7 +40,7 @@ def run_in_batches(
     Args:
         max_tokens: prompts times positions times removals in one pass.
     """
-    search = _Search(bound, prompts, objective, start, max_tokens)
+    search = _Search(bound, prompts, objective, start, rule, max_tokens)
     for block, rows in sublayers_from_the_output(bound.graph):
         assert block == EDGES
         search.prune(list(rows), rule)
@@ -49,6 +54,7 @@ class _Search:
         prompts: Prompts,
         objective: Objective,
         start: Circuit,
+        rule: Rule,
         max_tokens: int,
     ) -> None:
         graph = bound.graph
@@ -64,7 +70,7 @@ class _Search:
         self._loss = sum(part.loss() for part in self._parts) / self._n
         self._changes: dict[Edge, float] = {}
         self._margin, self._n_passes = float("inf"), 0
-        self._size = _FIRST_BATCH
+        self._guesses = Guesses(rule)
 
     @property
     def _circuit(self) -> CircuitVariants:
@@ -82,12 +88,10 @@ class _Search:
             for row in rows
             for writer in self._circuit.kept[row].nonzero()[0][::-1].tolist()
         ]
-        guesses = [True] * len(edges)
+        measured: list[float | None] = [None] * len(edges)
         while edges:
-            size = min(self._size, self._most(rows))
-            settled = self._try(edges[:size], guesses, rule)
-            edges, guesses = edges[settled:], guesses[settled:]
-            self._size = 2 * size if settled == size else max(_FIRST_BATCH, 2 * settled)
+            settled = self._try(edges, measured, rule)
+            edges, measured = edges[settled:], measured[settled:]
 
     def result(self, rule: Rule) -> Run:
         """What it came to."""
@@ -101,43 +105,97 @@ class _Search:
             n_passes=self._n_passes,
         )
 
-    def _try(self, edges: list[tuple[int, int]], guesses: list[bool], rule: Rule) -> int:
-        """Try the removal of each edge from what is left if all guesses before it are right.
-
-        Decides on edges up to the first wrong guess, and guesses anew for those after it, whose
-        removal will not change the loss very differently; how many were decided on.
+    def _try(
+        self, edges: list[tuple[int, int]], measured: list[float | None], rule: Rule
+    ) -> int:
+        """Try the removals that are likely to be needed, and decide on as many edges as they tell.
 
         Args:
-            guesses: whether the edges will go.
+            measured: how the removal of each edge changed the loss on top of other decisions; is
+                brought up to date for those that stay undecided.
+
+        Returns:
+            How many edges were decided on.
         """
-        rows = sorted({row for row, _ in edges})
-        left = self._circuit.kept[rows]
-        variants = []
-        for (row, writer), goes in zip(edges, guesses, strict=False):
-            variants.append(left.copy())
-            variants[-1][rows.index(row), writer] = False
-            left = variants[-1] if goes else left
-        kept = np.stack(variants)
+        near = edges[: _MOST_TRIALS]
+        goes = [self._guesses.goes(change) for change in measured[: len(near)]]
+        trials, rows = self._trials([row for row, _ in near], goes)
+        kept = self._variants(trials, near, rows)
         losses = torch.stack([part.losses(rows, kept) for part in self._parts]).sum(0) / self._n
         self._n_passes += len(self._parts)
-        before, settled, last_removed = self._loss, len(edges), None
-        for i, (edge, loss) in enumerate(zip(edges, losses.tolist(), strict=True)):
-            change, guess = loss - before, guesses[i]
-            goes = rule.removes(change)
-            before = loss if guess else before
-            if i > settled - 1:
-                guesses[i] = goes
-                continue
+        # The loss before each trial's edge goes, if what it assumes is right.
+        before, changes = [], []
+        for trial, loss in zip(trials, losses.tolist(), strict=True):
+            parent = trial.parent
+            if parent is None:
+                before.append(self._loss)
+            else:
+                before.append(float(losses[parent]) if trial.parent_goes else before[parent])
+            changes.append(loss - before[-1])
+        following = {(trial.parent, trial.parent_goes): i for i, trial in enumerate(trials)}
+        place: int | None = 0
+        decided, last_removed = [], None
+        while place is not None:
+            edge, change = near[trials[place].edge], changes[place]
+            outcome = rule.removes(change)
             self._changes[(EDGES, *edge)] = change
             self._margin = min(self._margin, rule.margin(change))
-            if goes:
-                self._loss, last_removed = loss, i
-            if goes != guess:
-                settled = i + 1
+            self._guesses.learn(measured[len(decided)], outcome)
+            decided.append(outcome)
+            if outcome:
+                self._loss, last_removed = float(losses[place]), place
+            place = following.get((place, outcome))
+        self._measure_anew(measured, trials, changes, decided)
         if last_removed is not None:
             for part in self._parts:
                 part.variants.adopt(last_removed)
-        return settled
+        return len(decided)
+
+    def _trials(self, rows: list[int], goes: list[float]) -> tuple[list[Trial], list[int]]:
+        """What to try, and the readers that this concerns."""
+        most, cost = self._most(rows), self._pass_cost(rows)
+        trials = likely_trials(goes, most=most, pass_cost=cost)
+        return trials, sorted({rows[trial.edge] for trial in trials})
+
+    def _variants(
+        self, trials: list[Trial], edges: list[tuple[int, int]], rows: list[int]
+    ) -> np.ndarray:
+        """What the readers keep in each trial, bool [trials, rows, writers]."""
+        left, variants = [], []
+        for trial in trials:
+            parent = trial.parent
+            if parent is None:
+                left.append(self._circuit.kept[rows])
+            else:
+                left.append(variants[parent] if trial.parent_goes else left[parent])
+            row, writer = edges[trial.edge]
+            variants.append(left[-1].copy())
+            variants[-1][rows.index(row), writer] = False
+        return np.stack(variants)
+
+    @staticmethod
+    def _measure_anew(
+        measured: list[float | None],
+        trials: list[Trial],
+        changes: list[float],
+        decided: list[bool],
+    ) -> None:
+        """Take over the change of each edge in the trial that assumed the fewest wrong decisions."""
+        wrong: list[int] = []
+        fewest: dict[int, int] = {}
+        for trial, change in zip(trials, changes, strict=True):
+            assumed = trial.parent is not None and trial.edge - 1 < len(decided)
+            errors = 0 if trial.parent is None else wrong[trial.parent]
+            wrong.append(errors + (assumed and decided[trial.edge - 1] != trial.parent_goes))
+            if wrong[-1] < fewest.get(trial.edge, len(trials)):
+                fewest[trial.edge] = wrong[-1]
+                measured[trial.edge] = change
+
+    def _pass_cost(self, rows: list[int]) -> float:
+        """Of a pass, beside that of its trials, in trials."""
+        part = self._parts[0]
+        kind = self._parts[0].device
+        return _PASS_COST.get(kind, _PASS_COST_ELSEWHERE) / part.variants.frame.inputs[0].numel()
 
     def _most(self, rows: list[int]) -> int:
         """How many removals fit into one pass."""
@@ -156,6 +214,7 @@ class _Part:
     ) -> None:
         self._prompts = prompts.to(bound.model.cfg.device or "cpu")
         self.n_prompts = len(prompts)
+        self.device = self._prompts.clean.device.type
         self._objective = objective
         needed = objective.needs_full_logits
         self._full = full_logits(bound.model, self._prompts) if needed else None
