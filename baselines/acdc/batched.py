@@ -1,12 +1,14 @@
 """ACDC on a component graph: many removals in one pass, to the circuit of one at a time."""
 
+import itertools
+
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from sparse_lens.baselines.acdc.guesses import Guesses
-from sparse_lens.baselines.acdc.order import sublayers_from_the_output
+from sparse_lens.baselines.acdc.order import Sublayer, sublayers_from_the_output
 from sparse_lens.baselines.acdc.run import Edge, Rule, Run
 from sparse_lens.baselines.acdc.trials import Trial, likely_trials
 from sparse_lens.circuit import Circuit
@@ -17,9 +19,9 @@ from sparse_lens.patching.variants.circuit_variants import CircuitVariants
 from sparse_lens.task import Prompts
 
 _MOST_TRIALS = 256
-# What a pass costs beside its trials, in elements of the stream that a trial computes.
-_PASS_COST = {"cpu": 2**15}
-_PASS_COST_ELSEWHERE = 2**20
+# What a sublayer costs in a pass beside its trials, in multiplications: its calls take so long.
+_CALL_COST = {"cpu": 2**24}
+_CALL_COST_ELSEWHERE = 2**32
 _LOGIT_ELEMENTS = 2**26
 
 
@@ -41,9 +43,8 @@ def run_in_batches(
         max_tokens: prompts times positions times removals in one pass.
     """
     search = _Search(bound, prompts, objective, start, rule, max_tokens)
-    for block, rows in sublayers_from_the_output(bound.graph):
-        assert block == EDGES
-        search.prune(list(rows), rule)
+    for _, group in itertools.groupby(sublayers_from_the_output(bound.graph), search.readers_of):
+        search.prune([row for _, rows in group for row in rows], rule)
     return search.result(rule)
 
 
@@ -76,8 +77,15 @@ class _Search:
     def _circuit(self) -> CircuitVariants:
         return self._parts[0].variants
 
+    def readers_of(self, sublayer: Sublayer) -> int:
+        """The same for v, k and q of a layer, none of which hears of the others."""
+        graph, (block, rows) = self._graph, sublayer
+        assert block == EDGES
+        layers = (graph.head_readers(layer) for layer in range(graph.n_layers))
+        return next((at.start for at in layers if at.start <= rows.start < at.stop), rows.start)
+
     def prune(self, rows: list[int], rule: Rule) -> None:
-        """Try all edges into the readers of one sublayer."""
+        """Try all edges into readers of one sublayer, one reader after the other."""
         needed = self._circuit.needs.readers
         for row in rows:
             if not needed[row]:
@@ -105,9 +113,7 @@ class _Search:
             n_passes=self._n_passes,
         )
 
-    def _try(
-        self, edges: list[tuple[int, int]], measured: list[float | None], rule: Rule
-    ) -> int:
+    def _try(self, edges: list[tuple[int, int]], measured: list[float | None], rule: Rule) -> int:
         """Try the removals that are likely to be needed, and decide on as many edges as they tell.
 
         Args:
@@ -117,7 +123,7 @@ class _Search:
         Returns:
             How many edges were decided on.
         """
-        near = edges[: _MOST_TRIALS]
+        near = edges[:_MOST_TRIALS]
         goes = [self._guesses.goes(change) for change in measured[: len(near)]]
         trials, rows = self._trials([row for row, _ in near], goes)
         kept = self._variants(trials, near, rows)
@@ -153,7 +159,7 @@ class _Search:
 
     def _trials(self, rows: list[int], goes: list[float]) -> tuple[list[Trial], list[int]]:
         """What to try, and the readers that this concerns."""
-        most, cost = self._most(rows), self._pass_cost(rows)
+        most, cost = self._most(rows), self._pass_cost(rows[:1])
         trials = likely_trials(goes, most=most, pass_cost=cost)
         return trials, sorted({rows[trial.edge] for trial in trials})
 
@@ -180,7 +186,7 @@ class _Search:
         changes: list[float],
         decided: list[bool],
     ) -> None:
-        """Take over the change of each edge in the trial that assumed the fewest wrong decisions."""
+        """Keep of each edge the change in the trial that assumed the fewest wrong decisions."""
         wrong: list[int] = []
         fewest: dict[int, int] = {}
         for trial, change in zip(trials, changes, strict=True):
@@ -193,9 +199,8 @@ class _Search:
 
     def _pass_cost(self, rows: list[int]) -> float:
         """Of a pass, beside that of its trials, in trials."""
-        part = self._parts[0]
-        kind = self._parts[0].device
-        return _PASS_COST.get(kind, _PASS_COST_ELSEWHERE) / part.variants.frame.inputs[0].numel()
+        calls, work = self._circuit.work(rows)
+        return calls * _CALL_COST.get(self._parts[0].device, _CALL_COST_ELSEWHERE) / work
 
     def _most(self, rows: list[int]) -> int:
         """How many removals fit into one pass."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from sparse_lens.graphs.component import LETTERS, ComponentGraph
 from sparse_lens.patching.binding import BoundAblation
 from sparse_lens.patching.component.writers import heads_are_coupled
-from sparse_lens.patching.variants.forward import VariantPass
+from sparse_lens.patching.variants.forward import VariantPass, what_differs
 from sparse_lens.patching.variants.frame import Frame
 from sparse_lens.patching.variants.needs import Needs
 from sparse_lens.task import Prompts
@@ -71,6 +71,27 @@ class CircuitVariants:
         """
         self._last = VariantPass(self, rows, kept)
         return self._last.run()
+
+    def work(self, rows: list[int]) -> tuple[int, int]:
+        """Sublayers that a pass runs whose variants differ at these readers, and multiplications
+        by weights that each variant takes.
+        """
+        graph, needs, (batch, pos, _) = self.graph, self.needs, self.frame.shape
+        readers, writers = what_differs(self, rows)
+        reads = readers * np.where(needs.readers_everywhere, batch * pos, batch)
+        writes = writers * np.where(needs.writers_everywhere, batch * pos, batch)
+        heads, mlps = zip(
+            *((graph.head_readers(at), graph.mlp_reader(at)) for at in range(graph.n_layers)),
+            strict=True,
+        )
+        n_sublayers = 1 + sum(bool(readers[where].any()) for where in (*heads, *mlps))
+        in_heads = sum(
+            int(reads[where].sum() + writes[graph.head_writers(at)].sum())
+            for at, where in enumerate(heads)
+        )
+        in_mlps = sum(int(reads[where].sum()) for where in mlps)
+        widths = in_heads * graph.d_head + in_mlps * self.frame.mlp_width + batch * self.frame.vocab
+        return n_sublayers, graph.d_model * widths
 
     @torch.no_grad()
     def adopt(self, variant: int) -> None:

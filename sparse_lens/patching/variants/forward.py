@@ -9,12 +9,37 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sparse_lens.graphs.component import LETTERS
+
 if TYPE_CHECKING:
     from sparse_lens.patching.variants.circuit_variants import CircuitVariants
 
 # Streams are made and read a few variants at a time, so that they stay in the cache.
 _CHUNK_ELEMENTS = {"cpu": 2**18}
 _CHUNK_ELEMENTS_ELSEWHERE = 2**26
+
+
+def what_differs(circuit: CircuitVariants, rows: list[int] | None) -> tuple[np.ndarray, np.ndarray]:
+    """Readers and writers that act on the output and differ, bool each, when some readers do.
+
+    Args:
+        rows: those readers, of one sublayer; None for all.
+    """
+    graph, needs, kept = circuit.graph, circuit.needs, circuit.kept
+    readers, writers = np.zeros(graph.n_readers, bool), np.zeros(graph.n_writers, bool)
+    readers[slice(None) if rows is None else rows] = True
+    for layer in range(graph.n_layers):
+        if rows and graph.mlp_reader(layer).stop <= min(rows):
+            continue  # before them
+        heads = graph.head_readers(layer)
+        readers[heads] |= kept[heads][:, writers].any(1)
+        readers[heads] &= needs.readers[heads]
+        writers[graph.head_writers(layer)] = readers[heads].reshape(3, -1).any(0)
+        mlp = graph.mlp_reader(layer)
+        readers[mlp] |= kept[mlp][:, writers].any(1)
+        readers[mlp] &= needs.readers[mlp]
+        writers[graph.mlp_writer(layer)] = readers[mlp]
+    return readers, writers
 
 
 class VariantPass:
@@ -33,7 +58,7 @@ class VariantPass:
         self._circuit, self._graph, self._frame = circuit, circuit.graph, circuit.frame
         self._rows, self._kept = rows or [], kept
         self._variants = 1 if kept is None else len(kept)
-        self._find_what_differs(everything=rows is None)
+        self._reader_differs, self._writer_differs = what_differs(circuit, rows)
         differing = self._writer_differs.nonzero()[0]
         everywhere = circuit.needs.writers_everywhere
         self._writers = differing
@@ -47,32 +72,18 @@ class VariantPass:
         elements = _CHUNK_ELEMENTS.get(self._changes.device.type, _CHUNK_ELEMENTS_ELSEWHERE)
         self._chunk_rows = max(1, elements // width)
 
-    def _find_what_differs(self, *, everything: bool) -> None:
-        """Readers and writers whose values are to be computed."""
-        graph, needs, kept = self._graph, self._circuit.needs, self._circuit.kept
-        readers, writers = np.zeros(graph.n_readers, bool), np.zeros(graph.n_writers, bool)
-        readers[self._rows] = True
-        readers |= everything
-        for layer in range(graph.n_layers):
-            heads = graph.head_readers(layer)
-            readers[heads] |= kept[heads][:, writers].any(1)
-            readers[heads] &= needs.readers[heads]
-            writers[graph.head_writers(layer)] = readers[heads].reshape(3, -1).any(0)
-            mlp = graph.mlp_reader(layer)
-            readers[mlp] |= kept[mlp][:, writers].any(1)
-            readers[mlp] &= needs.readers[mlp]
-            writers[graph.mlp_writer(layer)] = readers[mlp]
-        self._reader_differs, self._writer_differs = readers, writers
-
     def run(self) -> Float[Tensor, "variants n vocab"]:
         """Logits at the answer position."""
         graph, everywhere = self._graph, self._circuit.needs.writers_everywhere
         for layer in range(graph.n_layers):
             columns = graph.head_writers(layer)
-            for group in (True, False):
-                chosen = self._writer_differs[columns] & (everywhere[columns] == group)
-                if chosen.any():
-                    self._run_heads(layer, chosen.nonzero()[0].tolist(), everywhere=group)
+            if self._writer_differs[columns].any():
+                for group in (True, False):
+                    self._project(layer, everywhere=group)
+                for group in (True, False):
+                    chosen = self._writer_differs[columns] & (everywhere[columns] == group)
+                    if chosen.any():
+                        self._run_heads(layer, chosen.nonzero()[0].tolist(), everywhere=group)
             row = graph.mlp_reader(layer)
             if self._reader_differs[row].any():
                 self._run_mlp(layer, row.start)
@@ -122,40 +133,57 @@ class VariantPass:
         self, letter: str, layer: int, heads: list[int], *, everywhere: bool
     ) -> Float[Tensor, "heads variants batch *pos d_head"]:
         """Queries, keys or values of some heads; those that do not differ are the circuit's."""
-        first = self._graph.head_readers(layer, letter).start
-        new = [head for head in heads if self._reader_differs[first + head]]
-        found = None
-        if new:
-            found = self._project(letter, layer, new, everywhere=everywhere)
-            self._projected.append((letter, layer, new, everywhere, found))
-        if found is not None and len(new) == len(heads):
-            return found
+        new = [
+            (those, values)
+            for one, at, those, group, values in self._projected[-6:]
+            if (one, at, group) == (letter, layer, everywhere)
+        ]
+        if new and new[0][0] == heads:
+            return new[0][1]
         known = self._circuit.projected[letter][layer]
         known = known if len(heads) == len(known) else known[heads]
         known = known if everywhere else self._frame.at_answer(known)
-        values = known[:, None].expand(-1, self._variants, *known.shape[1:])
-        if found is not None:
-            values = values.clone()
-            values[[heads.index(head) for head in new]] = found
-        return values
+        found = known[:, None].expand(-1, self._variants, *known.shape[1:])
+        for those, values in new:
+            here = [i for i, head in enumerate(those) if head in heads]
+            found = found.clone()
+            found[[heads.index(those[i]) for i in here]] = values[here]
+        return found
 
-    def _project(
-        self, letter: str, layer: int, heads: list[int], *, everywhere: bool
-    ) -> Float[Tensor, "heads variants batch *pos d_head"]:
+    def _project(self, layer: int, *, everywhere: bool) -> None:
+        """Read all queries, keys and values of a layer that differ at all positions (or not)."""
         graph, (batch, pos, _) = self._graph, self._frame.shape
-        rows = [graph.head_readers(layer, letter).start + head for head in heads]
+        where = graph.head_readers(layer)
+        differs = self._reader_differs[where]
+        differs = differs & (self._circuit.needs.readers_everywhere[where] == everywhere)
+        rows = (where.start + differs.nonzero()[0]).tolist()
+        if not rows:
+            return
+        by_letter = {
+            letter: differs[i * graph.n_heads : (i + 1) * graph.n_heads].nonzero()[0].tolist()
+            for i, letter in enumerate(LETTERS)
+        }
         shape = (batch, pos) if everywhere else (batch,)
         tokens = torch.Size(shape).numel()
-        found = self._changes.new_empty(len(heads), self._variants * tokens, graph.d_head)
-        n_before = graph.head_writers(layer).start
-        for chunk in self._chunks(len(heads) * tokens):
-            streams = self._streams(rows, chunk, n_before, everywhere=everywhere)
-            positions = self._frame.positions(chunk.stop - chunk.start, everywhere=everywhere)
-            part = slice(chunk.start * tokens, chunk.stop * tokens)
-            found[:, part] = self._frame.layers[layer].project_(
-                letter, heads, streams.flatten(1, -2), positions
+        found = self._changes.new_empty(len(rows), self._variants * tokens, graph.d_head)
+        parts = self._frame.layers[layer]
+        for chunk in self._chunks(len(rows) * tokens):
+            streams = self._streams(
+                rows, chunk, graph.head_writers(layer).start, everywhere=everywhere
             )
-        return found.view(len(heads), self._variants, *shape, -1)
+            positions = self._frame.positions(chunk.stop - chunk.start, everywhere=everywhere)
+            read = parts.read_(streams.flatten(1, -2), positions)
+            part, start = slice(chunk.start * tokens, chunk.stop * tokens), 0
+            for letter, heads in by_letter.items():
+                stop = start + len(heads)
+                if heads:
+                    parts.project(letter, heads, read[start:stop], out=found[start:stop, part])
+                start = stop
+        values = found.view(len(rows), self._variants, *shape, -1)
+        for letter, heads in by_letter.items():
+            if heads:
+                self._projected.append((letter, layer, heads, everywhere, values[: len(heads)]))
+            values = values[len(heads) :]
 
     # MLPs.
 

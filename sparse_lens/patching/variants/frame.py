@@ -37,6 +37,10 @@ class Frame:
         self._rows = torch.arange(len(tokens), device=tokens.device)
         self._answers = prompts.answer_positions.to(tokens.device)
         self._answer_tokens = tokens[self._rows, self._answers]
+        self.vocab = int(model.cfg.d_vocab_out)
+        """logits"""
+        self.mlp_width = (3 if model.cfg.gated_mlp else 2) * int(model.cfg.d_mlp or 0)
+        """weights of an MLP for each channel of the stream"""
         with suspended(model):
             _, _, self._positions, self._mask = model.input_to_embed(tokens)
         live = writer_activations(model, graph, tokens)

@@ -28,6 +28,7 @@ class LayerParts:
         self._is_sparse = getattr(model, "sparse_cfg", None) is not None
         self._is_post_norm = model.cfg.original_architecture in POST_NORM_ARCHITECTURES
         self._reader = attention_reader(model, layer)
+        self._width = int(model.cfg.d_head)
         self._weights = {
             letter: (getattr(block.attn, f"W_{name}"), getattr(block.attn, f"b_{name}"))
             for letter, name in zip(LETTERS, LETTERS.upper(), strict=True)
@@ -47,13 +48,33 @@ class LayerParts:
         positions: Float[Tensor, "batch pos d_pos"] | None,
     ) -> Float[Tensor, "heads tokens d_head"]:
         """Queries, keys or values of some heads from the stream of each, which is overwritten."""
+        read = self.read_(streams, positions)
+        return self.project(letter, heads, read, out=read.new_empty(*read.shape[:2], self._width))
+
+    def read_(
+        self,
+        streams: Float[Tensor, "readers tokens d_model"],
+        positions: Float[Tensor, "batch pos d_pos"] | None,
+    ) -> Float[Tensor, "readers tokens d_in"]:
+        """What heads project, given the stream of each reader, which is overwritten."""
         for keep in self._reader.captures.values():
             assert positions is not None
             keep(positions)
+        return self._reader.read_(streams, slice(None))
+
+    def project(
+        self,
+        letter: str,
+        heads: list[int],
+        read: Float[Tensor, "heads tokens d_in"],
+        *,
+        out: Float[Tensor, "heads tokens d_head"],
+    ) -> Float[Tensor, "heads tokens d_head"]:
+        """Queries, keys or values of some heads from what each reads."""
         weight, bias = self._weights[letter]
         if len(heads) < len(weight):
             weight, bias = weight[heads], bias[heads]
-        return torch.baddbmm(bias[:, None], self._reader.read_(streams, slice(None)), weight)
+        return torch.baddbmm(bias[:, None], read, weight, out=out)
 
     def attend(
         self,
