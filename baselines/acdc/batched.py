@@ -10,7 +10,13 @@ from torch import Tensor
 from sparse_lens.baselines.acdc.guesses import Guesses
 from sparse_lens.baselines.acdc.order import Sublayer, sublayers_from_the_output
 from sparse_lens.baselines.acdc.run import Edge, Rule, Run
-from sparse_lens.baselines.acdc.trials import Trial, likely_trials
+from sparse_lens.baselines.acdc.trials import (
+    Trial,
+    best_informed,
+    changes_in,
+    likely_trials,
+    true_path,
+)
 from sparse_lens.circuit import Circuit
 from sparse_lens.graphs.component import EDGES, ComponentGraph
 from sparse_lens.objectives import Objective
@@ -20,7 +26,7 @@ from sparse_lens.task import Prompts
 
 _MOST_TRIALS = 256
 # What a sublayer costs in a pass beside its trials, in multiplications: its calls take so long.
-_CALL_COST = {"cpu": 2**24}
+_CALL_COST = {"cpu": 2**23}
 _CALL_COST_ELSEWHERE = 2**32
 _LOGIT_ELEMENTS = 2**26
 
@@ -36,8 +42,9 @@ def run_in_batches(
 ) -> Run:
     """The circuit of one-at-a-time ACDC, found in fewer passes.
 
-    Most edges go, so the next few removals are tried on top of each other in one batch. They hold
-    up to the first that does not go; the ones after it are tried again without it.
+    The next few removals are tried in one batch, each on top of the decisions before it that are
+    the likeliest, and where these are uncertain also on top of others. All trials count whose
+    assumptions turn out right; the edges after them are tried again.
 
     Args:
         max_tokens: prompts times positions times removals in one pass.
@@ -125,43 +132,32 @@ class _Search:
         """
         near = edges[:_MOST_TRIALS]
         goes = [self._guesses.goes(change) for change in measured[: len(near)]]
-        trials, rows = self._trials([row for row, _ in near], goes)
+        near_rows = [row for row, _ in near]
+        trials = likely_trials(
+            goes, most=self._most(near_rows), pass_cost=self._pass_cost(near_rows[:1])
+        )
+        rows = sorted({near_rows[trial.edge] for trial in trials})
         kept = self._variants(trials, near, rows)
-        losses = torch.stack([part.losses(rows, kept) for part in self._parts]).sum(0) / self._n
+        found = torch.stack([part.losses(rows, kept) for part in self._parts]).sum(0) / self._n
         self._n_passes += len(self._parts)
-        # The loss before each trial's edge goes, if what it assumes is right.
-        before, changes = [], []
-        for trial, loss in zip(trials, losses.tolist(), strict=True):
-            parent = trial.parent
-            if parent is None:
-                before.append(self._loss)
-            else:
-                before.append(float(losses[parent]) if trial.parent_goes else before[parent])
-            changes.append(loss - before[-1])
-        following = {(trial.parent, trial.parent_goes): i for i, trial in enumerate(trials)}
-        place: int | None = 0
+        losses = found.tolist()
+        changes = changes_in(trials, losses, self._loss)
         decided, last_removed = [], None
-        while place is not None:
-            edge, change = near[trials[place].edge], changes[place]
-            outcome = rule.removes(change)
-            self._changes[(EDGES, *edge)] = change
+        for place in true_path(trials, [rule.removes(change) for change in changes]):
+            change = changes[place]
+            self._changes[(EDGES, *near[len(decided)])] = change
             self._margin = min(self._margin, rule.margin(change))
+            outcome = rule.removes(change)
             self._guesses.learn(measured[len(decided)], outcome)
             decided.append(outcome)
             if outcome:
-                self._loss, last_removed = float(losses[place]), place
-            place = following.get((place, outcome))
-        self._measure_anew(measured, trials, changes, decided)
+                self._loss, last_removed = losses[place], place
+        for i, place in best_informed(trials, decided).items():
+            measured[i] = changes[place]
         if last_removed is not None:
             for part in self._parts:
                 part.variants.adopt(last_removed)
         return len(decided)
-
-    def _trials(self, rows: list[int], goes: list[float]) -> tuple[list[Trial], list[int]]:
-        """What to try, and the readers that this concerns."""
-        most, cost = self._most(rows), self._pass_cost(rows[:1])
-        trials = likely_trials(goes, most=most, pass_cost=cost)
-        return trials, sorted({rows[trial.edge] for trial in trials})
 
     def _variants(
         self, trials: list[Trial], edges: list[tuple[int, int]], rows: list[int]
@@ -178,24 +174,6 @@ class _Search:
             variants.append(left[-1].copy())
             variants[-1][rows.index(row), writer] = False
         return np.stack(variants)
-
-    @staticmethod
-    def _measure_anew(
-        measured: list[float | None],
-        trials: list[Trial],
-        changes: list[float],
-        decided: list[bool],
-    ) -> None:
-        """Keep of each edge the change in the trial that assumed the fewest wrong decisions."""
-        wrong: list[int] = []
-        fewest: dict[int, int] = {}
-        for trial, change in zip(trials, changes, strict=True):
-            assumed = trial.parent is not None and trial.edge - 1 < len(decided)
-            errors = 0 if trial.parent is None else wrong[trial.parent]
-            wrong.append(errors + (assumed and decided[trial.edge - 1] != trial.parent_goes))
-            if wrong[-1] < fewest.get(trial.edge, len(trials)):
-                fewest[trial.edge] = wrong[-1]
-                measured[trial.edge] = change
 
     def _pass_cost(self, rows: list[int]) -> float:
         """Of a pass, beside that of its trials, in trials."""

@@ -1,7 +1,7 @@
 """Which removals to try in one pass, when the decisions before them are not known yet."""
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 
@@ -48,3 +48,45 @@ def likely_trials(goes: Sequence[float], *, most: int, pass_cost: float) -> list
                 )
                 n_seen += 1
     return trials
+
+
+def changes_in(trials: Sequence[Trial], losses: Sequence[float], loss: float) -> list[float]:
+    """By how much each trial's removal changes the loss, if the decisions it assumes are right.
+
+    Args:
+        losses: in each trial.
+        loss: before all of them.
+    """
+    before: list[float] = []
+    for trial in trials:
+        if trial.parent is None:
+            before.append(loss)
+        else:
+            before.append(losses[trial.parent] if trial.parent_goes else before[trial.parent])
+    return [after - own for after, own in zip(losses, before, strict=True)]
+
+
+def true_path(trials: Sequence[Trial], goes: Sequence[bool]) -> Iterator[int]:
+    """The trials whose assumptions are all right, one for each edge in turn.
+
+    Args:
+        goes: what each trial would decide of its edge.
+    """
+    following = {(trial.parent, trial.parent_goes): i for i, trial in enumerate(trials)}
+    place: int | None = 0
+    while place is not None:
+        yield place
+        place = following.get((place, goes[place]))
+
+
+def best_informed(trials: Sequence[Trial], decided: Sequence[bool]) -> dict[int, int]:
+    """For each edge tried, the trial that assumed the fewest decisions wrongly."""
+    errors: list[int] = []
+    best: dict[int, int] = {}
+    for place, trial in enumerate(trials):
+        before = trial.edge - 1
+        is_wrong = 0 <= before < len(decided) and decided[before] != trial.parent_goes
+        errors.append(is_wrong + (0 if trial.parent is None else errors[trial.parent]))
+        if trial.edge not in best or errors[place] < errors[best[trial.edge]]:
+            best[trial.edge] = place
+    return best

@@ -37,6 +37,7 @@ class Frame:
         self._rows = torch.arange(len(tokens), device=tokens.device)
         self._answers = prompts.answer_positions.to(tokens.device)
         self._answer_tokens = tokens[self._rows, self._answers]
+        self._is_causal = model.cfg.attention_dir == "causal"
         self.vocab = int(model.cfg.d_vocab_out)
         """logits"""
         self.mlp_width = (3 if model.cfg.gated_mlp else 2) * int(model.cfg.d_mlp or 0)
@@ -104,28 +105,13 @@ class Frame:
     ) -> Float[Tensor, "heads variants batch *query d_head"]:
         """What some heads read out at all positions, or at the answer's alone."""
         parts = self.layers[layer]
-        if self._n_before:
-            keys, values = (
-                torch.cat(
-                    [
-                        self._before[letter, layer][heads][:, None].expand(
-                            -1, one.shape[1], *[-1] * 3
-                        ),
-                        one,
-                    ],
-                    dim=3,
-                )
-                for letter, one in (("k", keys), ("v", values))
-            )
+        keys = self._with_those_before("k", layer, heads, keys)
+        values = self._with_those_before("v", layer, heads, values)
         if parts.is_plain and self._mask is None:
-            mask = (
-                self._causal[self._n_before :]
-                if everywhere
-                else self._causal[self._answers + self._n_before, None]
-            )
-            queries = queries if everywhere else queries[..., None, :]
-            z = parts.attend_plainly(queries, keys, values, mask)
-            return z if everywhere else z[..., 0, :]
+            if everywhere:
+                return parts.attend_plainly(queries, keys, values, self._causal[self._n_before :])
+            mask = self._causal[self._n_before + self._answers, None]
+            return parts.attend_plainly(queries[..., None, :], keys, values, mask)[..., 0, :]
         full = queries.new_zeros(*values.shape[:-1], queries.shape[-1])
         own = full[..., self._n_before :, :]
         if everywhere:
@@ -133,13 +119,26 @@ class Frame:
         else:
             self.spread(queries, own)
         variants = values.shape[1]
-        those = [
+        full, keys, values = (
             one.permute(1, 2, 3, 0, 4).flatten(0, 1)  # [variants * batch, pos, heads, d_head]
             for one in (full, keys, values)
-        ]
-        z = parts.attend(heads, *those, self.attention_mask(variants))
+        )
+        z = parts.attend(heads, full, keys, values, self.attention_mask(variants))
         z = z.unflatten(0, (variants, -1)).permute(3, 0, 1, 2, 4)[..., self._n_before :, :]
         return z if everywhere else self.at_answer(z)
+
+    def _with_those_before(
+        self,
+        letter: str,
+        layer: int,
+        heads: list[int],
+        found: Float[Tensor, "heads variants batch pos d_head"],
+    ) -> Float[Tensor, "heads variants batch all_pos d_head"]:
+        """Keys or values at all positions, given those at the ones that are not left out."""
+        if self._n_before == 0:
+            return found
+        before = self._before[letter, layer][heads][:, None]
+        return torch.cat([before.expand(-1, found.shape[1], -1, -1, -1), found], dim=3)
 
     def attention_mask(self, variants: int) -> Tensor | None:
         """False on padding, where the model needs to be told."""
@@ -172,7 +171,7 @@ class Frame:
 
     def _n_equal(self, live: Float[Tensor, "writers batch pos d_model"]) -> int:
         """How many positions come first where ablation changes nothing, so that no circuit does."""
-        if self._ablated is None:
+        if self._ablated is None or not self._is_causal:
             return 0
         differs = (live != self._ablated).any(-1).any(0).any(0).nonzero().flatten()
         first = int(differs[0]) if len(differs) else self.shape[1]
