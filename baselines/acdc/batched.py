@@ -1,12 +1,22 @@
 """ACDC on a component graph: many removals in one pass, to the circuit of one at a time."""
 
+import itertools
+
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sparse_lens.baselines.acdc.order import sublayers_from_the_output
+from sparse_lens.baselines.acdc.guesses import Guesses
+from sparse_lens.baselines.acdc.order import Sublayer, sublayers_from_the_output
 from sparse_lens.baselines.acdc.run import Edge, Rule, Run
+from sparse_lens.baselines.acdc.trials import (
+    Trial,
+    best_informed,
+    changes_in,
+    likely_trials,
+    true_path,
+)
 from sparse_lens.circuit import Circuit
 from sparse_lens.graphs.component import EDGES, ComponentGraph
 from sparse_lens.objectives import Objective
@@ -14,7 +24,10 @@ from sparse_lens.patching import BoundAblation, full_logits
 from sparse_lens.patching.variants.circuit_variants import CircuitVariants
 from sparse_lens.task import Prompts
 
-_FIRST_BATCH = 16
+_MOST_TRIALS = 256
+# What a sublayer costs in a pass beside its trials, in multiplications: its calls take so long.
+_CALL_COST = {"cpu": 2**23}
+_CALL_COST_ELSEWHERE = 2**32
 _LOGIT_ELEMENTS = 2**26
 
 
@@ -29,16 +42,16 @@ def run_in_batches(
 ) -> Run:
     """The circuit of one-at-a-time ACDC, found in fewer passes.
 
-    Most edges go, so the next few removals are tried on top of each other in one batch. They hold
-    up to the first that does not go; the ones after it are tried again without it.
+    The next few removals are tried in one batch, each on top of the decisions before it that are
+    the likeliest, and where these are uncertain also on top of others. All trials count whose
+    assumptions turn out right; the edges after them are tried again.
 
     Args:
         max_tokens: prompts times positions times removals in one pass.
     """
-    search = _Search(bound, prompts, objective, start, max_tokens)
-    for block, rows in sublayers_from_the_output(bound.graph):
-        assert block == EDGES
-        search.prune(list(rows), rule)
+    search = _Search(bound, prompts, objective, start, rule, max_tokens)
+    for _, group in itertools.groupby(sublayers_from_the_output(bound.graph), search.readers_of):
+        search.prune([row for _, rows in group for row in rows], rule)
     return search.result(rule)
 
 
@@ -49,6 +62,7 @@ class _Search:
         prompts: Prompts,
         objective: Objective,
         start: Circuit,
+        rule: Rule,
         max_tokens: int,
     ) -> None:
         graph = bound.graph
@@ -64,14 +78,21 @@ class _Search:
         self._loss = sum(part.loss() for part in self._parts) / self._n
         self._changes: dict[Edge, float] = {}
         self._margin, self._n_passes = float("inf"), 0
-        self._size = _FIRST_BATCH
+        self._guesses = Guesses(rule)
 
     @property
     def _circuit(self) -> CircuitVariants:
         return self._parts[0].variants
 
+    def readers_of(self, sublayer: Sublayer) -> int:
+        """The same for v, k and q of a layer, none of which hears of the others."""
+        graph, (block, rows) = self._graph, sublayer
+        assert block == EDGES
+        layers = (graph.head_readers(layer) for layer in range(graph.n_layers))
+        return next((at.start for at in layers if at.start <= rows.start < at.stop), rows.start)
+
     def prune(self, rows: list[int], rule: Rule) -> None:
-        """Try all edges into the readers of one sublayer."""
+        """Try all edges into readers of one sublayer, one reader after the other."""
         needed = self._circuit.needs.readers
         for row in rows:
             if not needed[row]:
@@ -82,12 +103,10 @@ class _Search:
             for row in rows
             for writer in self._circuit.kept[row].nonzero()[0][::-1].tolist()
         ]
-        guesses = [True] * len(edges)
+        measured: list[float | None] = [None] * len(edges)
         while edges:
-            size = min(self._size, self._most(rows))
-            settled = self._try(edges[:size], guesses, rule)
-            edges, guesses = edges[settled:], guesses[settled:]
-            self._size = 2 * size if settled == size else max(_FIRST_BATCH, 2 * settled)
+            settled = self._try(edges, measured, rule)
+            edges, measured = edges[settled:], measured[settled:]
 
     def result(self, rule: Rule) -> Run:
         """What it came to."""
@@ -101,43 +120,65 @@ class _Search:
             n_passes=self._n_passes,
         )
 
-    def _try(self, edges: list[tuple[int, int]], guesses: list[bool], rule: Rule) -> int:
-        """Try the removal of each edge from what is left if all guesses before it are right.
-
-        Decides on edges up to the first wrong guess, and guesses anew for those after it, whose
-        removal will not change the loss very differently; how many were decided on.
+    def _try(self, edges: list[tuple[int, int]], measured: list[float | None], rule: Rule) -> int:
+        """Try the removals that are likely to be needed, and decide on as many edges as they tell.
 
         Args:
-            guesses: whether the edges will go.
+            measured: how the removal of each edge changed the loss on top of other decisions; is
+                brought up to date for those that stay undecided.
+
+        Returns:
+            How many edges were decided on.
         """
-        rows = sorted({row for row, _ in edges})
-        left = self._circuit.kept[rows]
-        variants = []
-        for (row, writer), goes in zip(edges, guesses, strict=False):
-            variants.append(left.copy())
-            variants[-1][rows.index(row), writer] = False
-            left = variants[-1] if goes else left
-        kept = np.stack(variants)
-        losses = torch.stack([part.losses(rows, kept) for part in self._parts]).sum(0) / self._n
+        near = edges[:_MOST_TRIALS]
+        goes = [self._guesses.goes(change) for change in measured[: len(near)]]
+        near_rows = [row for row, _ in near]
+        trials = likely_trials(
+            goes, most=self._most(near_rows), pass_cost=self._pass_cost(near_rows[:1])
+        )
+        rows = sorted({near_rows[trial.edge] for trial in trials})
+        kept = self._variants(trials, near, rows)
+        found = torch.stack([part.losses(rows, kept) for part in self._parts]).sum(0) / self._n
         self._n_passes += len(self._parts)
-        before, settled, last_removed = self._loss, len(edges), None
-        for i, (edge, loss) in enumerate(zip(edges, losses.tolist(), strict=True)):
-            change, guess = loss - before, guesses[i]
-            goes = rule.removes(change)
-            before = loss if guess else before
-            if i > settled - 1:
-                guesses[i] = goes
-                continue
-            self._changes[(EDGES, *edge)] = change
+        losses = found.tolist()
+        changes = changes_in(trials, losses, self._loss)
+        decided, last_removed = [], None
+        for place in true_path(trials, [rule.removes(change) for change in changes]):
+            change = changes[place]
+            self._changes[(EDGES, *near[len(decided)])] = change
             self._margin = min(self._margin, rule.margin(change))
-            if goes:
-                self._loss, last_removed = loss, i
-            if goes != guess:
-                settled = i + 1
+            outcome = rule.removes(change)
+            self._guesses.learn(measured[len(decided)], outcome)
+            decided.append(outcome)
+            if outcome:
+                self._loss, last_removed = losses[place], place
+        for i, place in best_informed(trials, decided).items():
+            measured[i] = changes[place]
         if last_removed is not None:
             for part in self._parts:
                 part.variants.adopt(last_removed)
-        return settled
+        return len(decided)
+
+    def _variants(
+        self, trials: list[Trial], edges: list[tuple[int, int]], rows: list[int]
+    ) -> np.ndarray:
+        """What the readers keep in each trial, bool [trials, rows, writers]."""
+        left, variants = [], []
+        for trial in trials:
+            parent = trial.parent
+            if parent is None:
+                left.append(self._circuit.kept[rows])
+            else:
+                left.append(variants[parent] if trial.parent_goes else left[parent])
+            row, writer = edges[trial.edge]
+            variants.append(left[-1].copy())
+            variants[-1][rows.index(row), writer] = False
+        return np.stack(variants)
+
+    def _pass_cost(self, rows: list[int]) -> float:
+        """Of a pass, beside that of its trials, in trials."""
+        calls, work = self._circuit.work(rows)
+        return calls * _CALL_COST.get(self._parts[0].device, _CALL_COST_ELSEWHERE) / work
 
     def _most(self, rows: list[int]) -> int:
         """How many removals fit into one pass."""
@@ -156,6 +197,7 @@ class _Part:
     ) -> None:
         self._prompts = prompts.to(bound.model.cfg.device or "cpu")
         self.n_prompts = len(prompts)
+        self.device = self._prompts.clean.device.type
         self._objective = objective
         needed = objective.needs_full_logits
         self._full = full_logits(bound.model, self._prompts) if needed else None

@@ -1,5 +1,6 @@
 """Batches of circuits that differ at one sublayer, against a loop over readers and writers."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,43 @@ def test_other_ablations(ablation: Any) -> None:
     expected = slow.run(PROMPTS.clean, torch.from_numpy(kept).double(), values)[0]
     circuit = CircuitVariants(bind(model, graph, ablation), PROMPTS, kept)
     assert difference(circuit.logits, at_answers(expected)) < 1e-9
+
+
+@pytest.mark.parametrize(("make", "name"), FREE, ids=[f"{m.__name__} {n}" for m, n in FREE])
+@torch.no_grad()
+def test_positions_before_the_first_difference(make: Any, name: str) -> None:
+    model, graph, slow = build(make, name)
+    shared = 2
+    corrupted = torch.cat([PROMPTS.clean[:, :shared], PROMPTS.corrupted[:, shared:]], dim=1)
+    prompts = replace(PROMPTS, corrupted=corrupted)
+    assert int(prompts.answer_positions.min()) >= shared
+    values = slow.run(corrupted)[1]
+    kept = tiny.random_edges(graph, 0.8, 1).edge_mask("edges").numpy()
+    circuit = CircuitVariants(bind(model, graph, InterchangeAblation()), prompts, kept)
+    assert circuit.frame.shape[1] == prompts.clean.shape[1] - shared
+    for layer in range(graph.n_layers):
+        where = graph.head_readers(layer)
+        rows = [row for row in range(where.start, where.stop) if circuit.needs.readers[row]]
+        cut = np.zeros((1, len(rows), graph.n_writers), dtype=bool)
+        changed = kept.copy()
+        changed[rows] = False
+        expected = slow.run(prompts.clean, torch.from_numpy(changed).double(), values)[0]
+        assert difference(circuit.run(rows, cut)[0], at_answers(expected)) < 1e-9
+
+
+@torch.no_grad()
+def test_work_of_a_pass() -> None:
+    model, graph, _ = build(tiny.dense, "LN")
+    bound, cfg = bind(model, graph, ZeroAblation()), model.cfg
+    circuit = CircuitVariants(bound, PROMPTS, graph.edge_support["edges"].numpy())
+    n = len(PROMPTS)
+    logits = n * cfg.d_model * cfg.d_vocab
+    assert circuit.work([graph.logits_reader.start]) == (1, logits)
+    mlp = n * 2 * cfg.d_model * cfg.d_mlp  # the last one acts at the answer position only
+    assert circuit.work([graph.mlp_reader(1).start]) == (2, logits + mlp)
+    head = 2 * n * cfg.d_model * cfg.d_head  # reads and writes there, too
+    query = graph.head_readers(1, "q").start
+    assert circuit.work([query]) == (3, logits + mlp + head)
 
 
 @pytest.mark.parametrize("name", COUPLED)

@@ -8,7 +8,7 @@ from torch import Tensor
 from sparse_lens.graphs.component import LETTERS, ComponentGraph
 from sparse_lens.patching.binding import BoundAblation
 from sparse_lens.patching.component.writers import heads_are_coupled
-from sparse_lens.patching.variants.forward import VariantPass
+from sparse_lens.patching.variants.forward import VariantPass, what_differs
 from sparse_lens.patching.variants.frame import Frame
 from sparse_lens.patching.variants.needs import Needs
 from sparse_lens.task import Prompts
@@ -39,7 +39,7 @@ class CircuitVariants:
                 "so they cannot be computed one by one: run each circuit with run_circuit."
             )
         self.graph, self.kept = graph, kept.copy()
-        self.frame = Frame(bound, prompts)
+        self.frame = Frame(bound, prompts, only_where_differing=True)
         self.needs = Needs.of(graph, self.kept)
         zeros = self.frame.inputs.new_zeros
         self.differences = zeros(graph.n_writers, *self.frame.shape)
@@ -49,10 +49,12 @@ class CircuitVariants:
             for letter in LETTERS
         }
         """queries, keys and values by layer and head; not computed where nothing needs them"""
-        inputs = list(range(graph.n_inputs))
+        inputs = slice(0, graph.n_inputs)
+        self.live = self.differences + self.frame.ablated(slice(None))
+        self.live[inputs] = self.frame.inputs
         self.differences[inputs] = self.frame.inputs - self.frame.ablated(inputs)
-        self.at_answer = self.frame.at_answer(self.differences)
-        """live - ablated at the answer position"""
+        self.live_at_answer = self.frame.at_answer(self.live)
+        self.differences_at_answer = self.frame.at_answer(self.differences)
         self._scratch: dict[str, Tensor] = {}
         self._last = VariantPass(self)
         self.logits: Float[Tensor, "n vocab"] = self._last.run()[0]
@@ -70,11 +72,44 @@ class CircuitVariants:
         self._last = VariantPass(self, rows, kept)
         return self._last.run()
 
+    def work(self, rows: list[int]) -> tuple[int, int]:
+        """Sublayers that a pass runs whose variants differ at these readers, and multiplications
+        by weights that each variant takes.
+        """
+        graph, needs, (batch, pos, _) = self.graph, self.needs, self.frame.shape
+        readers, writers = what_differs(self, rows)
+        reads = readers * np.where(needs.readers_everywhere, batch * pos, batch)
+        writes = writers * np.where(needs.writers_everywhere, batch * pos, batch)
+        heads, mlps = zip(
+            *((graph.head_readers(at), graph.mlp_reader(at)) for at in range(graph.n_layers)),
+            strict=True,
+        )
+        n_sublayers = 1 + sum(bool(readers[where].any()) for where in (*heads, *mlps))
+        in_heads = sum(
+            int(reads[where].sum() + writes[graph.head_writers(at)].sum())
+            for at, where in enumerate(heads)
+        )
+        in_mlps = sum(int(reads[where].sum()) for where in mlps)
+        widths = in_heads * graph.d_head + in_mlps * self.frame.mlp_width + batch * self.frame.vocab
+        return n_sublayers, graph.d_model * widths
+
     @torch.no_grad()
     def adopt(self, variant: int) -> None:
         """Let one of the variants that ran last be the circuit from now on."""
         self._last.adopt(variant)
         self.needs = Needs.of(self.graph, self.kept)
+
+    def add(self, writers: list[int], changes: Tensor, *, everywhere: bool) -> None:
+        """Let writers differ by so much at all positions, or at the answer's.
+
+        Args:
+            changes: [writers, batch, pos, d_model], or without pos.
+        """
+        live = self.live if everywhere else self.live_at_answer
+        differences = self.differences if everywhere else self.differences_at_answer
+        found = live[writers].add_(changes)
+        live[writers] = found
+        differences[writers] = found - self.frame.ablated(writers, everywhere=everywhere)
 
     def drop(self, row: int) -> None:
         """Remove all edges of a reader that does not act on the output."""

@@ -9,16 +9,45 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sparse_lens.graphs.component import LETTERS
+
 if TYPE_CHECKING:
     from sparse_lens.patching.variants.circuit_variants import CircuitVariants
 
-# The streams of many readers are made and read a few at a time, so that they stay in the cache.
-_CHUNK_ELEMENTS = {"cpu": 2**20}
+# Streams are made and read a few variants at a time, so that they stay in the cache.
+_CHUNK_ELEMENTS = {"cpu": 2**18}
 _CHUNK_ELEMENTS_ELSEWHERE = 2**26
 
 
+def what_differs(circuit: CircuitVariants, rows: list[int] | None) -> tuple[np.ndarray, np.ndarray]:
+    """Readers and writers that act on the output and differ, bool each, when some readers do.
+
+    Args:
+        rows: those readers, of one sublayer; None for all.
+    """
+    graph, needs, kept = circuit.graph, circuit.needs, circuit.kept
+    readers, writers = np.zeros(graph.n_readers, bool), np.zeros(graph.n_writers, bool)
+    readers[slice(None) if rows is None else rows] = True
+    for layer in range(graph.n_layers):
+        if rows and graph.mlp_reader(layer).stop <= min(rows):
+            continue  # before them
+        heads = graph.head_readers(layer)
+        readers[heads] |= kept[heads][:, writers].any(1)
+        readers[heads] &= needs.readers[heads]
+        writers[graph.head_writers(layer)] = readers[heads].reshape(3, -1).any(0)
+        mlp = graph.mlp_reader(layer)
+        readers[mlp] |= kept[mlp][:, writers].any(1)
+        readers[mlp] &= needs.readers[mlp]
+        writers[graph.mlp_writer(layer)] = readers[mlp]
+    return readers, writers
+
+
 class VariantPass:
-    """Variants that differ at readers of one sublayer; without any, the circuit itself."""
+    """Variants that differ at readers of one sublayer; without any, the circuit itself.
+
+    Of each writer that differs it keeps by how much: the streams of later readers are those of the
+    circuit and the sum of these changes.
+    """
 
     def __init__(
         self,
@@ -29,52 +58,51 @@ class VariantPass:
         self._circuit, self._graph, self._frame = circuit, circuit.graph, circuit.frame
         self._rows, self._kept = rows or [], kept
         self._variants = 1 if kept is None else len(kept)
-        self._find_what_differs(everything=rows is None)
+        self._reader_differs, self._writer_differs = what_differs(circuit, rows)
         differing = self._writer_differs.nonzero()[0]
         everywhere = circuit.needs.writers_everywhere
-        self._writers = differing.tolist()
-        self._writers_everywhere = differing[everywhere[differing]].tolist()
+        self._writers = differing
+        self._writers_everywhere = differing[everywhere[differing]]
         batch, _, width = self._frame.shape
         size = (len(self._writers), self._variants, batch, width)
-        self._at_answer = circuit.scratch("at answer", size)
+        self._changes_at_answer = circuit.scratch("changes at the answer", size)
         size = (len(self._writers_everywhere), self._variants, *self._frame.shape)
-        self._differences = circuit.scratch("differences", size)
+        self._changes = circuit.scratch("changes", size)
         self._projected: list[tuple[str, int, list[int], bool, Tensor]] = []
-
-    def _find_what_differs(self, *, everything: bool) -> None:
-        """Readers and writers whose values are to be computed."""
-        graph, needs, kept = self._graph, self._circuit.needs, self._circuit.kept
-        readers, writers = np.zeros(graph.n_readers, bool), np.zeros(graph.n_writers, bool)
-        readers[self._rows] = True
-        readers |= everything
-        for layer in range(graph.n_layers):
-            heads = graph.head_readers(layer)
-            readers[heads] |= kept[heads][:, writers].any(1)
-            readers[heads] &= needs.readers[heads]
-            writers[graph.head_writers(layer)] = readers[heads].reshape(3, -1).any(0)
-            mlp = graph.mlp_reader(layer)
-            readers[mlp] |= kept[mlp][:, writers].any(1)
-            readers[mlp] &= needs.readers[mlp]
-            writers[graph.mlp_writer(layer)] = readers[mlp]
-        self._reader_differs, self._writer_differs = readers, writers
+        elements = _CHUNK_ELEMENTS.get(self._changes.device.type, _CHUNK_ELEMENTS_ELSEWHERE)
+        self._chunk_rows = max(1, elements // width)
 
     def run(self) -> Float[Tensor, "variants n vocab"]:
         """Logits at the answer position."""
-        for layer in range(self._graph.n_layers):
-            self._run_heads(layer)
-            row = self._graph.mlp_reader(layer)
+        graph, everywhere = self._graph, self._circuit.needs.writers_everywhere
+        for layer in range(graph.n_layers):
+            columns = graph.head_writers(layer)
+            if self._writer_differs[columns].any():
+                for group in (True, False):
+                    self._project(layer, everywhere=group)
+                for group in (True, False):
+                    chosen = self._writer_differs[columns] & (everywhere[columns] == group)
+                    if chosen.any():
+                        self._run_heads(layer, chosen.nonzero()[0].tolist(), everywhere=group)
+            row = graph.mlp_reader(layer)
             if self._reader_differs[row].any():
                 self._run_mlp(layer, row.start)
-        last = self._streams([self._graph.logits_reader.start], everywhere=False)
-        return self._frame.logits(last[0])
+        logits = self._circuit.graph.logits_reader.start
+        stream = torch.cat(
+            [
+                self._streams([logits], chunk, graph.n_writers, everywhere=False)[0]
+                for chunk in self._chunks(self._frame.shape[0])
+            ]
+        )
+        return self._frame.logits(stream)
 
     def adopt(self, variant: int) -> None:
         """Write what one of the variants computed into the circuit."""
         circuit = self._circuit
         if self._kept is not None:
             circuit.kept[self._rows] = self._kept[variant]
-        circuit.differences[self._writers_everywhere] = self._differences[:, variant]
-        circuit.at_answer[self._writers] = self._at_answer[:, variant]
+        circuit.add(self._writers_everywhere.tolist(), self._changes[:, variant], everywhere=True)
+        circuit.add(self._writers.tolist(), self._changes_at_answer[:, variant], everywhere=False)
         for letter, layer, heads, everywhere, values in self._projected:
             place = circuit.projected[letter][layer]
             if everywhere:
@@ -86,128 +114,159 @@ class VariantPass:
 
     # Heads.
 
-    def _run_heads(self, layer: int) -> None:
-        columns = self._graph.head_writers(layer)
-        heads = self._writer_differs[columns].nonzero()[0].tolist()
-        if not heads:
-            return
-        parts, variants = self._frame.layers[layer], self._variants
-        attended = parts.attend(
+    def _run_heads(self, layer: int, heads: list[int], *, everywhere: bool) -> None:
+        """Heads that are heard at all positions, or at the answer's alone."""
+        z = self._frame.attend(
+            layer,
             heads,
-            self._queries_keys_or_values("q", layer, heads),
-            self._queries_keys_or_values("k", layer, heads),
-            self._queries_keys_or_values("v", layer, heads),
-            self._frame.attention_mask(variants),
+            self._projections("q", layer, heads, everywhere=everywhere),
+            self._projections("k", layer, heads, everywhere=True),
+            self._projections("v", layer, heads, everywhere=True),
+            everywhere=everywhere,
         )
-        z = attended.view(variants, *self._frame.shape[:2], len(heads), -1)
-        z = z.permute(3, 0, 1, 2, 4)  # [head, variant, batch, pos, d_head]
-        everywhere = self._circuit.needs.writers_everywhere[columns][heads]
-        for group in (True, False):
-            chosen = (everywhere == group).nonzero()[0].tolist()
-            if chosen:
-                part = z[chosen] if group else self._frame.at_answer(z[chosen])
-                those = [heads[i] for i in chosen]
-                live = parts.write(those, part.flatten(1, -2)).view(*part.shape[:-1], -1)
-                self._note([columns.start + head for head in those], live, everywhere=group)
+        live = self._frame.layers[layer].write(heads, z.flatten(1, -2))
+        first = self._graph.head_writers(layer).start
+        writers = [first + head for head in heads]
+        self._note(writers, live.view(*z.shape[:-1], -1), everywhere=everywhere)
 
-    def _queries_keys_or_values(
-        self, letter: str, layer: int, heads: list[int]
-    ) -> Float[Tensor, "batch pos heads d_head"]:
-        """Of some heads; those that do not differ are the circuit's."""
-        first = self._graph.head_readers(layer, letter).start
-        known = self._circuit.projected[letter][layer]
-        known = known if len(heads) == len(known) else known[heads]
-        new = [head for head in heads if self._reader_differs[first + head]]
-        values = known[:, None].expand(-1, self._variants, *known.shape[1:])
-        if new:
-            values = values.clone()
-        everywhere = self._circuit.needs.readers_everywhere[first : first + self._graph.n_heads]
-        for group in (True, False):
-            chosen = [head for head in new if everywhere[head] == group]
-            if chosen:
-                found = self._project(letter, layer, chosen, everywhere=group)
-                self._projected.append((letter, layer, chosen, group, found))
-                where = [heads.index(head) for head in chosen]
-                if group:
-                    values[where] = found
-                else:
-                    part = values[where]
-                    self._frame.spread(found, part)
-                    values[where] = part
-        return values.permute(1, 2, 3, 0, 4).flatten(0, 1)
-
-    def _project(
+    def _projections(
         self, letter: str, layer: int, heads: list[int], *, everywhere: bool
     ) -> Float[Tensor, "heads variants batch *pos d_head"]:
-        first = self._graph.head_readers(layer, letter).start
-        batch, pos, width = self._frame.shape
-        shape = (self._variants, batch, pos) if everywhere else (self._variants, batch)
-        positions = self._frame.positions(self._variants, everywhere=everywhere)
-        size = torch.Size(shape).numel() * width
-        device = self._circuit.differences.device.type
-        step = max(1, _CHUNK_ELEMENTS.get(device, _CHUNK_ELEMENTS_ELSEWHERE) // size)
-        found = []
-        for start in range(0, len(heads), step):
-            some = heads[start : start + step]
-            streams = self._streams([first + head for head in some], everywhere=everywhere)
-            parts = self._frame.layers[layer]
-            found.append(parts.project_(letter, some, streams.flatten(1, -2), positions))
-        return torch.cat(found).view(len(heads), *shape, -1)
+        """Queries, keys or values of some heads; those that do not differ are the circuit's."""
+        new = [
+            (those, values)
+            for one, at, those, group, values in self._projected[-6:]
+            if (one, at, group) == (letter, layer, everywhere)
+        ]
+        if new and new[0][0] == heads:
+            return new[0][1]
+        known = self._circuit.projected[letter][layer]
+        known = known if len(heads) == len(known) else known[heads]
+        known = known if everywhere else self._frame.at_answer(known)
+        found = known[:, None].expand(-1, self._variants, *known.shape[1:])
+        for those, values in new:
+            here = [i for i, head in enumerate(those) if head in heads]
+            found = found.clone()
+            found[[heads.index(those[i]) for i in here]] = values[here]
+        return found
+
+    def _project(self, layer: int, *, everywhere: bool) -> None:
+        """Read all queries, keys and values of a layer that differ at all positions (or not)."""
+        graph, (batch, pos, _) = self._graph, self._frame.shape
+        where = graph.head_readers(layer)
+        differs = self._reader_differs[where]
+        differs = differs & (self._circuit.needs.readers_everywhere[where] == everywhere)
+        rows = (where.start + differs.nonzero()[0]).tolist()
+        if not rows:
+            return
+        by_letter = {
+            letter: differs[i * graph.n_heads : (i + 1) * graph.n_heads].nonzero()[0].tolist()
+            for i, letter in enumerate(LETTERS)
+        }
+        shape = (batch, pos) if everywhere else (batch,)
+        tokens = torch.Size(shape).numel()
+        found = self._changes.new_empty(len(rows), self._variants * tokens, graph.d_head)
+        parts = self._frame.layers[layer]
+        for chunk in self._chunks(len(rows) * tokens):
+            streams = self._streams(
+                rows, chunk, graph.head_writers(layer).start, everywhere=everywhere
+            )
+            positions = self._frame.positions(chunk.stop - chunk.start, everywhere=everywhere)
+            read = parts.read_(streams.flatten(1, -2), positions)
+            part, start = slice(chunk.start * tokens, chunk.stop * tokens), 0
+            for letter, heads in by_letter.items():
+                stop = start + len(heads)
+                if heads:
+                    parts.project(letter, heads, read[start:stop], out=found[start:stop, part])
+                start = stop
+        values = found.view(len(rows), self._variants, *shape, -1)
+        for letter, heads in by_letter.items():
+            if heads:
+                self._projected.append((letter, layer, heads, everywhere, values[: len(heads)]))
+            values = values[len(heads) :]
 
     # MLPs.
 
     def _run_mlp(self, layer: int, row: int) -> None:
         everywhere = bool(self._circuit.needs.readers_everywhere[row])
-        stream = self._streams([row], everywhere=everywhere)[0].flatten(0, 1)
-        stream = stream if everywhere else stream[:, None]
-        positions = self._frame.positions(self._variants, everywhere=everywhere)
-        live = self._frame.layers[layer].mlp(stream, positions)
-        live = live.unflatten(0, (self._variants, -1))
-        live = live if everywhere else live[:, :, 0]
-        self._note([self._graph.mlp_writer(layer).start], live[None], everywhere=everywhere)
+        writer = self._graph.mlp_writer(layer).start
+        tokens = torch.Size(self._frame.shape[: 2 if everywhere else 1]).numel()
+        for chunk in self._chunks(4 * tokens):
+            stream = self._streams([row], chunk, writer, everywhere=everywhere)[0].flatten(0, 1)
+            stream = stream if everywhere else stream[:, None]
+            positions = self._frame.positions(chunk.stop - chunk.start, everywhere=everywhere)
+            live = self._frame.layers[layer].mlp(stream, positions)
+            live = live.unflatten(0, (chunk.stop - chunk.start, -1))
+            live = live if everywhere else live[:, :, 0]
+            self._note([writer], live[None], chunk, everywhere=everywhere)
 
     # Streams.
 
-    def _note(self, writers: list[int], live: Tensor, *, everywhere: bool) -> None:
-        """Keep live - ablated of writers that were computed, `[writers, variants, batch, ...]`."""
-        ablated = self._frame.ablated(writers, everywhere=everywhere)
-        change = live - (ablated[:, None] if isinstance(ablated, Tensor) else ablated)
+    def _chunks(self, rows: int) -> list[slice]:
+        """Few variants at a time, each of so many vectors as wide as the stream."""
+        step = max(1, self._chunk_rows // rows)
+        starts = range(0, self._variants, step)
+        return [slice(start, min(start + step, self._variants)) for start in starts]
+
+    def _note(
+        self,
+        writers: list[int],
+        live: Float[Tensor, "writers variants batch *pos d_model"],
+        chunk: slice | None = None,
+        *,
+        everywhere: bool,
+    ) -> None:
+        """Keep by how much writers of one sublayer differ."""
+        chunk = chunk or slice(0, self._variants)
+        known = self._circuit.live if everywhere else self._circuit.live_at_answer
+        known = known[_span(writers)][:, None]
         if everywhere:
-            where = [self._writers_everywhere.index(writer) for writer in writers]
-            self._differences[where] = change
+            where = _span(np.searchsorted(self._writers_everywhere, writers).tolist())
+            change = torch.sub(live, known, out=self._changes[where, chunk])
             change = self._frame.at_answer(change)
-        self._at_answer[[self._writers.index(writer) for writer in writers]] = change
+        else:
+            change = live - known
+        where = _span(np.searchsorted(self._writers, writers).tolist())
+        self._changes_at_answer[where, chunk] = change
 
     def _streams(
-        self, rows: list[int], *, everywhere: bool
+        self, rows: list[int], chunk: slice, n_before: int, *, everywhere: bool
     ) -> Float[Tensor, "rows variants batch *pos d_model"]:
-        """What readers of one sublayer see, at all positions or at the answer's."""
+        """What readers of one sublayer see, at all positions or at the answer's.
+
+        Args:
+            chunk: the variants.
+            n_before: writers before the sublayer.
+        """
         circuit = self._circuit
-        known = circuit.differences if everywhere else circuit.at_answer
+        known = circuit.differences if everywhere else circuit.differences_at_answer
+        background = self._frame.background(rows[0], everywhere=everywhere)
+        n = chunk.stop - chunk.start
         if rows[0] in self._rows:
             assert self._kept is not None
-            kept = self._kept[:, [self._rows.index(row) for row in rows]].swapaxes(0, 1)
-        else:
-            kept = circuit.kept[rows][:, None]
-        kept_known = kept & ~self._writer_differs  # [rows, variants or 1, writers]
-        streams = self._sum(kept_known.reshape(-1, kept.shape[2]), known)
-        streams = streams.view(len(rows), -1, *known.shape[1:])
-        streams += self._frame.background(rows[0], everywhere=everywhere)
+            kept = self._kept[chunk][:, [self._rows.index(row) for row in rows]].swapaxes(0, 1)
+            streams = _sum(kept.reshape(-1, kept.shape[2])[:, :n_before], known)
+            return streams.view(len(rows), n, *background.shape).add_(background)
+        streams = _sum(circuit.kept[rows, :n_before], known)
+        streams = streams.view(len(rows), 1, *background.shape).add_(background)
         writers = self._writers_everywhere if everywhere else self._writers
-        heard = circuit.kept[rows][:, writers]
-        if rows[0] not in self._rows and heard.any():
-            new = self._differences if everywhere else self._at_answer
-            return self._sum(heard, new).add_(streams)
-        return streams.expand(-1, self._variants, *streams.shape[2:]).contiguous()
+        heard = circuit.kept[rows][:, writers[writers < n_before]]
+        if not heard.any():
+            return streams.expand(-1, n, *background.shape).contiguous()
+        changes = self._changes if everywhere else self._changes_at_answer
+        new = _sum(heard, changes[:, chunk])
+        return new.view(len(rows), n, *background.shape).add_(streams)
 
-    def _sum(
-        self, kept: np.ndarray, values: Float[Tensor, "writers *variants_batch_pos d"]
-    ) -> Float[Tensor, "rows *variants_batch_pos d"]:
-        """For each row the sum of the values that it keeps."""
-        used = kept.any(0).nonzero()[0].tolist()
-        shape = (len(kept), *values.shape[1:])
-        if not used:
-            return values.new_zeros(shape)
-        chosen = values if len(used) == len(values) else values[used]
-        weights = torch.from_numpy(kept[:, used]).to(values)
-        return (weights @ chosen.flatten(1)).view(shape)
+
+def _sum(
+    kept: np.ndarray, values: Float[Tensor, "writers *variants_batch_pos d"]
+) -> Float[Tensor, "rows elements"]:
+    """For each row the sum of the values that it keeps of the first few."""
+    weights = torch.from_numpy(kept).to(values)
+    return weights @ values[: kept.shape[1]].flatten(1)
+
+
+def _span(places: list[int]) -> slice | list[int]:
+    """As a slice where they are next to each other, which needs no copy."""
+    first, last = places[0], places[-1] + 1
+    return slice(first, last) if last - first == len(places) else places

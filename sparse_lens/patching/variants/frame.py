@@ -17,9 +17,17 @@ from sparse_lens.task import Prompts
 
 
 class Frame:
-    """A model in parts, its embedding of the prompts, and what ablated writers carry there."""
+    """A model in parts, its embedding of the prompts, and what ablated writers carry there.
 
-    def __init__(self, bound: BoundAblation, prompts: Prompts) -> None:
+    Args:
+        only_where_differing: leave out the first positions where no writer differs from what it
+            carries when ablated, so that all circuits are the same there: mostly those before the
+            first corrupted token. Heads attend to them all the same.
+    """
+
+    def __init__(
+        self, bound: BoundAblation, prompts: Prompts, *, only_where_differing: bool = False
+    ) -> None:
         model, graph = bound.model, bound.graph
         assert isinstance(graph, ComponentGraph)
         tokens = prompts.clean.to(model.cfg.device)
@@ -29,9 +37,15 @@ class Frame:
         self._rows = torch.arange(len(tokens), device=tokens.device)
         self._answers = prompts.answer_positions.to(tokens.device)
         self._answer_tokens = tokens[self._rows, self._answers]
+        self._is_causal = model.cfg.attention_dir == "causal"
+        self.vocab = int(model.cfg.d_vocab_out)
+        """logits"""
+        self.mlp_width = (3 if model.cfg.gated_mlp else 2) * int(model.cfg.d_mlp or 0)
+        """weights of an MLP for each channel of the stream"""
         with suspended(model):
             _, _, self._positions, self._mask = model.input_to_embed(tokens)
-        self.inputs = writer_activations(model, graph, tokens)[: graph.n_inputs].clone()
+        live = writer_activations(model, graph, tokens)
+        self.inputs = live[: graph.n_inputs].clone()
         self.shape = tuple(self.inputs.shape[1:])  # batch, pos, d_model
         self._ablated: Tensor | None = None
         ablated = bound.writer_values(prompts)
@@ -40,8 +54,14 @@ class Frame:
             part = aligned(ablated, "writers", leading=1, batch=batch, pos=pos)
             self._ablated = like(part, self.inputs).expand(-1, *self.shape)
         self._backgrounds = self._all_backgrounds()
+        self._n_before, self._before = 0, dict[tuple[str, int], Tensor]()
+        causal = torch.ones(self.shape[1], self.shape[1], dtype=torch.bool).tril()
+        causal = torch.zeros(causal.shape).masked_fill(~causal, -torch.inf)
+        self._causal = causal.to(self.inputs)  # added to scores, [query, key]
+        if only_where_differing:
+            self._leave_out(self._n_equal(live))
 
-    def ablated(self, writers: list[int], *, everywhere: bool = True) -> Tensor | float:
+    def ablated(self, writers: list[int] | slice, *, everywhere: bool = True) -> Tensor | float:
         """What some writers carry when ablated, [writers, batch, pos, d_model] (or no pos)."""
         if self._ablated is None:
             return 0.0
@@ -73,6 +93,53 @@ class Frame:
         found = found if everywhere else self.at_answer(found)[:, None]
         return found.expand(variants, *found.shape).flatten(0, 1)
 
+    def attend(
+        self,
+        layer: int,
+        heads: list[int],
+        queries: Float[Tensor, "heads variants batch *query d_head"],
+        keys: Float[Tensor, "heads variants batch pos d_head"],
+        values: Float[Tensor, "heads variants batch pos d_head"],
+        *,
+        everywhere: bool,
+    ) -> Float[Tensor, "heads variants batch *query d_head"]:
+        """What some heads read out at all positions, or at the answer's alone."""
+        parts = self.layers[layer]
+        keys = self._with_those_before("k", layer, heads, keys)
+        values = self._with_those_before("v", layer, heads, values)
+        if parts.is_plain and self._mask is None:
+            if everywhere:
+                return parts.attend_plainly(queries, keys, values, self._causal[self._n_before :])
+            mask = self._causal[self._n_before + self._answers, None]
+            return parts.attend_plainly(queries[..., None, :], keys, values, mask)[..., 0, :]
+        full = queries.new_zeros(*values.shape[:-1], queries.shape[-1])
+        own = full[..., self._n_before :, :]
+        if everywhere:
+            own.copy_(queries)
+        else:
+            self.spread(queries, own)
+        variants = values.shape[1]
+        full, keys, values = (
+            one.permute(1, 2, 3, 0, 4).flatten(0, 1)  # [variants * batch, pos, heads, d_head]
+            for one in (full, keys, values)
+        )
+        z = parts.attend(heads, full, keys, values, self.attention_mask(variants))
+        z = z.unflatten(0, (variants, -1)).permute(3, 0, 1, 2, 4)[..., self._n_before :, :]
+        return z if everywhere else self.at_answer(z)
+
+    def _with_those_before(
+        self,
+        letter: str,
+        layer: int,
+        heads: list[int],
+        found: Float[Tensor, "heads variants batch pos d_head"],
+    ) -> Float[Tensor, "heads variants batch all_pos d_head"]:
+        """Keys or values at all positions, given those at the ones that are not left out."""
+        if self._n_before == 0:
+            return found
+        before = self._before[letter, layer][heads][:, None]
+        return torch.cat([before.expand(-1, found.shape[1], -1, -1, -1), found], dim=3)
+
     def attention_mask(self, variants: int) -> Tensor | None:
         """False on padding, where the model needs to be told."""
         return None if self._mask is None else self._mask.repeat(variants, 1)
@@ -101,3 +168,36 @@ class Frame:
 
     def _sum(self, writers: slice) -> Tensor | float:
         return 0.0 if self._ablated is None else self._ablated[writers].sum(0)
+
+    def _n_equal(self, live: Float[Tensor, "writers batch pos d_model"]) -> int:
+        """How many positions come first where ablation changes nothing, so that no circuit does."""
+        if self._ablated is None or not self._is_causal:
+            return 0
+        differs = (live != self._ablated).any(-1).any(0).any(0).nonzero().flatten()
+        first = int(differs[0]) if len(differs) else self.shape[1]
+        return min(first, int(self._answers.min()))
+
+    def _leave_out(self, n: int) -> None:
+        """The first n positions, but for the keys and values there."""
+        if n == 0:
+            return
+        batch, pos, width = self.shape
+        heads = list(range(self.graph.n_heads))
+        for layer, parts in enumerate(self.layers):
+            row = self.graph.head_readers(layer).start
+            stream = self.background(row, everywhere=True)[:, :n].flatten(0, 1)
+            positions = self._positions
+            if positions is not None:
+                positions = positions.expand(batch, pos, -1)[:, :n].flatten(0, 1)[:, None]
+            for letter in "kv":
+                streams = stream.expand(len(heads), -1, -1).clone()
+                found = parts.project_(letter, heads, streams, positions)
+                self._before[letter, layer] = found.view(len(heads), batch, n, -1)
+        self._n_before, self.shape = n, (batch, pos - n, width)
+        self._answers = self._answers - n
+        self.inputs = self.inputs[:, :, n:]
+        self._backgrounds = [stream[:, n:] for stream in self._backgrounds]
+        if self._ablated is not None:
+            self._ablated = self._ablated[:, :, n:]
+        if self._positions is not None:
+            self._positions = self._positions.expand(batch, pos, -1)[:, n:]

@@ -1,11 +1,14 @@
 """One layer of a model in parts: what heads and the MLP make of streams that they are given."""
 
+from functools import cached_property
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
+from transformer_lens.components.attention import Attention
+from transformer_lens.components.grouped_query_attention import GroupedQueryAttention
 from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 
 from sparse_lens.graphs.component import LETTERS
@@ -25,6 +28,7 @@ class LayerParts:
         self._is_sparse = getattr(model, "sparse_cfg", None) is not None
         self._is_post_norm = model.cfg.original_architecture in POST_NORM_ARCHITECTURES
         self._reader = attention_reader(model, layer)
+        self._width = int(model.cfg.d_head)
         self._weights = {
             letter: (getattr(block.attn, f"W_{name}"), getattr(block.attn, f"b_{name}"))
             for letter, name in zip(LETTERS, LETTERS.upper(), strict=True)
@@ -44,13 +48,33 @@ class LayerParts:
         positions: Float[Tensor, "batch pos d_pos"] | None,
     ) -> Float[Tensor, "heads tokens d_head"]:
         """Queries, keys or values of some heads from the stream of each, which is overwritten."""
+        read = self.read_(streams, positions)
+        return self.project(letter, heads, read, out=read.new_empty(*read.shape[:2], self._width))
+
+    def read_(
+        self,
+        streams: Float[Tensor, "readers tokens d_model"],
+        positions: Float[Tensor, "batch pos d_pos"] | None,
+    ) -> Float[Tensor, "readers tokens d_in"]:
+        """What heads project, given the stream of each reader, which is overwritten."""
         for keep in self._reader.captures.values():
             assert positions is not None
             keep(positions)
+        return self._reader.read_(streams, slice(None))
+
+    def project(
+        self,
+        letter: str,
+        heads: list[int],
+        read: Float[Tensor, "heads tokens d_in"],
+        *,
+        out: Float[Tensor, "heads tokens d_head"],
+    ) -> Float[Tensor, "heads tokens d_head"]:
+        """Queries, keys or values of some heads from what each reads."""
         weight, bias = self._weights[letter]
         if len(heads) < len(weight):
             weight, bias = weight[heads], bias[heads]
-        return torch.baddbmm(bias[:, None], self._reader.read_(streams, slice(None)), weight)
+        return torch.baddbmm(bias[:, None], read, weight, out=out)
 
     def attend(
         self,
@@ -66,6 +90,36 @@ class LayerParts:
             chosen = torch.tensor(heads, device=queries.device)
             alone = self._alone[tuple(heads)] = HeadsAlone(self._attn, chosen)
         return alone.attend(queries, keys, values, attention_mask=attention_mask)
+
+    @cached_property
+    def is_plain(self) -> bool:
+        """Whether heads do nothing but to attend to earlier positions by q and k."""
+        attn, cfg = self._attn, self._attn.cfg
+        return (
+            type(attn) in (Attention, GroupedQueryAttention)
+            and not self._is_sparse
+            and cfg.positional_embedding_type == "standard"
+            and (attn._attention_dir_override or cfg.attention_dir) == "causal"
+            and attn.attn_type == "global"
+            and cfg.attn_scores_soft_cap <= 0
+            and cfg.clip_qkv is None
+            and not (cfg.use_qk_norm or cfg.use_logn_attn or cfg.use_attention_sinks)
+        )
+
+    def attend_plainly(
+        self,
+        queries: Float[Tensor, "*any query d_head"],
+        keys: Float[Tensor, "*any key d_head"],
+        values: Float[Tensor, "*any key d_head"],
+        mask: Float[Tensor, "*#any query key"],
+    ) -> Float[Tensor, "*any query d_head"]:
+        """The same of plain heads, whose queries may be of some positions only.
+
+        Args:
+            mask: is added to the scores.
+        """
+        scores = torch.matmul(queries, keys.transpose(-1, -2)).div_(self._attn.attn_scale)
+        return torch.matmul(scores.add_(mask).softmax(-1), values)
 
     def write(
         self, heads: list[int], z: Float[Tensor, "heads tokens d_head"]
