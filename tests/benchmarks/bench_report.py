@@ -35,6 +35,7 @@ MODELS = {"py-sparse": "sparse<1>", "py-dense": "dense&co"}
 
 TASK = "bracket_counting"
 DRAWN = "#circuit .scatterlayer .point"
+TIMEOUT = 120_000  # milliseconds, for machines that are busy
 VIEWPORT = ViewportSize(width=1280, height=900)
 
 
@@ -64,6 +65,7 @@ def make_results(folder: Path, n_circuits: int, share: float) -> Results:
 
 def load_times(page: Page, url: str) -> dict[str, float]:
     """Load the page once."""
+    page.set_default_timeout(TIMEOUT)
     page.goto(url)
     page.locator("#circuit").scroll_into_view_if_needed()
     page.wait_for_selector(DRAWN)
