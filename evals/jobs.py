@@ -52,7 +52,7 @@ class Job:
     def id(self) -> str:
         """Hash of all that the numbers depend on."""
         # Without questions it is what it was before there were any: such records still count.
-        asked = {"questions": describe_fields(self.questions)} if self.questions.any else {}
+        asked = {"questions": self.questions.identity} if self.questions.any else {}
         return json_hash(
             {
                 **asked,

@@ -9,9 +9,17 @@ from typing import Any
 import torch
 
 from sparse_lens.circuit import Circuit
+from sparse_lens.evals.component_weights import component_weights
 from sparse_lens.evals.controls import complement, random_circuit
 from sparse_lens.evals.metrics import CircuitMetrics, compare_logits, measure, model_logits
-from sparse_lens.evals.questions import Draws, Questions, minimality, partly_ablated, resampled
+from sparse_lens.evals.questions import (
+    Draws,
+    Questions,
+    completeness,
+    minimality,
+    partly_ablated,
+    resampled,
+)
 from sparse_lens.evals.records import Measurement, MeasurementKind
 from sparse_lens.method import Discovery
 from sparse_lens.patching import BoundAblation, has_norms
@@ -41,8 +49,7 @@ def measurements_of(
     meter = _Meter(bound, prompts)
     generator = torch.Generator().manual_seed(seed)
     first = meter("chosen", chosen, **_requested(chosen))
-    if questions.minimality_nodes:
-        first = replace(first, **meter.minimality(chosen, questions, seed))
+    first = replace(first, **meter.parts(chosen, questions, seed))
     found = [first, meter.full(), meter.empty()]
     for draw in range(random_draws):
         circuit = random_circuit(chosen, generator)
@@ -56,96 +63,92 @@ def measurements_of(
 class _Meter:
     def __init__(self, bound: BoundAblation, prompts: Prompts) -> None:
         self._bound, self._prompts = bound, prompts
+        self._weights = component_weights(bound.model, bound.graph)
         self._logits = model_logits(bound.model, prompts)
         self._full = compare_logits(self._logits, self._logits, prompts)
+        self._measured: dict[tuple[bool, Circuit], CircuitMetrics] = {}
         self._empty = self._measure(Circuit.empty(bound.graph))
 
     def __call__(self, kind: MeasurementKind, circuit: Circuit, **asked: int) -> Measurement:
         kept, ablated = self._measure(circuit), self._measure(complement(circuit))
-        return _measurement(kind, circuit, kept, ablated, **asked)
+        return self._measurement(kind, circuit, kept, ablated, **asked)
 
     def full(self) -> Measurement:
         """The model itself; with all of it ablated nothing is left."""
-        return _measurement("full", Circuit.full(self._bound.graph), self._full, self._empty)
+        circuit = Circuit.full(self._bound.graph)
+        return self._measurement("full", circuit, self._full, self._empty)
 
     def empty(self) -> Measurement:
-        return _measurement("empty", Circuit.empty(self._bound.graph), self._empty, self._full)
+        circuit = Circuit.empty(self._bound.graph)
+        return self._measurement("empty", circuit, self._empty, self._full)
 
     def answers(self, chosen: Circuit, questions: Questions, seed: int) -> Iterator[Measurement]:
         """The chosen circuit under other ablations."""
+        subject, logits = (self._bound, chosen, self._prompts), self._logits
         if questions.resample_draws:
-            draws = resampled(
-                self._bound,
-                chosen,
-                self._prompts,
-                draws=questions.resample_draws,
-                seed=seed,
-                full_logits=self._logits,
+            n = questions.resample_draws
+            yield from self._of_draws(
+                "resample", resampled(*subject, draws=n, seed=seed, full_logits=logits)
             )
-            yield from _of_draws("resample", draws)
         if questions.frozen_norms and has_norms(self._bound.model):
-            frozen = measure(
-                self._bound,
-                chosen,
-                self._prompts,
-                full_logits=self._logits,
-                freeze_norm_scales=True,
-            )
-            yield _measurement("frozen_norms", chosen, frozen, None)
+            frozen = measure(*subject, full_logits=logits, freeze_norm_scales=True)
+            yield self._measurement("frozen_norms", chosen, frozen, None)
         if questions.subset_draws:
-            draws = partly_ablated(
-                self._bound,
-                chosen,
-                self._prompts,
-                share=questions.subset_share,
-                draws=questions.subset_draws,
-                seed=seed,
-                full_logits=self._logits,
+            n, share = questions.subset_draws, questions.subset_share
+            yield from self._of_draws(
+                "subset",
+                partly_ablated(*subject, share=share, draws=n, seed=seed, full_logits=logits),
             )
-            yield from _of_draws("subset", draws)
 
-    def minimality(self, chosen: Circuit, questions: Questions, seed: int) -> dict[str, Any]:
-        """Fields of the chosen circuit's measurement."""
-        found = minimality(
-            self._bound,
-            chosen,
-            self._prompts,
-            dispensable_below=questions.dispensable_below,
-            max_nodes=questions.minimality_nodes,
-            seed=seed,
-        )
-        n_removed = len(found.nodes)
-        share = len(found.dispensable) / n_removed if n_removed else None
-        return {"removed_nodes": n_removed, "dispensable_share": share}
+    def parts(self, chosen: Circuit, questions: Questions, seed: int) -> dict[str, Any]:
+        """Fields of the chosen circuit's measurement: what becomes of it without some nodes."""
+        subject, fields = (self._bound, chosen, self._prompts), {}
+        if questions.minimality_nodes:
+            below, n = questions.dispensable_below, questions.minimality_nodes
+            found = minimality(*subject, dispensable_below=below, max_nodes=n, seed=seed)
+            n_removed = len(found.nodes)
+            share = len(found.dispensable) / n_removed if n_removed else None
+            fields |= {"removed_nodes": n_removed, "dispensable_share": share}
+        if questions.completeness_draws:
+            share, n = questions.completeness_share, questions.completeness_draws
+            scores = completeness(*subject, share=share, draws=n, seed=seed).scores
+            fields["incompleteness"] = float(scores.mean())
+            fields["worst_incompleteness"] = float(scores.max())
+        return fields
 
     def _measure(self, circuit: Circuit) -> CircuitMetrics:
-        return measure(self._bound, circuit, self._prompts, full_logits=self._logits)
+        """Once for each circuit: several budgets may come to the same."""
+        key = circuit.is_node_circuit, circuit
+        if key not in self._measured:
+            found = measure(self._bound, circuit, self._prompts, full_logits=self._logits)
+            self._measured[key] = found
+        return self._measured[key]
 
+    def _of_draws(self, kind: MeasurementKind, draws: Draws) -> Iterator[Measurement]:
+        for draw, (circuit, metrics) in enumerate(zip(draws.circuits, draws.metrics, strict=True)):
+            yield self._measurement(kind, circuit, metrics, None, draw=draw)
 
-def _of_draws(kind: MeasurementKind, draws: Draws) -> Iterator[Measurement]:
-    for draw, (circuit, metrics) in enumerate(zip(draws.circuits, draws.metrics, strict=True)):
-        yield _measurement(kind, circuit, metrics, None, draw=draw)
-
-
-def _measurement(
-    kind: MeasurementKind,
-    circuit: Circuit,
-    kept: CircuitMetrics,
-    ablated: CircuitMetrics | None,
-    **asked: int,
-) -> Measurement:
-    connected = circuit.connected()
-    necessity = {} if ablated is None else ablated.means()
-    return Measurement(
-        kind=kind,
-        n_nodes=circuit.n_nodes,
-        n_edges=circuit.n_edges,
-        connected_nodes=connected.n_nodes,
-        connected_edges=connected.n_edges,
-        **kept.means(),
-        **{f"necessity_{name}": value for name, value in necessity.items()},
-        **asked,
-    )
+    def _measurement(
+        self,
+        kind: MeasurementKind,
+        circuit: Circuit,
+        kept: CircuitMetrics,
+        ablated: CircuitMetrics | None,
+        **asked: int,
+    ) -> Measurement:
+        connected = circuit.connected()
+        necessity = {} if ablated is None else ablated.means()
+        return Measurement(
+            kind=kind,
+            n_nodes=circuit.n_nodes,
+            n_edges=circuit.n_edges,
+            connected_nodes=connected.n_nodes,
+            connected_edges=connected.n_edges,
+            weights_inside=None if self._weights is None else self._weights.inside(circuit),
+            **kept.means(),
+            **{f"necessity_{name}": value for name, value in necessity.items()},
+            **asked,
+        )
 
 
 def _requested(circuit: Circuit) -> dict[str, int]:

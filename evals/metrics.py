@@ -71,13 +71,24 @@ def measure(
     Raises:
         ValueError: when norm scales are to be frozen in a model that has no norms.
     """
-    prompts = prompts.to(bound.model.cfg.device or "cpu")
-    if full_logits is None:
-        full_logits = model_logits(bound.model, prompts, batch_size=batch_size)
+    prompts, full_logits = with_full_logits(bound, prompts, full_logits, batch_size)
     logits = circuit_logits(
         bound, circuit, prompts, freeze_norm_scales=freeze_norm_scales, batch_size=batch_size
     )
     return compare_logits(logits, full_logits, prompts)
+
+
+def with_full_logits(
+    bound: BoundAblation,
+    prompts: Prompts,
+    full_logits: Float[Tensor, "n vocab"] | None,
+    batch_size: int,
+) -> tuple[Prompts, Float[Tensor, "n vocab"]]:
+    """The prompts where the model is, and the full model's logits, computed if not at hand."""
+    prompts = prompts.to(bound.model.cfg.device or "cpu")
+    if full_logits is None:
+        full_logits = model_logits(bound.model, prompts, batch_size=batch_size)
+    return prompts, full_logits
 
 
 @torch.no_grad()

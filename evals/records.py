@@ -75,6 +75,11 @@ class Measurement:
     requested_edges: int | None = None
     """Edges asked for (`budget`, and what an edge ranking gives)."""
 
+    weights_inside: int | None = None
+    """Nonzero weights that a component circuit holds (see `ComponentWeights`), to set beside the
+    edges of a channel circuit. None there, where edges are weights, and for a model that has no
+    channel graph."""
+
     draw: int | None = None
     """Which of the random circuits, prompts or subsets, from 0."""
 
@@ -85,6 +90,13 @@ class Measurement:
     dispensable_share: float | None = None
     """Share of these whose removal raises the task loss by less than
     `Questions.dispensable_below`: 0 for a minimal circuit. None also where none was removed."""
+
+    incompleteness: float | None = None
+    """Of the `chosen` circuit: how far apart its logit difference and the model's are when random
+    parts of it are removed from both, a mean over draws; None where that was not asked."""
+
+    worst_incompleteness: float | None = None
+    """The same of the worst draw."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,12 @@ from sparse_lens.evals.report_headline import headline, measured, models_section
 from sparse_lens.evals.report_legend import curves_legend
 from sparse_lens.evals.report_overlap import overlap_section
 from sparse_lens.evals.report_stability import stability_section
-from sparse_lens.evals.report_table import circuit_caption, controls_legend, failures, numbers_table
+from sparse_lens.evals.report_table import (
+    circuit_caption,
+    controls_legend,
+    failures,
+    numbers_tables,
+)
 from sparse_lens.evals.results import Results
 from sparse_lens.evals.stability import stability
 from sparse_lens.evals.summary import Summary, summarize
@@ -76,7 +81,7 @@ def report_html(results: Results) -> str:
         "<h2>All numbers</h2>",
         '<p class="note">Means over seeds on held-out prompts; point at a number for its range. '
         "Click on a heading to sort.</p>",
-        numbers_table(cells),
+        numbers_tables(cells),
         controls_legend(cells),
         measured(cells),
         failures(cells),

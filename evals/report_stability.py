@@ -8,6 +8,9 @@ from html import escape
 from sparse_lens.evals.report_cells import Cells
 from sparse_lens.evals.stability import Stability, mean_over_tasks
 
+MOST_LEVEL = 6
+"""More headings than this stand upright, to stay on the screen."""
+
 
 def stability_section(cells: Cells, found: Sequence[Stability]) -> str:
     """A row for each method and model, a column for each task; nothing where there is one seed."""
@@ -26,7 +29,8 @@ def stability_section(cells: Cells, found: Sequence[Stability]) -> str:
                 f'<td class="text">{escape(model)}</td>'
                 f"<td><b>{means[setting, model]:.2f}</b></td>{''.join(each)}</tr>"
             )
-    heads = "".join(f"<th>{escape(task)}</th>" for task in cells.tasks)
+    tall = ' class="tall"' if len(cells.tasks) > MOST_LEVEL else ""
+    heads = "".join(f"<th{tall}><span>{escape(task)}</span></th>" for task in cells.tasks)
     return (
         "<h2>The same circuit again?</h2>"
         '<p class="note">What the circuits of two seeds both keep over what either keeps, as a '

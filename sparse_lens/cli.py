@@ -94,19 +94,24 @@ def compare(
         Path, typer.Option(help="Folder of results, circuits and report; a rerun goes on in it.")
     ],
     preset: Annotated[str, typer.Option(help="quick or full; flags override.")] = "quick",
-    models: Annotated[str | None, typer.Option(help="Names or folders, comma-separated.")] = None,
-    tasks: Annotated[
-        str | None,
-        typer.Option(help="Names, comma-separated; or all Python tasks that the models can read."),
+    models: Annotated[
+        list[str] | None,
+        typer.Option(help="Names or folders, comma-separated, or the flag several times."),
     ] = None,
-    methods: Annotated[str | None, typer.Option(help="Names, comma-separated.")] = None,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option(help="Names, likewise; or all: the Python tasks that the models can read."),
+    ] = None,
+    methods: Annotated[list[str] | None, typer.Option(help="Names, likewise.")] = None,
     graph: Annotated[str | None, typer.Option(help="channel or component.")] = None,
     ablation: Annotated[str | None, typer.Option(help="mean, zero or interchange.")] = None,
     seeds: Annotated[int | None, typer.Option(help="How many seeds.")] = None,
     target_loss: Annotated[float | None, typer.Option(help="Nats that circuits must meet.")] = None,
     questions: Annotated[
-        str | None,
-        typer.Option(help="resample, frozen-norms, subsets, minimality, comma-separated; or none."),
+        list[str] | None,
+        typer.Option(
+            help="resample, frozen-norms, subsets, minimality, completeness, likewise; all or none."
+        ),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Of the methods that learn.")] = None,
     fields: Annotated[

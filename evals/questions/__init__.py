@@ -11,6 +11,7 @@ from sparse_lens.evals.questions.faithfulness import kl_over_positions, recovere
 from sparse_lens.evals.questions.knockouts import Completeness, completeness
 from sparse_lens.evals.questions.other_ablations import partly_ablated, resampled
 from sparse_lens.evals.questions.other_prompts import Transfer, transfer
+from sparse_lens.evals.questions.other_tasks import transfer_table
 from sparse_lens.evals.questions.resampled_prompts import PromptStability, prompt_stability
 from sparse_lens.evals.questions.single_nodes import Minimality, minimality
 from sparse_lens.evals.questions.without_circuit import Necessity, necessity
@@ -33,4 +34,5 @@ __all__ = [
     "recovered_fraction",
     "resampled",
     "transfer",
+    "transfer_table",
 ]

@@ -10,7 +10,7 @@ from sparse_lens.circuit import Circuit
 from sparse_lens.evals.answers import Answer
 from sparse_lens.evals.curve_area import recovered_fractions
 from sparse_lens.evals.intervals import ends_of_interval, resampled_means
-from sparse_lens.evals.metrics import measure, model_logits
+from sparse_lens.evals.metrics import measure, with_full_logits
 from sparse_lens.objectives import KLDivergence, logit_difference
 from sparse_lens.patching import BoundAblation, patched
 from sparse_lens.patching.suspension import suspended
@@ -40,9 +40,7 @@ def recovered_fraction(
     Raises:
         ValueError: when the full model and the empty circuit do not differ.
     """
-    prompts = prompts.to(bound.model.cfg.device or "cpu")
-    if full_logits is None:
-        full_logits = model_logits(bound.model, prompts, batch_size=batch_size)
+    prompts, full_logits = with_full_logits(bound, prompts, full_logits, batch_size)
     kept, empty = (
         measure(
             bound, one, prompts, full_logits=full_logits, batch_size=batch_size

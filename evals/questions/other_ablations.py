@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sparse_lens.ablation import InterchangeAblation
 from sparse_lens.circuit import Circuit
-from sparse_lens.evals.metrics import measure, model_logits
+from sparse_lens.evals.metrics import measure, with_full_logits
 from sparse_lens.evals.parts import parts_of, rebuilt, whole_like
 from sparse_lens.evals.questions.draws import Draws, generator_of
 from sparse_lens.patching import BoundAblation, bind
@@ -45,9 +45,7 @@ def resampled(
         ValueError: for a single prompt.
     """
     generator = generator_of(seed, draws)
-    prompts = prompts.to(bound.model.cfg.device or "cpu")
-    if full_logits is None:
-        full_logits = model_logits(bound.model, prompts, batch_size=batch_size)
+    prompts, full_logits = with_full_logits(bound, prompts, full_logits, batch_size)
     found = []
     for _ in range(draws):
         others = other_prompts(prompts, generator).to(prompts.clean.device)
@@ -111,9 +109,7 @@ def partly_ablated(
     if not 0 < share <= 1:
         raise ValueError(f"share must lie in (0, 1], got {share}.")
     generator = generator_of(seed, draws)
-    prompts = prompts.to(bound.model.cfg.device or "cpu")
-    if full_logits is None:
-        full_logits = model_logits(bound.model, prompts, batch_size=batch_size)
+    prompts, full_logits = with_full_logits(bound, prompts, full_logits, batch_size)
     kept, whole = parts_of(circuit), whole_like(circuit)
     circuits = tuple(
         rebuilt(whole, kept | (torch.rand(len(kept), generator=generator) >= share))

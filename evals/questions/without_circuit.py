@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sparse_lens.circuit import Circuit
 from sparse_lens.evals.controls import complement, random_circuit
-from sparse_lens.evals.metrics import CircuitMetrics, measure, model_logits
+from sparse_lens.evals.metrics import CircuitMetrics, measure, with_full_logits
 from sparse_lens.evals.questions.draws import Draws, generator_of
 from sparse_lens.patching import BoundAblation
 from sparse_lens.search import BATCH_SIZE
@@ -45,9 +45,7 @@ def necessity(
         full_logits: the full model's, from `model_logits`, where they are at hand.
     """
     generator = generator_of(seed, draws)
-    prompts = prompts.to(bound.model.cfg.device or "cpu")
-    if full_logits is None:
-        full_logits = model_logits(bound.model, prompts, batch_size=batch_size)
+    prompts, full_logits = with_full_logits(bound, prompts, full_logits, batch_size)
     drawn = (random_circuit(circuit, generator) for _ in range(draws))
     rests = (complement(circuit), *(complement(one) for one in drawn))
     ablated, *random = (

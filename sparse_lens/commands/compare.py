@@ -41,17 +41,20 @@ Thing = TypeVar("Thing")
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """The command's flags; None where one was not given and the preset decides."""
+    """The command's flags; None where one was not given and the preset decides.
+
+    Lists of names are as typed: each may hold several, separated by commas.
+    """
 
     preset: str = "quick"
-    models: str | None = None
-    tasks: str | None = None
-    methods: str | None = None
+    models: Sequence[str] | None = None
+    tasks: Sequence[str] | None = None
+    methods: Sequence[str] | None = None
     graph: str | None = None
     ablation: str | None = None
     n_seeds: int | None = None
     target_loss: float | None = None
-    questions: str | None = None
+    questions: Sequence[str] | None = None
     steps: int | None = None
     fields: tuple[str, ...] = ()
     """`METHOD.FIELD=VALUE`."""
@@ -66,7 +69,7 @@ def run(
     preset = _with_flags(_named("preset", PRESETS, options.preset), options)
     methods = {name: _method(name, given) for name, given in preset.methods.items()}
     methods = _with_steps(_with_fields(methods, options.fields), options.steps)
-    if options.tasks == "all":
+    if preset.tasks == ("all",):
         preset = replace(preset, tasks=_tasks_that_fit(preset.models, console))
     with Display(console) as display, _how_to_go_on(console):
         results = compare(
@@ -122,10 +125,13 @@ def _with_flags(preset: ComparePreset, options: CompareOptions) -> ComparePreset
     return replace(preset, **given)
 
 
-def _asked(preset: Questions, text: str) -> Questions:
-    if text == "all":
-        return preset.only(QUESTIONS)
-    return preset.only(() if text == "none" else _names(text))
+def _asked(preset: Questions, given: Sequence[str]) -> Questions:
+    shorthands: dict[tuple[str, ...], tuple[str, ...]] = {
+        ("all",): tuple(QUESTIONS),
+        ("none",): (),
+    }
+    names = _names(given)
+    return preset.only(shorthands.get(names, names))
 
 
 def _tasks_that_fit(models: Iterable[str], console: Console) -> tuple[str, ...]:
@@ -140,8 +146,10 @@ def _tasks_that_fit(models: Iterable[str], console: Console) -> tuple[str, ...]:
     return tuple(name for name in tasks.names() if name not in problems)
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+def _names(given: Sequence[str]) -> tuple[str, ...]:
+    """The names in some flags, each with one or several."""
+    parts = (name.strip() for text in given for name in text.split(","))
+    return tuple(name for name in parts if name)
 
 
 def _named(what: str, known: Mapping[str, Thing], name: str) -> Thing:

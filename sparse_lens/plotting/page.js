@@ -4,18 +4,29 @@
   const byId = (id) => document.getElementById(id);
   const templates = JSON.parse(byId("data-templates").textContent);
 
-  // Figures are packed; each is unpacked once, when it is first drawn.
-  async function unpack(name) {
-    const bytes = Uint8Array.from(atob(byId("figure-" + name).textContent), (c) => c.charCodeAt(0));
-    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-    return JSON.parse(await new Response(stream).text());
+  // Figures are packed, and so is plotly; each is unpacked once, when it is first needed.
+  async function unpack(id) {
+    const bytes = Uint8Array.from(atob(byId(id).textContent), (c) => c.charCodeAt(0));
+    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip")));
+  }
+
+  let started = null;
+  function plotly() {
+    started ||= unpack("plotly").then((packed) => packed.text()).then((text) => new Promise((resolve, reject) => {
+      const source = URL.createObjectURL(new Blob([text], { type: "text/javascript" }));
+      const script = Object.assign(document.createElement("script"), { src: source, onload: resolve, onerror: reject });
+      document.head.append(script);
+    }));
+    return started;
   }
 
   async function draw(div) {
     const name = div.dataset.figure;
     if (!name || div.dataset.drawn === name) return;
     div.dataset.drawn = name;
-    const figure = await unpack(name);
+    const packed = unpack("figure-" + name);
+    await plotly();
+    const figure = await (await packed).json();
     if (div.dataset.figure !== name) return; // another was chosen meanwhile
     const layout = figure.layout;
     layout.template = templates[root.dataset.theme];

@@ -1,4 +1,8 @@
-"""Self-contained HTML pages: text, and figures that are drawn when they come into view."""
+"""Self-contained HTML pages: text, and figures that are drawn when they come into view.
+
+Text is there at once: plotly, which takes a browser longer to start than all else, is started as
+the first figure comes near.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +45,6 @@ _SKELETON = """<!DOCTYPE html>
 </main>
 <noscript><p class="wide note">The figures need JavaScript.</p></noscript>
 {data}
-<script>{plotly}</script>
 <script>{js}</script>
 </body>
 </html>
@@ -64,13 +67,14 @@ def render_page(
     """
     blocks = [_json_block(f"data-{name}", value) for name, value in (data or {}).items()]
     blocks.append(_json_block("data-templates", {m: template(m) for m in ("light", "dark")}))
-    blocks += [_figure_block(name, figure) for name, figure in figures.items()]
+    for name, figure in figures.items():
+        blocks.append(_packed(f"figure-{name}", json.dumps(figure, separators=(",", ":"))))
+    blocks.append(_packed("plotly", get_plotlyjs()))
     return _SKELETON.format(
         title=escape(title),
         css=_asset("page.css"),
         body=body,
         data="\n".join(blocks),
-        plotly=get_plotlyjs(),
         js=_asset("page.js"),
     )
 
@@ -121,11 +125,10 @@ def write_page(path: str | os.PathLike[str], html: str) -> Path:
     return path
 
 
-def _figure_block(name: str, figure: Spec) -> str:
-    """A figure, packed: pages with a hundred circuits stay small."""
-    text = json.dumps(figure, separators=(",", ":"))
-    packed = base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
-    return f'<script type="text/plain" id="figure-{escape(name)}">{packed}</script>'
+def _packed(name: str, text: str) -> str:
+    """Text for the page's script, packed: pages with a hundred circuits stay small."""
+    packed = base64.b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode()
+    return f'<script type="text/plain" id="{escape(name)}">{packed}</script>'
 
 
 def _json_block(name: str, value: Any) -> str:

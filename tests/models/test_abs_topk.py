@@ -85,6 +85,19 @@ def test_nan_and_infinity_are_kept_and_hide_in_no_other_row() -> None:
 
 
 @pytest.mark.usefixtures("path")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_magnitudes_of_all_sizes_keep_their_order(dtype: torch.dtype) -> None:
+    limits = torch.finfo(dtype)
+    sizes = (0.0, limits.smallest_normal / 4, limits.tiny, 1e-9, 1.0, limits.max, torch.inf)
+    row = torch.tensor(sizes, dtype=dtype) * torch.tensor([-1, 1, -1, 1, -1, 1, -1], dtype=dtype)
+    x = torch.stack([row, row.flip(0), -row])
+    for k in range(1, 7):
+        largest = torch.arange(7) >= 7 - k
+        expected = torch.stack([largest, largest.flip(0), largest])
+        assert torch.equal(abs_topk_mask(x, k), expected)
+
+
+@pytest.mark.usefixtures("path")
 def test_gradient_passes_through_what_is_kept_alone() -> None:
     x = distinct(4, 10).requires_grad_()
     weights = torch.rand(4, 10) + 1
