@@ -16,13 +16,19 @@ from transformer_lens import HookedTransformer
 from sparse_lens.ablation import Ablation, MeanAblation
 from sparse_lens.atomic import write_atomically
 from sparse_lens.evals.budgets import EdgeBudgets
-from sparse_lens.evals.executing import Happenings, JobExecutor, in_this_process, on_executor
-from sparse_lens.evals.jobs import Job, Outcome, takes_target
+from sparse_lens.evals.harness.executing import (
+    Happenings,
+    JobExecutor,
+    in_this_process,
+    on_executor,
+)
+from sparse_lens.evals.harness.jobs import Job, Outcome, takes_target
+from sparse_lens.evals.harness.sources import GraphOf, ModelSource, TaskSource
+from sparse_lens.evals.harness.workers import in_workers
 from sparse_lens.evals.questions import Questions
 from sparse_lens.evals.records import Record
 from sparse_lens.evals.results import Results, ResultsWriter, drawing_path
-from sparse_lens.evals.sources import GraphOf, ModelSource, SplitSizes, TaskSource
-from sparse_lens.evals.workers import in_workers
+from sparse_lens.evals.tasks import SplitSizes
 from sparse_lens.graphs.channel import ChannelGraph
 from sparse_lens.method import Method, registry
 from sparse_lens.task import Task

@@ -10,7 +10,7 @@ from typing import Any
 from sparse_lens.evals import tasks
 from sparse_lens.evals.budgets import EdgeBudgets
 from sparse_lens.evals.questions import Questions
-from sparse_lens.evals.sources import SplitSizes
+from sparse_lens.evals.tasks import SplitSizes
 
 
 @dataclass(frozen=True)

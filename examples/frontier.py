@@ -16,8 +16,8 @@ from sparse_lens.evals.budgets import EdgeBudgets
 from sparse_lens.evals.frontier import frontier_points
 from sparse_lens.evals.questions import Questions
 from sparse_lens.evals.report import write_report
-from sparse_lens.evals.sources import SplitSizes
 from sparse_lens.evals.summary import summarize
+from sparse_lens.evals.tasks import SplitSizes
 from sparse_lens.training.changes import UNCHANGED, Changes
 from sparse_lens.training.run import train_preset
 

@@ -91,7 +91,7 @@ def test_training_stands_on_models_alone(path):
 @pytest.mark.parametrize("path", LIBRARY, ids=ids)
 def test_only_plotting_and_the_report_import_plotly(path):
     if any(name.split(".")[0] == "plotly" for name in imports_of(path)):
-        assert module_of(path) == "plotting" or path.stem.startswith("report")
+        assert module_of(path) == "plotting" or path.parent.name == "report"
 
 
 @pytest.mark.parametrize("path", LIBRARY, ids=ids)

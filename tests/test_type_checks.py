@@ -11,8 +11,7 @@ from beartype.roar import BeartypeCallHintViolation
 from jaxtyping import Float, Int, TypeCheckError
 from torch import Tensor
 
-from sparse_lens.evals.sources import SplitSizes
-from sparse_lens.evals.tasks import constant_answer_accuracy
+from sparse_lens.evals.tasks import SplitSizes, constant_answer_accuracy
 from sparse_lens.models.abs_topk import abs_topk_mask
 from tests import type_checks
 

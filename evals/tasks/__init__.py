@@ -7,7 +7,13 @@ from sparse_lens.evals.tasks.ngrams import NGramModel
 from sparse_lens.evals.tasks.prompt_spec import PromptSpec
 from sparse_lens.evals.tasks.registry import GROUPS, build, names, spec
 from sparse_lens.evals.tasks.spec import Spec
-from sparse_lens.evals.tasks.splits import FUNCTION_OPENINGS, IDENTIFIERS, MODULE_OPENINGS, Splits
+from sparse_lens.evals.tasks.splits import (
+    FUNCTION_OPENINGS,
+    IDENTIFIERS,
+    MODULE_OPENINGS,
+    Splits,
+    SplitSizes,
+)
 from sparse_lens.evals.tasks.task_spec import TaskSpec
 from sparse_lens.evals.tasks.template import Pair
 from sparse_lens.evals.tasks.tokenising import build_task
@@ -22,6 +28,7 @@ __all__ = [
     "Pair",
     "PromptSpec",
     "Spec",
+    "SplitSizes",
     "Splits",
     "TaskCard",
     "TaskSpec",

@@ -49,7 +49,7 @@ def card(task: str | Spec, *, seed: int = 0) -> TaskCard:
         question=found.question,
         examples=found.draw_rows(random.Random(f"{seed}/{found.name}/card"), "train"),
         n_templates={split: len(found.templates(split)) for split in SPLITS},
-        n_prompts=dict(USUAL_SIZES),
+        n_prompts={split: getattr(USUAL_SIZES, f"n_{split}") for split in SPLITS},
         answers_differ=not found.candidates,
     )
 

@@ -112,9 +112,9 @@ def build(
     tokenizer: PreTrainedTokenizerBase | None,
     *,
     seed: int = 0,
-    n_train: int = USUAL_SIZES["train"],
-    n_validation: int = USUAL_SIZES["validation"],
-    n_held_out: int = USUAL_SIZES["held_out"],
+    n_train: int = USUAL_SIZES.n_train,
+    n_validation: int = USUAL_SIZES.n_validation,
+    n_held_out: int = USUAL_SIZES.n_held_out,
     prepend_bos: bool = False,
 ) -> Task:
     """A task of ours by name, or one of your own, in a tokenizer's tokens: see `build_task`."""

@@ -4,8 +4,18 @@ from dataclasses import dataclass
 
 from sparse_lens.task import SPLITS
 
-USUAL_SIZES = {"train": 128, "validation": 64, "held_out": 128}
-"""Prompts in each split, where nobody asks for other numbers."""
+
+@dataclass(frozen=True)
+class SplitSizes:
+    """Prompts in each split of a task; all even."""
+
+    n_train: int = 128
+    n_validation: int = 64
+    n_held_out: int = 128
+
+
+USUAL_SIZES = SplitSizes()
+"""Where nobody asks for other numbers."""
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ def build_task(
     tokenizer: PreTrainedTokenizerFast,
     *,
     seed: int = 0,
-    n_train: int = USUAL_SIZES["train"],
-    n_validation: int = USUAL_SIZES["validation"],
-    n_held_out: int = USUAL_SIZES["held_out"],
+    n_train: int = USUAL_SIZES.n_train,
+    n_validation: int = USUAL_SIZES.n_validation,
+    n_held_out: int = USUAL_SIZES.n_held_out,
     prepend_bos: bool = False,
 ) -> Task:
     """The prompts of a task in one tokenizer's tokens, in three splits.

@@ -16,10 +16,10 @@ from sparse_lens.ablation import Ablation, InterchangeAblation, MeanAblation, Ze
 from sparse_lens.commands.compare_console import Display
 from sparse_lens.evals import tasks
 from sparse_lens.evals.compare import compare
+from sparse_lens.evals.harness.sources import GraphOf
 from sparse_lens.evals.presets import PRESETS, ComparePreset
 from sparse_lens.evals.questions import QUESTIONS, Questions
 from sparse_lens.evals.results import Results
-from sparse_lens.evals.sources import GraphOf
 from sparse_lens.graphs.channel import ChannelGraph
 from sparse_lens.graphs.component import ComponentGraph
 from sparse_lens.method import Method, registry

@@ -9,7 +9,7 @@ from transformer_lens import HookedTransformer
 
 from sparse_lens.circuit import Circuit
 from sparse_lens.evals.records import Record
-from sparse_lens.evals.report import CIRCUIT_NOTE, PROFILE_NOTE, write_report
+from sparse_lens.evals.report import write_report
 from sparse_lens.evals.results import RESULTS_FILE, Results
 from sparse_lens.graph_file import read_header
 from sparse_lens.graphs.base import Graph
@@ -18,6 +18,7 @@ from sparse_lens.graphs.component import ComponentGraph
 from sparse_lens.models.checkpoint import load_sparse_gpt
 from sparse_lens.plotting.figure import network_spec
 from sparse_lens.plotting.network import Network
+from sparse_lens.plotting.notes import CIRCUIT_NOTE, PROFILE_NOTE
 from sparse_lens.plotting.page import figure_place, render_page, write_page
 
 

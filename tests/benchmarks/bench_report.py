@@ -20,7 +20,7 @@ from playwright.sync_api import Page, ViewportSize, sync_playwright
 
 from sparse_lens.ablation import MeanAblation
 from sparse_lens.evals import tasks
-from sparse_lens.evals.profiling import profiles_of
+from sparse_lens.evals.harness.profiling import profiles_of
 from sparse_lens.evals.report import write_report
 from sparse_lens.evals.results import Results, drawing_path
 from sparse_lens.graphs import ChannelGraph

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 import sparse_lens
-from sparse_lens.evals import parcels
 from sparse_lens.evals.compare import compare, plan
-from sparse_lens.evals.jobs import run_job
+from sparse_lens.evals.harness import parcels
+from sparse_lens.evals.harness.jobs import run_job
+from sparse_lens.evals.harness.workers import in_workers
 from sparse_lens.evals.results import Results
-from sparse_lens.evals.workers import in_workers
 from tests.evals import toy_comparison as toy
 from tests.evals.toy_comparison import BUDGETS, ByIndex, Dying, Failing, without_what_differs
 

@@ -10,8 +10,14 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from sparse_lens.evals import tasks
-from sparse_lens.evals.sources import SplitSizes, TaskSource
-from sparse_lens.evals.tasks import Contrast, PromptSpec, Splits, constant_answer_accuracy
+from sparse_lens.evals.harness.sources import TaskSource
+from sparse_lens.evals.tasks import (
+    Contrast,
+    PromptSpec,
+    Splits,
+    SplitSizes,
+    constant_answer_accuracy,
+)
 from sparse_lens.evals.tasks.families.names import MEN, WOMEN
 from sparse_lens.task import Prompts
 from tests.evals import toy_comparison as toy

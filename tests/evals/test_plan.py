@@ -11,7 +11,7 @@ import torch
 
 import sparse_lens as sl
 from sparse_lens.evals.compare import plan
-from sparse_lens.evals.jobs import run_job
+from sparse_lens.evals.harness.jobs import run_job
 from sparse_lens.evals.questions import Questions
 from sparse_lens.evals.results import Results
 from sparse_lens.graphs import ChannelGraph, ComponentGraph

@@ -10,8 +10,8 @@ from transformers import PreTrainedTokenizerFast
 
 from sparse_lens.ablation import MeanAblation, ZeroAblation
 from sparse_lens.circuit import Circuit
-from sparse_lens.evals import profiling
-from sparse_lens.evals.profiling import profiles_of
+from sparse_lens.evals.harness import profiling
+from sparse_lens.evals.harness.profiling import profiles_of
 from sparse_lens.graphs import ChannelGraph, ComponentGraph
 from sparse_lens.objectives import TaskLoss
 from sparse_lens.patching import answer_logits, bind, patched

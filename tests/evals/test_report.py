@@ -17,7 +17,7 @@ import torch
 from sparse_lens.ablation import MeanAblation
 from sparse_lens.circuit import Circuit
 from sparse_lens.evals.compare import compare
-from sparse_lens.evals.profiling import profiles_of
+from sparse_lens.evals.harness.profiling import profiles_of
 from sparse_lens.evals.report import report_html, write_report
 from sparse_lens.evals.results import Results
 from sparse_lens.graphs import ChannelGraph

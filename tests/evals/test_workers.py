@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparse_lens.evals import workers
 from sparse_lens.evals.compare import compare, plan
+from sparse_lens.evals.harness import workers
 from sparse_lens.evals.results import RESULTS_FILE, Results
 from sparse_lens.graphs import ChannelGraph
 from tests.evals import toy_comparison as toy

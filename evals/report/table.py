@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from sparse_lens.evals.report_cells import Cell, Cells, shared
-from sparse_lens.evals.report_columns import CIRCUITS, CONTROLS, LEGEND, Column, Group
+from sparse_lens.evals.report.cells import Cell, Cells, shared
+from sparse_lens.evals.report.columns import CIRCUITS, CONTROLS, LEGEND, Column, Group
 from sparse_lens.plotting.network import Network
 
 

@@ -9,8 +9,8 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-from sparse_lens.evals.jobs import Job, Outcome, Workbench, run_job
-from sparse_lens.evals.parcels import failure, outcome_of, pack, run_on_own_bench
+from sparse_lens.evals.harness.jobs import Job, Outcome, Workbench, run_job
+from sparse_lens.evals.harness.parcels import failure, outcome_of, pack, run_on_own_bench
 
 Happenings: TypeAlias = Generator[tuple[int, Outcome | None], None, None]
 """A job's place in the plan with its outcome as it ends, or with None as it begins."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from sparse_lens.evals.records import MeasurementKind
-from sparse_lens.evals.report_cells import Cells, Value
+from sparse_lens.evals.report.cells import Cells, Value
 
 
 @dataclass(frozen=True)

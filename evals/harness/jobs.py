@@ -17,11 +17,11 @@ from sparse_lens.ablation import Ablation
 from sparse_lens.circuit import Circuit
 from sparse_lens.dataclass_json import class_path
 from sparse_lens.evals.budgets import EdgeBudgets
-from sparse_lens.evals.measuring import measurements_of
-from sparse_lens.evals.profiling import profiles_of
+from sparse_lens.evals.harness.measuring import measurements_of
+from sparse_lens.evals.harness.profiling import profiles_of
+from sparse_lens.evals.harness.sources import ModelSource, TaskSource
 from sparse_lens.evals.questions import Questions
 from sparse_lens.evals.records import Record
-from sparse_lens.evals.sources import ModelSource, TaskSource
 from sparse_lens.identity import describe, describe_fields, json_hash, task_hash
 from sparse_lens.method import Discovery, Method
 from sparse_lens.patching import BoundAblation, bind

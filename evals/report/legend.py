@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from sparse_lens.evals.report_cells import Cells
+from sparse_lens.evals.report.cells import Cells
 from sparse_lens.plotting.theme import DASHES, NEUTRAL, SERIES
 
 _DASH_ARRAYS = dict(zip(DASHES, ("", "7 5", "2 4", "7 4 2 4", "12 5", "12 4 2 4"), strict=True))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 import cloudpickle
 
 import sparse_lens
-from sparse_lens.evals.jobs import Job, Outcome, Workbench, run_job
+from sparse_lens.evals.harness.jobs import Job, Outcome, Workbench, run_job
 
 
 @dataclass(frozen=True, eq=False)

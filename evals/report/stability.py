@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from sparse_lens.evals.report_cells import Cells
+from sparse_lens.evals.report.cells import Cells
 from sparse_lens.evals.stability import Stability, mean_over_tasks
 
 MOST_LEVEL = 6

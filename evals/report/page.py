@@ -1,4 +1,4 @@
-"""The report of a comparison: one page that needs nothing but itself."""
+"""The page as a whole, section by section."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from sparse_lens.evals.report_cells import Cells
-from sparse_lens.evals.report_figures import METRICS, setting_sizes, task_curves
-from sparse_lens.evals.report_frontier import frontier_section
-from sparse_lens.evals.report_headline import headline, measured, models_section
-from sparse_lens.evals.report_legend import curves_legend
-from sparse_lens.evals.report_overlap import overlap_section
-from sparse_lens.evals.report_stability import stability_section
-from sparse_lens.evals.report_table import (
+from sparse_lens.evals.report.cells import Cells
+from sparse_lens.evals.report.figures import METRICS, setting_sizes, task_curves
+from sparse_lens.evals.report.frontier import frontier_section
+from sparse_lens.evals.report.headline import headline, measured, models_section
+from sparse_lens.evals.report.legend import curves_legend
+from sparse_lens.evals.report.overlap import overlap_section
+from sparse_lens.evals.report.stability import stability_section
+from sparse_lens.evals.report.table import (
     circuit_caption,
     controls_legend,
     failures,
@@ -25,26 +25,12 @@ from sparse_lens.evals.stability import stability
 from sparse_lens.evals.summary import Summary, summarize
 from sparse_lens.evals.task_overlap import task_overlaps
 from sparse_lens.plotting.figure import network_spec
+from sparse_lens.plotting.notes import CIRCUIT_NOTE, PROFILE_NOTE
 from sparse_lens.plotting.page import choice, figure_place, render_page, write_page
 from sparse_lens.plotting.spec import Spec
 
 FIRST = "0"
 """Number of the method that is shown first."""
-
-CIRCUIT_NOTE = {
-    "channel": (
-        "A channel of the residual stream is a level line, on which nodes read (hollow) and write "
-        "(full). Point at a node or an edge for names and weights; a node lights up its edges. "
-        "Drag to move, click in the legend to hide."
-    ),
-    "component": (
-        "Heads read at their ports for q, k and v. Point at a node or an edge for names and "
-        "scores; a node lights up its edges. Drag to move, click in the legend to hide."
-    ),
-}
-"""How to read a drawing, by the kind of graph."""
-
-PROFILE_NOTE = "Click on a node to see below what it does on some prompts, token by token."
 
 Figures = dict[str, Spec]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from sparse_lens.evals.intervals import geometric_mean
 from sparse_lens.evals.records import Record
-from sparse_lens.evals.report_cells import RANDOM, Cells, shared
+from sparse_lens.evals.report.cells import RANDOM, Cells, shared
 from sparse_lens.evals.summary import MeanSize, Ratio, Setting, Summary, pretraining_sentence
 from sparse_lens.plotting.theme import SERIES
 

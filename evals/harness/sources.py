@@ -11,6 +11,7 @@ from typing import Any
 from transformer_lens import HookedTransformer
 
 from sparse_lens.evals import tasks
+from sparse_lens.evals.tasks.splits import USUAL_SIZES, SplitSizes
 from sparse_lens.graphs.base import Graph
 from sparse_lens.identity import (
     model_hash,
@@ -23,15 +24,6 @@ from sparse_lens.task import Task
 
 GraphOf = Callable[[HookedTransformer], Graph]
 """Makes a model's graph: `ChannelGraph.from_model`, `ComponentGraph.from_model`, or your own."""
-
-
-@dataclass(frozen=True)
-class SplitSizes:
-    """Prompts in each split of a task that is given by name; all even."""
-
-    n_train: int = 128
-    n_validation: int = 64
-    n_held_out: int = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +97,7 @@ class TaskSource:
 
     name: str
     task: Task | None = None
-    sizes: SplitSizes = SplitSizes()
+    sizes: SplitSizes = USUAL_SIZES
     seed: int = 0
 
     @classmethod

@@ -14,9 +14,9 @@ from multiprocessing.connection import Connection, wait
 
 import torch
 
-from sparse_lens.evals.executing import Happenings
-from sparse_lens.evals.jobs import Job, Outcome, Workbench
-from sparse_lens.evals.parcels import Parcel, failure, outcome_of, pack, run_parcel
+from sparse_lens.evals.harness.executing import Happenings
+from sparse_lens.evals.harness.jobs import Job, Outcome, Workbench
+from sparse_lens.evals.harness.parcels import Parcel, failure, outcome_of, pack, run_parcel
 
 PATIENCE = 10.0
 """Seconds that a worker without a job has to leave by itself."""

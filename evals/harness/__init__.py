@@ -1,0 +1,1 @@
+"""How a comparison is run: jobs, where they run, and what each of them measures."""

@@ -1,0 +1,16 @@
+"""How to read a drawing of a circuit, for the pages that show one."""
+
+CIRCUIT_NOTE = {
+    "channel": (
+        "A channel of the residual stream is a level line, on which nodes read (hollow) and write "
+        "(full). Point at a node or an edge for names and weights; a node lights up its edges. "
+        "Drag to move, click in the legend to hide."
+    ),
+    "component": (
+        "Heads read at their ports for q, k and v. Point at a node or an edge for names and "
+        "scores; a node lights up its edges. Drag to move, click in the legend to hide."
+    ),
+}
+"""How to read a drawing, by the kind of graph."""
+
+PROFILE_NOTE = "Click on a node to see below what it does on some prompts, token by token."
