@@ -140,7 +140,7 @@ def test_tasks_by_name_need_a_tokenizer_that_carries_them(tmp_path, tokenizer, b
     results = compare([model], ["for_while"], METHODS, out=tmp_path / "bytes", budgets=BUDGETS)
     assert "ValueError" in str(results.failed[0].error)
     model.set_tokenizer(copy.deepcopy(tokenizer))
-    sizes = sl.evals.sources.SplitSizes(n_train=8, n_validation=6, n_held_out=4)
+    sizes = sl.evals.tasks.SplitSizes(n_train=8, n_validation=6, n_held_out=4)
     (record,) = compare(
         [model], ["for_while"], {"nodes": ByIndex()}, out=tmp_path / "ours", budgets=BUDGETS,
         splits=sizes, task_seed=5,
