@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -68,8 +69,8 @@ class ACDC(Method):
 
     def __post_init__(self) -> None:
         for threshold in self._thresholds:
-            if not threshold > 0:
-                raise ValueError(f"thresholds must be positive, got {threshold}.")
+            if not 0 < threshold < math.inf:
+                raise ValueError(f"thresholds must be positive and finite, got {threshold}.")
         if self.thresholds is not None and not self._thresholds:
             raise ValueError("thresholds=() runs nothing; pass None for a search.")
         if self.max_tokens < 1 or self.n_bisections < 0:

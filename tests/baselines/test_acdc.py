@@ -428,7 +428,7 @@ def test_scores_rank_by_threshold_then_change() -> None:
 
 
 def test_errors() -> None:
-    for thresholds in (0.0, -1.0, (0.1, 0.0), float("nan"), ()):
+    for thresholds in (0.0, -1.0, (0.1, 0.0), float("nan"), float("inf"), ()):
         with pytest.raises(ValueError, match="thresholds"):
             ACDC(thresholds=thresholds)
     with pytest.raises(ValueError, match="max_tokens"):
