@@ -199,9 +199,12 @@ class _Part:
         self.n_prompts = len(prompts)
         self.device = self._prompts.clean.device.type
         self._objective = objective
-        needed = objective.needs_full_logits
-        self._full = full_logits(bound.model, self._prompts) if needed else None
         self.variants = CircuitVariants(bound, self._prompts, kept)
+        self._full = None
+        if objective.needs_full_logits:
+            is_full = kept.sum() == bound.graph.n_edges
+            full = self.variants.logits if is_full else full_logits(bound.model, self._prompts)
+            self._full = full
 
     def loss(self) -> float:
         """Summed over the prompts, of the circuit as it stands."""

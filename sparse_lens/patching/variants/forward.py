@@ -167,12 +167,14 @@ class VariantPass:
         tokens = torch.Size(shape).numel()
         found = self._changes.new_empty(len(rows), self._variants * tokens, graph.d_head)
         parts = self._frame.layers[layer]
-        for chunk in self._chunks(len(rows) * tokens):
+        kept = self._circuit.kept[rows]
+        seen = rows[:1] if self._kept is None and (kept == kept[0]).all() else rows
+        for chunk in self._chunks(len(seen) * tokens):
             streams = self._streams(
-                rows, chunk, graph.head_writers(layer).start, everywhere=everywhere
+                seen, chunk, graph.head_writers(layer).start, everywhere=everywhere
             )
             positions = self._frame.positions(chunk.stop - chunk.start, everywhere=everywhere)
-            read = parts.read_(streams.flatten(1, -2), positions)
+            read = parts.read_(streams.flatten(1, -2), positions).expand(len(rows), -1, -1)
             part, start = slice(chunk.start * tokens, chunk.stop * tokens), 0
             for letter, heads in by_letter.items():
                 stop = start + len(heads)
