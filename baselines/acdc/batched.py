@@ -200,6 +200,7 @@ class _Part:
         self.device = self._prompts.clean.device.type
         self._objective = objective
         self.variants = CircuitVariants(bound, self._prompts, kept)
+        self._repeated: dict[int, Prompts] = {}  # for so many variants
         self._full = None
         if objective.needs_full_logits:
             is_full = kept.sum() == bound.graph.n_edges
@@ -217,7 +218,9 @@ class _Part:
     @torch.no_grad()
     def _losses(self, logits: Float[Tensor, "variants n vocab"]) -> Float[Tensor, " variants"]:
         variants, n = logits.shape[:2]
-        again = torch.arange(n, device=logits.device).repeat(variants)
+        if variants not in self._repeated:
+            again = torch.arange(n, device=logits.device).repeat(variants)
+            self._repeated[variants] = self._prompts[again]
         full = None if self._full is None else self._full.repeat(variants, 1)
-        losses = self._objective(logits.flatten(0, 1), self._prompts[again], full)
+        losses = self._objective(logits.flatten(0, 1), self._repeated[variants], full)
         return losses.view(variants, n).cpu().sum(1, dtype=torch.float64)

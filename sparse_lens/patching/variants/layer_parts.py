@@ -12,7 +12,7 @@ from transformer_lens.components.grouped_query_attention import GroupedQueryAtte
 from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 
 from sparse_lens.graphs.component import LETTERS
-from sparse_lens.patching.component.reading import attention_reader
+from sparse_lens.patching.component.reading import attention_reader, fused_norm
 from sparse_lens.patching.variants.bare import HeadsAlone, bare
 
 
@@ -28,6 +28,7 @@ class LayerParts:
         self._is_sparse = getattr(model, "sparse_cfg", None) is not None
         self._is_post_norm = model.cfg.original_architecture in POST_NORM_ARCHITECTURES
         self._reader = attention_reader(model, layer)
+        self._ln2 = fused_norm(self._block.ln2) if hasattr(block, "ln2") else None
         self._width = int(model.cfg.d_head)
         self._weights = {
             letter: (getattr(block.attn, f"W_{name}"), getattr(block.attn, f"b_{name}"))
@@ -137,4 +138,4 @@ class LayerParts:
         block = self._block
         if self._is_sparse:
             return block.apply_mlp(block.read_mlp(stream, positions))
-        return block.apply_mlp(stream if self._is_post_norm else block.ln2(stream))
+        return block.apply_mlp(stream if self._is_post_norm else self._ln2(stream))
