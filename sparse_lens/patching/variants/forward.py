@@ -99,13 +99,12 @@ class VariantPass:
         circuit.add(self._writers_everywhere.tolist(), self._changes[:, variant], everywhere=True)
         circuit.add(self._writers.tolist(), self._changes_at_answer[:, variant], everywhere=False)
         for letter, layer, heads, everywhere, values in self._projected:
-            place = circuit.projected[letter][layer]
-            if everywhere:
-                place[heads] = values[:, variant]
-            else:
-                found = place[heads]
-                self._frame.spread(values[:, variant], found)
-                place[heads] = found
+            for head, value in zip(heads, values[:, variant], strict=True):
+                place = circuit.projected[letter][layer, head]
+                if everywhere:
+                    place.copy_(value)
+                else:
+                    self._frame.spread(value, place)
 
     # Heads.
 
