@@ -29,6 +29,7 @@ _MOST_TRIALS = 256
 _CALL_COST = {"cpu": 2**23}
 _CALL_COST_ELSEWHERE = 2**32
 _LOGIT_ELEMENTS = 2**26
+_MOST_REPEATED = 16
 
 
 def run_in_batches(
@@ -219,6 +220,8 @@ class _Part:
     def _losses(self, logits: Float[Tensor, "variants n vocab"]) -> Float[Tensor, " variants"]:
         variants, n = logits.shape[:2]
         if variants not in self._repeated:
+            if len(self._repeated) == _MOST_REPEATED:
+                del self._repeated[next(iter(self._repeated))]
             again = torch.arange(n, device=logits.device).repeat(variants)
             self._repeated[variants] = self._prompts[again]
         full = None if self._full is None else self._full.repeat(variants, 1)

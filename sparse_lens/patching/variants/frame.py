@@ -37,7 +37,6 @@ class Frame:
         self._rows = torch.arange(len(tokens), device=tokens.device)
         self._answers = prompts.answer_positions.to(tokens.device)
         self._answer_tokens = tokens[self._rows, self._answers]
-        self._is_causal = model.cfg.attention_dir == "causal"
         self.vocab = int(model.cfg.d_vocab_out)
         """logits"""
         self.mlp_width = (3 if model.cfg.gated_mlp else 2) * int(model.cfg.d_mlp or 0)
@@ -45,10 +44,10 @@ class Frame:
         embedding, captures = EmbeddingOutputs(graph), Hooks()
         embedding.watch(captures)
         attachment = Attachment(model, edits={}, captures=captures.merged())
-        with suspended(model), attachment.attached():
+        with torch.no_grad(), suspended(model), attachment.attached():
             stream, _, self._positions, self._mask = model.input_to_embed(tokens)
-        inputs = torch.arange(graph.n_inputs, device=tokens.device)
-        self.inputs = embedding.each(stream, inputs)
+            inputs = torch.arange(graph.n_inputs, device=tokens.device)
+            self.inputs = embedding.each(stream, inputs)
         self.shape = tuple(self.inputs.shape[1:])  # batch, pos, d_model
         self._ablated: Tensor | None = None
         ablated = bound.writer_values(prompts)
@@ -178,7 +177,7 @@ class Frame:
         A causal model does the same there, so that all of its circuits do.
         """
         assert self._ablated is not None
-        if not self._is_causal:
+        if not all(parts.is_causal for parts in self.layers):
             return 0
         differs = (self.inputs != self._ablated[: self.graph.n_inputs]).any(-1).any(0).any(0)
         differs = differs.nonzero().flatten()

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from transformer_lens import HookedTransformer
 from transformer_lens.components.attention import Attention
 from transformer_lens.components.grouped_query_attention import GroupedQueryAttention
@@ -28,7 +28,7 @@ class LayerParts:
         self._is_sparse = getattr(model, "sparse_cfg", None) is not None
         self._is_post_norm = model.cfg.original_architecture in POST_NORM_ARCHITECTURES
         self._reader = attention_reader(model, layer)
-        self._ln2 = fused_norm(self._block.ln2) if hasattr(block, "ln2") else None
+        self._ln2 = fused_norm(getattr(self._block, "ln2", nn.Identity()))
         self._width = int(model.cfg.d_head)
         self._weights = {
             letter: (getattr(block.attn, f"W_{name}"), getattr(block.attn, f"b_{name}"))
@@ -92,6 +92,12 @@ class LayerParts:
             alone = self._alone[tuple(heads)] = HeadsAlone(self._attn, chosen)
         return alone.attend(queries, keys, values, attention_mask=attention_mask)
 
+    @property
+    def is_causal(self) -> bool:
+        """Whether heads attend to no later positions."""
+        attn, cfg = self._attn, self._attn.cfg
+        return (attn._attention_dir_override or cfg.attention_dir) == "causal"
+
     @cached_property
     def is_plain(self) -> bool:
         """Whether heads do nothing but to attend to earlier positions by q and k."""
@@ -100,7 +106,7 @@ class LayerParts:
             type(attn) in (Attention, GroupedQueryAttention)
             and not self._is_sparse
             and cfg.positional_embedding_type == "standard"
-            and (attn._attention_dir_override or cfg.attention_dir) == "causal"
+            and self.is_causal
             and attn.attn_type == "global"
             and cfg.attn_scores_soft_cap <= 0
             and cfg.clip_qkv is None
