@@ -29,6 +29,7 @@ _MOST_TRIALS = 256
 _CALL_COST = {"cpu": 2**23}
 _CALL_COST_ELSEWHERE = 2**32
 _LOGIT_ELEMENTS = 2**26
+_MOST_REPEATED = 16
 
 
 def run_in_batches(
@@ -199,9 +200,13 @@ class _Part:
         self.n_prompts = len(prompts)
         self.device = self._prompts.clean.device.type
         self._objective = objective
-        needed = objective.needs_full_logits
-        self._full = full_logits(bound.model, self._prompts) if needed else None
         self.variants = CircuitVariants(bound, self._prompts, kept)
+        self._repeated: dict[int, Prompts] = {}  # for so many variants
+        self._full = None
+        if objective.needs_full_logits:
+            is_full = kept.sum() == bound.graph.n_edges
+            full = self.variants.logits if is_full else full_logits(bound.model, self._prompts)
+            self._full = full
 
     def loss(self) -> float:
         """Summed over the prompts, of the circuit as it stands."""
@@ -214,7 +219,11 @@ class _Part:
     @torch.no_grad()
     def _losses(self, logits: Float[Tensor, "variants n vocab"]) -> Float[Tensor, " variants"]:
         variants, n = logits.shape[:2]
-        again = torch.arange(n, device=logits.device).repeat(variants)
+        if variants not in self._repeated:
+            if len(self._repeated) == _MOST_REPEATED:
+                del self._repeated[next(iter(self._repeated))]
+            again = torch.arange(n, device=logits.device).repeat(variants)
+            self._repeated[variants] = self._prompts[again]
         full = None if self._full is None else self._full.repeat(variants, 1)
-        losses = self._objective(logits.flatten(0, 1), self._prompts[again], full)
+        losses = self._objective(logits.flatten(0, 1), self._repeated[variants], full)
         return losses.view(variants, n).cpu().sum(1, dtype=torch.float64)

@@ -109,6 +109,27 @@ def test_positions_before_the_first_difference(make: Any, name: str) -> None:
         assert difference(circuit.run(rows, cut)[0], at_answers(expected)) < 1e-9
 
 
+@pytest.mark.parametrize(("make", "name"), FREE, ids=[f"{m.__name__} {n}" for m, n in FREE])
+@torch.no_grad()
+def test_the_full_circuit_is_the_model(make: Any, name: str) -> None:
+    model, graph, _ = build(make, name)
+    kept = graph.edge_support["edges"].numpy()
+    circuit = CircuitVariants(bind(model, graph, InterchangeAblation()), PROMPTS, kept)
+    assert difference(circuit.logits, at_answers(model(PROMPTS.clean))) < 1e-9
+
+
+@torch.no_grad()
+def test_no_position_is_left_out_where_heads_attend_to_later_ones() -> None:
+    model, graph, _ = build(tiny.dense, "LN")
+    model.blocks[1].attn._attention_dir_override = "bidirectional"
+    corrupted = torch.cat([PROMPTS.clean[:, :2], PROMPTS.corrupted[:, 2:]], dim=1)
+    prompts = replace(PROMPTS, corrupted=corrupted)
+    kept = graph.edge_support["edges"].numpy()
+    circuit = CircuitVariants(bind(model, graph, InterchangeAblation()), prompts, kept)
+    assert circuit.frame.shape[1] == prompts.clean.shape[1]
+    assert difference(circuit.logits, at_answers(model(PROMPTS.clean))) < 1e-9
+
+
 @torch.no_grad()
 def test_work_of_a_pass() -> None:
     model, graph, _ = build(tiny.dense, "LN")

@@ -2,7 +2,7 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -94,6 +94,14 @@ def attention_reader(
     if type(norm) in _CENTRED and _is_plain(norm) and not frozen:
         return _NormReader(norm, centred=_CENTRED[type(norm)], detached_scale=detached_scale)
     return _ModuleReader(without_hooks(norms["ln1"]), list(frozen.values()))
+
+
+def fused_norm(norm: nn.Module) -> Callable[[Tensor], Tensor]:
+    """What a norm does, by one of PyTorch's functions where there is one."""
+    if type(norm) in _CENTRED and _is_plain(norm):
+        reader = _NormReader(norm, centred=_CENTRED[type(norm)], detached_scale=False)
+        return lambda streams: reader.read(streams, slice(None))
+    return norm
 
 
 _CENTRED: dict[type, bool] = {

@@ -10,19 +10,19 @@ from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_NOTHING = nn.Identity()
 
 
 def bare(module: nn.Module) -> Any:
     """A copy of a module, and of all within it, that shares the parameters and has no hooks."""
     twin = copy.copy(module)
-    for name in _HOOKS:
-        setattr(twin, name, OrderedDict())
-    twin._parameters = dict(module._parameters)
-    twin._buffers = dict(module._buffers)
-    twin._modules = {
-        name: nn.Identity() if isinstance(child, HookPoint) else child and bare(child)
+    own: dict[str, Any] = {name: OrderedDict() for name in _HOOKS}
+    own["_parameters"], own["_buffers"] = dict(module._parameters), dict(module._buffers)
+    own["_modules"] = {
+        name: _NOTHING if isinstance(child, HookPoint) else child and bare(child)
         for name, child in module._modules.items()
     }
+    twin.__dict__.update(own)  # an assignment looks for parameters among them
     return twin
 
 

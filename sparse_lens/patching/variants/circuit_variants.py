@@ -107,9 +107,9 @@ class CircuitVariants:
         """
         live = self.live if everywhere else self.live_at_answer
         differences = self.differences if everywhere else self.differences_at_answer
-        found = live[writers].add_(changes)
-        live[writers] = found
-        differences[writers] = found - self.frame.ablated(writers, everywhere=everywhere)
+        for writer, change in zip(writers, changes, strict=True):  # in place: no copies of many
+            live[writer].add_(change)
+            differences[writer].add_(change)
 
     def drop(self, row: int) -> None:
         """Remove all edges of a reader that does not act on the output."""

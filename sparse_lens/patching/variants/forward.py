@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -87,14 +88,8 @@ class VariantPass:
             row = graph.mlp_reader(layer)
             if self._reader_differs[row].any():
                 self._run_mlp(layer, row.start)
-        logits = self._circuit.graph.logits_reader.start
-        stream = torch.cat(
-            [
-                self._streams([logits], chunk, graph.n_writers, everywhere=False)[0]
-                for chunk in self._chunks(self._frame.shape[0])
-            ]
-        )
-        return self._frame.logits(stream)
+        last = self._streams([graph.logits_reader.start], graph.n_writers, everywhere=False)
+        return self._frame.logits(torch.cat([streams[0] for _, streams in last]))
 
     def adopt(self, variant: int) -> None:
         """Write what one of the variants computed into the circuit."""
@@ -104,13 +99,12 @@ class VariantPass:
         circuit.add(self._writers_everywhere.tolist(), self._changes[:, variant], everywhere=True)
         circuit.add(self._writers.tolist(), self._changes_at_answer[:, variant], everywhere=False)
         for letter, layer, heads, everywhere, values in self._projected:
-            place = circuit.projected[letter][layer]
-            if everywhere:
-                place[heads] = values[:, variant]
-            else:
-                found = place[heads]
-                self._frame.spread(values[:, variant], found)
-                place[heads] = found
+            for head, value in zip(heads, values[:, variant], strict=True):
+                place = circuit.projected[letter][layer, head]
+                if everywhere:
+                    place.copy_(value)
+                else:
+                    self._frame.spread(value, place)
 
     # Heads.
 
@@ -167,12 +161,12 @@ class VariantPass:
         tokens = torch.Size(shape).numel()
         found = self._changes.new_empty(len(rows), self._variants * tokens, graph.d_head)
         parts = self._frame.layers[layer]
-        for chunk in self._chunks(len(rows) * tokens):
-            streams = self._streams(
-                rows, chunk, graph.head_writers(layer).start, everywhere=everywhere
-            )
+        kept = self._circuit.kept[rows]
+        seen = rows[:1] if self._kept is None and (kept == kept[0]).all() else rows
+        n_before = graph.head_writers(layer).start
+        for chunk, streams in self._streams(seen, n_before, everywhere=everywhere):
             positions = self._frame.positions(chunk.stop - chunk.start, everywhere=everywhere)
-            read = parts.read_(streams.flatten(1, -2), positions)
+            read = parts.read_(streams.flatten(1, -2), positions).expand(len(rows), -1, -1)
             part, start = slice(chunk.start * tokens, chunk.stop * tokens), 0
             for letter, heads in by_letter.items():
                 stop = start + len(heads)
@@ -190,9 +184,8 @@ class VariantPass:
     def _run_mlp(self, layer: int, row: int) -> None:
         everywhere = bool(self._circuit.needs.readers_everywhere[row])
         writer = self._graph.mlp_writer(layer).start
-        tokens = torch.Size(self._frame.shape[: 2 if everywhere else 1]).numel()
-        for chunk in self._chunks(4 * tokens):
-            stream = self._streams([row], chunk, writer, everywhere=everywhere)[0].flatten(0, 1)
+        for chunk, streams in self._streams([row], writer, everywhere=everywhere, width=4):
+            stream = streams[0].flatten(0, 1)
             stream = stream if everywhere else stream[:, None]
             positions = self._frame.positions(chunk.stop - chunk.start, everywhere=everywhere)
             live = self._frame.layers[layer].mlp(stream, positions)
@@ -230,32 +223,39 @@ class VariantPass:
         self._changes_at_answer[where, chunk] = change
 
     def _streams(
-        self, rows: list[int], chunk: slice, n_before: int, *, everywhere: bool
-    ) -> Float[Tensor, "rows variants batch *pos d_model"]:
-        """What readers of one sublayer see, at all positions or at the answer's.
+        self, rows: list[int], n_before: int, *, everywhere: bool, width: int = 1
+    ) -> Iterator[tuple[slice, Float[Tensor, "rows variants batch *pos d_model"]]]:
+        """What readers of one sublayer see, at all positions or at the answer's, in some variants.
 
         Args:
-            chunk: the variants.
             n_before: writers before the sublayer.
+            width: of what readers make of a stream, in widths of the stream.
         """
         circuit = self._circuit
         known = circuit.differences if everywhere else circuit.differences_at_answer
         background = self._frame.background(rows[0], everywhere=everywhere)
-        n = chunk.stop - chunk.start
+        chunks = self._chunks(len(rows) * width * background.shape[:-1].numel())
         if rows[0] in self._rows:
             assert self._kept is not None
-            kept = self._kept[chunk][:, [self._rows.index(row) for row in rows]].swapaxes(0, 1)
-            streams = _sum(kept.reshape(-1, kept.shape[2])[:, :n_before], known)
-            return streams.view(len(rows), n, *background.shape).add_(background)
-        streams = _sum(circuit.kept[rows, :n_before], known)
-        streams = streams.view(len(rows), 1, *background.shape).add_(background)
+            places = [self._rows.index(row) for row in rows]
+            for chunk in chunks:
+                kept = self._kept[chunk][:, places].swapaxes(0, 1)
+                streams = _sum(kept.reshape(-1, kept.shape[2])[:, :n_before], known)
+                streams = streams.view(len(rows), -1, *background.shape).add_(background)
+                yield chunk, streams
+            return
+        before = _sum(circuit.kept[rows, :n_before], known)
+        before = before.view(len(rows), 1, *background.shape).add_(background)
         writers = self._writers_everywhere if everywhere else self._writers
         heard = circuit.kept[rows][:, writers[writers < n_before]]
-        if not heard.any():
-            return streams.expand(-1, n, *background.shape).contiguous()
         changes = self._changes if everywhere else self._changes_at_answer
-        new = _sum(heard, changes[:, chunk])
-        return new.view(len(rows), n, *background.shape).add_(streams)
+        for chunk in chunks:
+            n = chunk.stop - chunk.start
+            if heard.any():
+                streams = _sum(heard, changes[:, chunk]).view(len(rows), n, *background.shape)
+                yield chunk, streams.add_(before)
+            else:
+                yield chunk, before.expand(-1, n, *background.shape).contiguous()
 
 
 def _sum(

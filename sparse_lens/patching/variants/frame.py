@@ -7,9 +7,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparse_lens.graphs.component import ComponentGraph
-from sparse_lens.patching.activations import writer_activations
 from sparse_lens.patching.alignment import aligned, like
-from sparse_lens.patching.binding import BoundAblation
+from sparse_lens.patching.binding import BoundAblation, BoundInterchange
+from sparse_lens.patching.component.writers import EmbeddingOutputs
+from sparse_lens.patching.hooks import Attachment, Hooks
 from sparse_lens.patching.suspension import suspended
 from sparse_lens.patching.variants.bare import bare
 from sparse_lens.patching.variants.layer_parts import LayerParts
@@ -20,9 +21,8 @@ class Frame:
     """A model in parts, its embedding of the prompts, and what ablated writers carry there.
 
     Args:
-        only_where_differing: leave out the first positions where no writer differs from what it
-            carries when ablated, so that all circuits are the same there: mostly those before the
-            first corrupted token. Heads attend to them all the same.
+        only_where_differing: leave out the positions before the first one that differs between the
+            prompts and those that ablated writers saw. Heads attend to them all the same.
     """
 
     def __init__(
@@ -37,15 +37,17 @@ class Frame:
         self._rows = torch.arange(len(tokens), device=tokens.device)
         self._answers = prompts.answer_positions.to(tokens.device)
         self._answer_tokens = tokens[self._rows, self._answers]
-        self._is_causal = model.cfg.attention_dir == "causal"
         self.vocab = int(model.cfg.d_vocab_out)
         """logits"""
         self.mlp_width = (3 if model.cfg.gated_mlp else 2) * int(model.cfg.d_mlp or 0)
         """weights of an MLP for each channel of the stream"""
-        with suspended(model):
-            _, _, self._positions, self._mask = model.input_to_embed(tokens)
-        live = writer_activations(model, graph, tokens)
-        self.inputs = live[: graph.n_inputs].clone()
+        embedding, captures = EmbeddingOutputs(graph), Hooks()
+        embedding.watch(captures)
+        attachment = Attachment(model, edits={}, captures=captures.merged())
+        with torch.no_grad(), suspended(model), attachment.attached():
+            stream, _, self._positions, self._mask = model.input_to_embed(tokens)
+            inputs = torch.arange(graph.n_inputs, device=tokens.device)
+            self.inputs = embedding.each(stream, inputs)
         self.shape = tuple(self.inputs.shape[1:])  # batch, pos, d_model
         self._ablated: Tensor | None = None
         ablated = bound.writer_values(prompts)
@@ -58,8 +60,8 @@ class Frame:
         causal = torch.ones(self.shape[1], self.shape[1], dtype=torch.bool).tril()
         causal = torch.zeros(causal.shape).masked_fill(~causal, -torch.inf)
         self._causal = causal.to(self.inputs)  # added to scores, [query, key]
-        if only_where_differing:
-            self._leave_out(self._n_equal(live))
+        if only_where_differing and isinstance(bound, BoundInterchange):
+            self._leave_out(self._n_equal())
 
     def ablated(self, writers: list[int] | slice, *, everywhere: bool = True) -> Tensor | float:
         """What some writers carry when ablated, [writers, batch, pos, d_model] (or no pos)."""
@@ -169,11 +171,16 @@ class Frame:
     def _sum(self, writers: slice) -> Tensor | float:
         return 0.0 if self._ablated is None else self._ablated[writers].sum(0)
 
-    def _n_equal(self, live: Float[Tensor, "writers batch pos d_model"]) -> int:
-        """How many positions come first where ablation changes nothing, so that no circuit does."""
-        if self._ablated is None or not self._is_causal:
+    def _n_equal(self) -> int:
+        """How many positions come first where the model is given the same as when ablated.
+
+        A causal model does the same there, so that all of its circuits do.
+        """
+        assert self._ablated is not None
+        if not all(parts.is_causal for parts in self.layers):
             return 0
-        differs = (live != self._ablated).any(-1).any(0).any(0).nonzero().flatten()
+        differs = (self.inputs != self._ablated[: self.graph.n_inputs]).any(-1).any(0).any(0)
+        differs = differs.nonzero().flatten()
         first = int(differs[0]) if len(differs) else self.shape[1]
         return min(first, int(self._answers.min()))
 

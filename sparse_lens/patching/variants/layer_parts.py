@@ -5,14 +5,14 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from transformer_lens import HookedTransformer
 from transformer_lens.components.attention import Attention
 from transformer_lens.components.grouped_query_attention import GroupedQueryAttention
 from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 
 from sparse_lens.graphs.component import LETTERS
-from sparse_lens.patching.component.reading import attention_reader
+from sparse_lens.patching.component.reading import attention_reader, fused_norm
 from sparse_lens.patching.variants.bare import HeadsAlone, bare
 
 
@@ -28,6 +28,7 @@ class LayerParts:
         self._is_sparse = getattr(model, "sparse_cfg", None) is not None
         self._is_post_norm = model.cfg.original_architecture in POST_NORM_ARCHITECTURES
         self._reader = attention_reader(model, layer)
+        self._ln2 = fused_norm(getattr(self._block, "ln2", nn.Identity()))
         self._width = int(model.cfg.d_head)
         self._weights = {
             letter: (getattr(block.attn, f"W_{name}"), getattr(block.attn, f"b_{name}"))
@@ -91,6 +92,12 @@ class LayerParts:
             alone = self._alone[tuple(heads)] = HeadsAlone(self._attn, chosen)
         return alone.attend(queries, keys, values, attention_mask=attention_mask)
 
+    @property
+    def is_causal(self) -> bool:
+        """Whether heads attend to no later positions."""
+        attn, cfg = self._attn, self._attn.cfg
+        return (attn._attention_dir_override or cfg.attention_dir) == "causal"
+
     @cached_property
     def is_plain(self) -> bool:
         """Whether heads do nothing but to attend to earlier positions by q and k."""
@@ -99,7 +106,7 @@ class LayerParts:
             type(attn) in (Attention, GroupedQueryAttention)
             and not self._is_sparse
             and cfg.positional_embedding_type == "standard"
-            and (attn._attention_dir_override or cfg.attention_dir) == "causal"
+            and self.is_causal
             and attn.attn_type == "global"
             and cfg.attn_scores_soft_cap <= 0
             and cfg.clip_qkv is None
@@ -137,4 +144,4 @@ class LayerParts:
         block = self._block
         if self._is_sparse:
             return block.apply_mlp(block.read_mlp(stream, positions))
-        return block.apply_mlp(stream if self._is_post_norm else block.ln2(stream))
+        return block.apply_mlp(stream if self._is_post_norm else self._ln2(stream))
