@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -114,3 +115,23 @@ def test_a_report_has_a_frontier_where_three_models_have_a_loss(records):
     assert heading in report_html(Results(tuple(records)))
     two = [record for record in records if record.model in ("wide", "dense", "unknown")]
     assert heading not in report_html(Results(tuple(two)))
+
+
+def test_the_readme_s_table_is_that_of_the_results_beside_it():
+    """`examples/frontier.py` wrote them; the report can be made from the file alone."""
+    root = Path(__file__).resolve().parents[2]
+    results = Results.load(root / "docs" / "frontier")
+    summary = summarize(results)
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    by_model: dict[str, dict[str, float]] = {}
+    for point in frontier_points(summary):
+        by_model.setdefault(point.model.model, {})[point.setting.method] = point.edges
+    assert len(by_model) == 8
+    for model in summary.models:
+        nodes, attribution = (
+            by_model[model.model][method] for method in (METHOD, "attribution-patching")
+        )
+        row = f"| {model.pretraining_loss:.3f} | {nodes:,.0f} | {attribution:,.0f} |"
+        line = next(line for line in readme.splitlines() if line.startswith(f"| `{model.model}` |"))
+        assert line.endswith(row)
+    assert "Capability and circuit size" in report_html(results)
