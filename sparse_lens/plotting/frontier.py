@@ -41,7 +41,7 @@ def frontier_spec(marks: Sequence[FrontierMark], *, height: int = 420) -> Spec:
     data = []
     for place, family in enumerate(dict.fromkeys(mark.family for mark in marks)):
         own = sorted((m for m in marks if m.family == family), key=lambda m: (m.loss, m.edges))
-        data += [_line(own, family, place), _marks(own, family, place)]
+        data += [_line(own, family, place), _marks(own, family, place), _legend(family, place)]
     layout = {
         "height": height,
         "margin": {"l": 60, "r": 24, "t": 16, "b": 56},
@@ -100,7 +100,22 @@ def _marks(marks: Sequence[FrontierMark], family: str, place: int) -> Spec:
             for mark in marks
         ],
         hoverinfo="text",
-        name=family,
+        showlegend=False,
         legendgroup=family,
         meta={"role": "models"},
+    )
+
+
+def _legend(family: str, place: int) -> Spec:
+    """An entry without a model's colour."""
+    return scatter(
+        x=[None],
+        y=[None],
+        mode="lines+markers",
+        line={"color": NEUTRAL, "width": 1.5, "dash": DASHES[place % len(DASHES)]},
+        marker={"color": NEUTRAL, "size": 12, "symbol": SYMBOLS[place % len(SYMBOLS)]},
+        name=escape(family),
+        legendgroup=family,
+        hoverinfo="skip",
+        meta={"role": "legend"},
     )
