@@ -84,9 +84,9 @@ class Results:
 
     @property
     def has_circuits(self) -> bool:
-        """Whether the circuit of every finished job is in its file."""
+        """Whether every circuit that met its target is in its file."""
         return self.folder is not None and all(
-            self.circuit_path(record).is_file() for record in self.done
+            self.circuit_path(record).is_file() for record in self.done if record.met_on_validation
         )
 
     def drawing(self, record: Record) -> Network | None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 from beartype import beartype
@@ -92,6 +93,18 @@ def test_the_same_is_refused(function, place, monkeypatch):
         checked = check(function)
         assert [refuses(checked, each) for each in right] == [False] * len(right)
         assert [refuses(checked, each) for each in wrong] == [True] * len(wrong)
+
+
+@pytest.mark.parametrize("place", ["module", "function"])
+def test_checks_of_shapes_can_be_switched_off(place, monkeypatch):
+    if place == "function":
+        monkeypatch.setattr(axes, "__qualname__", "around.<locals>.axes")
+    for check in (theirs, type_checks.checked):
+        checked = check(axes)
+        monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+        assert not refuses(checked, call(TWO, THREE))
+        monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", False)
+        assert refuses(checked, call(TWO, THREE))
 
 
 def test_each_function_of_a_definition_does_its_own():

@@ -51,6 +51,8 @@ def checked(target: Any = None, *, typechecker: Any = None) -> Any:
     @functools.wraps(target)
     def scoped(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
+        if jaxtyping.config.jaxtyping_disable:
+            return target(*args, **kwargs)
         with jaxtyped("context"):
             return function(*args, **kwargs)
 
@@ -63,6 +65,8 @@ def _held_against_hints(target: types.FunctionType) -> Callable[..., Any]:
     @functools.wraps(target)
     def scoped(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
+        if jaxtyping.config.jaxtyping_disable:
+            return target(*args, **kwargs)
         with jaxtyped("context"):
             for name, value in _each(signature.bind(*args, **kwargs)):
                 if name in hints:

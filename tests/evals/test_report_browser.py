@@ -24,6 +24,7 @@ from tests import planted
 sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+sync_api.expect.set_options(timeout=30_000)  # a busy machine is no failure
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on the path"),
@@ -69,6 +70,17 @@ def page(browser: Any, report: Path) -> Iterator[Any]:
     page.goto(report.as_uri())
     page.locator("#circuit").scroll_into_view_if_needed()
     page.wait_for_selector("#circuit .scatterlayer .point")
+    # What is near is drawn, too, and nothing moves any more.
+    page.wait_for_function(
+        """() => {
+            const places = [...document.querySelectorAll(".plot[data-drawn]")];
+            const before = window.placesBefore;
+            window.placesBefore = places.map((e) => e.getBoundingClientRect().top).join();
+            return places.every((e) => e.querySelector(".main-svg"))
+                && window.placesBefore === before;
+        }""",
+        polling=250,
+    )
     yield page
     page.close()
     assert not errors
