@@ -49,11 +49,12 @@ def magnitude_scores(model: HookedTransformer, graph: Graph, *, edges: bool = Fa
 
     Raises:
         ValueError: for a component graph of a mixture of experts, which reads and writes with no
-            matrix of its own.
+            matrix of its own, and for a graph of another kind.
     """
     if isinstance(graph, ComponentGraph):
         return Scores(graph, edges={EDGES: _compositions(model, graph)})
-    assert isinstance(graph, ChannelGraph)
+    if not isinstance(graph, ChannelGraph):
+        raise ValueError(f"magnitudes are of component and channel graphs, got {graph}.")
     sizes = {block: weight.abs().float() for block, weight in graph.edge_weights(model).items()}
     return Scores(graph, edges=sizes) if edges else Scores(graph, nodes=_norms(model, graph, sizes))
 

@@ -107,11 +107,6 @@ def _size_row(cells: Cells, cell: Cell, ratios: Sequence[Ratio]) -> SizeRow:
         for record in cell.records
     )
     own = [r for r in ratios if r.dense == cell.model and cell.task in r.by_task]
-    sparse = {ratio.sparse for ratio in ratios}
-    notes = [
-        f"{TIMES} {ratio.by_task[cell.task]:.3g}" + (f" {ratio.sparse}" if len(sparse) > 1 else "")
-        for ratio in own
-    ]
     losses: Mapping[str, float | None] = {
         "chosen": cell.mean("chosen", lambda m: m.task_loss),
         "full": cell.mean("full", lambda m: m.task_loss),
@@ -125,5 +120,13 @@ def _size_row(cells: Cells, cell: Cell, ratios: Sequence[Ratio]) -> SizeRow:
         edges=edges,
         met=cell.met,
         losses={kind: loss for kind, loss in losses.items() if loss is not None},
-        note=", ".join(notes),
+        note=ratio_note([ratio.by_task[cell.task] for ratio in own]),
     )
+
+
+def ratio_note(ratios: Sequence[float]) -> str:
+    """One ratio, or from the smallest to the largest: there is no room for more."""
+    if not ratios:
+        return ""
+    low, high = f"{min(ratios):.3g}", f"{max(ratios):.3g}"
+    return f"{TIMES} {low}" if low == high else f"{TIMES} {low} to {high}"

@@ -97,7 +97,7 @@ def _sizes(cells: Cells, summary: Summary, figures: Figures) -> str:
     return (
         "<h2>Task by task, with controls</h2>"
         '<p class="note">Left, the edges of the smallest circuit that meets the target, a mark '
-        "for each seed, and the ratio to the sparse model. Right, the two-way loss of that circuit "
+        "for each seed, and the ratio to sparse models. Right, the two-way loss of that circuit "
         "on held-out prompts beside its controls; the dashed line is the target.</p>"
         f'<div class="bar">{choice("sizes", methods, FIRST)}</div><div class="card">'
         + figure_place(

@@ -19,6 +19,7 @@ from sparse_lens.circuit import Circuit
 from sparse_lens.evals.compare import compare
 from sparse_lens.evals.harness.profiling import profiles_of
 from sparse_lens.evals.report import report_html, write_report
+from sparse_lens.evals.report.figures import TIMES, ratio_note
 from sparse_lens.evals.results import Results
 from sparse_lens.graphs import ChannelGraph
 from sparse_lens.patching import bind
@@ -296,3 +297,17 @@ def test_an_unmet_target_has_no_drawing(tmp_path):
     (entry,) = circuits(report_html(results)).values()
     assert entry["figure"] is None
     assert "No circuit met the target" in entry["caption"]
+
+
+@pytest.mark.parametrize(
+    ("ratios", "text"),
+    [
+        ([], ""),
+        ([3.21], f"{TIMES} 3.21"),
+        ([9.5, 2.0], f"{TIMES} 2 to 9.5"),
+        ([3.0, 9.5, 2.0], f"{TIMES} 2 to 9.5"),
+        ([2.0, 2.0], f"{TIMES} 2"),
+    ],
+)
+def test_ratios_to_several_sparse_models_are_a_range(ratios, text):
+    assert ratio_note(ratios) == text
