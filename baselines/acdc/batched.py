@@ -79,7 +79,7 @@ class _Search:
         self._loss = sum(part.loss() for part in self._parts) / self._n
         self._changes: dict[Edge, float] = {}
         self._margin, self._n_passes = float("inf"), 0
-        self._guesses = Guesses(rule)
+        self._guesses = Guesses(rule, graph)
 
     @property
     def _circuit(self) -> CircuitVariants:
@@ -132,7 +132,7 @@ class _Search:
             How many edges were decided on.
         """
         near = edges[:_MOST_TRIALS]
-        goes = [self._guesses.goes(change) for change in measured[: len(near)]]
+        goes = self._guesses.goes(near, measured[: len(near)]).tolist()
         near_rows = [row for row, _ in near]
         trials = likely_trials(
             goes, most=self._most(near_rows), pass_cost=self._pass_cost(near_rows[:1])
@@ -149,7 +149,7 @@ class _Search:
             self._changes[(EDGES, *near[len(decided)])] = change
             self._margin = min(self._margin, rule.margin(change))
             outcome = rule.removes(change)
-            self._guesses.learn(measured[len(decided)], outcome)
+            self._guesses.learn(near[len(decided)], measured[len(decided)], outcome)
             decided.append(outcome)
             if outcome:
                 self._loss, last_removed = losses[place], place

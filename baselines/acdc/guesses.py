@@ -1,51 +1,73 @@
-"""How likely an edge is to go, judged by how often such guesses were right so far."""
+"""How likely an edge is to go, judged by what became of the edges before it."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float
 
 from sparse_lens.baselines.acdc.run import Rule
+from sparse_lens.graphs.component import LETTERS, ComponentGraph
 
-_FORGETTING = 0.97
-_FIRST_COUNTS = 2.0
-_BY_DEFAULT = 0.8
+_LEARNING_RATE = 0.5
+_UNMEASURED = 0.8
 _BY_DISTANCE = (0.6, 0.75, 0.85, 0.9, 0.95)
 
 
 class Guesses:
-    """Counts of what happened to edges, of which older ones matter less and less.
+    """A logistic regression that learns from each decision.
 
-    An edge whose removal was measured on top of other removals than the ones that were decided on
-    mostly does what it did there, the more so the farther that was from the threshold.
+    It hears of an edge's writer, of what its reader is (q, k, v, MLP, logits), and, where its
+    removal was measured on top of other removals than the ones that were decided on, of what it
+    did there: it mostly does the same again, the more so the farther that was from the threshold.
     """
 
-    def __init__(self, rule: Rule) -> None:
+    def __init__(self, rule: Rule, graph: ComponentGraph) -> None:
         self._rule = rule
-        right = np.array([_BY_DEFAULT, *2 * _BY_DISTANCE]) * _FIRST_COUNTS
-        self._right, self._wrong = right, _FIRST_COUNTS - right
+        self._kinds = _kinds(graph)
+        self._of_writers = np.zeros(graph.n_writers)
+        self._of_kinds = np.zeros(self._kinds.max() + 1)
+        log_odds = [math.log(share / (1 - share)) for share in _BY_DISTANCE]
+        first = [math.log(_UNMEASURED / (1 - _UNMEASURED))]
+        self._of_measured = np.array([*first, *log_odds, *(-one for one in log_odds)])
 
-    def goes(self, measured: float | None) -> float:
-        """Probability that an edge goes, given the change that was measured, if any was."""
-        kind = self._kind(measured)
-        right = self._right[kind] / (self._right[kind] + self._wrong[kind])
-        return float(right if self._guess(measured) else 1 - right)
+    def goes(
+        self, edges: Sequence[tuple[int, int]], measured: Sequence[float | None]
+    ) -> Float[np.ndarray, " edges"]:
+        """Probability of each edge (row and writer) to go.
 
-    def learn(self, measured: float | None, goes: bool) -> None:
+        Args:
+            measured: the change of the loss by its removal, if that was measured.
+        """
+        rows, writers = np.array(edges).T
+        log_odds = self._of_writers[writers] + self._of_kinds[self._kinds[rows]]
+        log_odds += self._of_measured[[self._place(change) for change in measured]]
+        return 1 / (1 + np.exp(-log_odds))
+
+    def learn(self, edge: tuple[int, int], measured: float | None, goes: bool) -> None:
         """What became of an edge after all."""
-        kind = self._kind(measured)
-        self._right[kind] *= _FORGETTING
-        self._wrong[kind] *= _FORGETTING
-        counts = self._right if self._guess(measured) == goes else self._wrong
-        counts[kind] += 1
+        (expected,) = self.goes([edge], [measured])
+        step = _LEARNING_RATE * (goes - expected)
+        row, writer = edge
+        self._of_writers[writer] += step
+        self._of_kinds[self._kinds[row]] += step
+        self._of_measured[self._place(measured)] += step
 
-    def _guess(self, measured: float | None) -> bool:
-        return measured is None or self._rule.removes(measured)
-
-    def _kind(self, measured: float | None) -> int:
+    def _place(self, measured: float | None) -> int:
         """0 for an edge never measured, else by what it did and its distance from the threshold."""
         if measured is None:
             return 0
         n = len(_BY_DISTANCE)
         distance = self._rule.margin(measured) / self._rule.threshold
         step = 0 if distance < 1 else min(n - 1, 1 + int(math.log(min(distance, 1e9), 4)))
-        return 1 + step + n * self._guess(measured)
+        return 1 + step + n * (not self._rule.removes(measured))
+
+
+def _kinds(graph: ComponentGraph) -> np.ndarray:
+    """What readers are, by row: q, k, v, an MLP, or the logits."""
+    kinds = np.full(graph.n_readers, len(LETTERS))
+    for layer in range(graph.n_layers):
+        for kind, letter in enumerate(LETTERS):
+            kinds[graph.head_readers(layer, letter)] = kind
+    kinds[graph.logits_reader] = len(LETTERS) + 1
+    return kinds
