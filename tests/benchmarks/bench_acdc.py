@@ -84,10 +84,10 @@ class Suffix:
             heads, columns = list(range(graph.n_heads)), graph.head_writers(layer)
             if first_row < graph.head_readers(layer).stop:
                 found = []
-                for letter in "qkv":
-                    rows = graph.head_readers(layer, letter)
-                    streams = self._streams(kept, rows)
-                    found.append(parts.project_(letter, heads, streams.flatten(1, 2), None))
+                for place, letter in enumerate("qkv"):
+                    streams = self._streams(kept, graph.head_readers(layer, letter))
+                    readers = tuple(place * graph.n_heads + head for head in heads)
+                    found.append(parts.project(readers, parts.read_(streams.flatten(1, 2), None)))
                 shape = (*frame.shape[:2], graph.n_heads, graph.d_head)
                 q, k, v = (one.transpose(0, 1).reshape(shape) for one in found)
                 z = parts.attend(heads, q, k, v, None).flatten(0, 1).transpose(0, 1)

@@ -5,12 +5,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sparse_lens.graphs.component import LETTERS, ComponentGraph
+from sparse_lens.graphs.component import EDGES, LETTERS, ComponentGraph
 from sparse_lens.patching.binding import BoundAblation
 from sparse_lens.patching.component.writers import heads_are_coupled
-from sparse_lens.patching.variants.forward import VariantPass, what_differs
+from sparse_lens.patching.variants.forward import VariantPass
 from sparse_lens.patching.variants.frame import Frame
 from sparse_lens.patching.variants.needs import Needs
+from sparse_lens.patching.variants.plan import Plan, what_differs
 from sparse_lens.task import Prompts
 
 
@@ -44,11 +45,9 @@ class CircuitVariants:
         zeros = self.frame.inputs.new_zeros
         self.differences = zeros(graph.n_writers, *self.frame.shape)
         """live - ablated, by writer; not computed where nothing needs it"""
-        self.projected = {
-            letter: zeros(graph.n_layers, graph.n_heads, *self.frame.shape[:2], graph.d_head)
-            for letter in LETTERS
-        }
-        """queries, keys and values by layer and head; not computed where nothing needs them"""
+        n_projected, shape = len(LETTERS) * graph.n_heads, self.frame.shape[:2]
+        self.projected = zeros(graph.n_layers, n_projected, *shape, graph.d_head)
+        """queries, keys and values of all heads, by layer; not computed where nothing needs them"""
         inputs = slice(0, graph.n_inputs)
         self.live = self.differences + self.frame.ablated(slice(None))
         self.live[inputs] = self.frame.inputs
@@ -56,7 +55,8 @@ class CircuitVariants:
         self.live_at_answer = self.frame.at_answer(self.live)
         self.differences_at_answer = self.frame.at_answer(self.differences)
         self._scratch: dict[str, Tensor] = {}
-        self._last = VariantPass(self)
+        self._plans: dict[tuple[int, ...], Plan] = {}
+        self._last = VariantPass(self, Plan(self, None))
         self.logits: Float[Tensor, "n vocab"] = self._last.run()[0]
         """of the circuit, at the answer position"""
         self._last.adopt(0)
@@ -69,8 +69,20 @@ class CircuitVariants:
             rows: readers of one sublayer (heads of a layer, an MLP, or the logits) that lose edges.
             kept: what they keep in each variant, bool [variants, rows, writers].
         """
-        self._last = VariantPass(self, rows, kept)
+        self._last = VariantPass(self, self._plan(rows), rows, kept)
         return self._last.run()
+
+    def _plan(self, rows: list[int]) -> Plan:
+        """Edges into readers of one sublayer change nothing in the plans of others there."""
+        if self._plans and self._sublayer(next(iter(self._plans))[0]) != self._sublayer(rows[0]):
+            self._plans.clear()
+        if tuple(rows) not in self._plans:
+            self._plans[tuple(rows)] = Plan(self, rows)
+        return self._plans[tuple(rows)]
+
+    def _sublayer(self, row: int) -> int:
+        """How many writers come before a reader."""
+        return int(self.graph.edge_support[EDGES][row].sum())
 
     def work(self, rows: list[int]) -> tuple[int, int]:
         """Sublayers that a pass runs whose variants differ at these readers, and multiplications

@@ -14,6 +14,8 @@ from sparse_lens.patching.hooks import Attachment, Hooks
 from sparse_lens.patching.suspension import suspended
 from sparse_lens.patching.variants.bare import bare
 from sparse_lens.patching.variants.layer_parts import LayerParts
+from sparse_lens.patching.variants.spans import span
+from sparse_lens.patching.variants.unembedding import plain_unembedding
 from sparse_lens.task import Prompts
 
 
@@ -34,6 +36,7 @@ class Frame:
         self.graph = graph
         self.layers = [LayerParts(model, layer) for layer in range(graph.n_layers)]
         self._model: Any = bare(model)
+        self._unembed = plain_unembedding(self._model)
         self._rows = torch.arange(len(tokens), device=tokens.device)
         self._answers = prompts.answer_positions.to(tokens.device)
         self._answer_tokens = tokens[self._rows, self._answers]
@@ -56,12 +59,16 @@ class Frame:
             part = aligned(ablated, "writers", leading=1, batch=batch, pos=pos)
             self._ablated = like(part, self.inputs).expand(-1, *self.shape)
         self._backgrounds = self._all_backgrounds()
-        self._n_before, self._before = 0, dict[tuple[str, int], Tensor]()
+        self._n_before = 0
+        self._before: list[Float[Tensor, "kv heads batch pos d_head"]] = []
         causal = torch.ones(self.shape[1], self.shape[1], dtype=torch.bool).tril()
         causal = torch.zeros(causal.shape).masked_fill(~causal, -torch.inf)
         self._causal = causal.to(self.inputs)  # added to scores, [query, key]
         if only_where_differing and isinstance(bound, BoundInterchange):
             self._leave_out(self._n_equal())
+        self._causal = self._causal[self._n_before :]
+        self._causal_at_answer = self._causal[self._answers, None]
+        self._backgrounds_at_answer = [self.at_answer(stream) for stream in self._backgrounds]
 
     def ablated(self, writers: list[int] | slice, *, everywhere: bool = True) -> Tensor | float:
         """What some writers carry when ablated, [writers, batch, pos, d_model] (or no pos)."""
@@ -74,8 +81,8 @@ class Frame:
         """The stream that a reader sees when all its edges are cut."""
         layer, place = divmod(row, 3 * self.graph.n_heads + (not self.graph.attn_only))
         is_mlp = place == 3 * self.graph.n_heads
-        stream = self._backgrounds[2 * layer + is_mlp]
-        return stream if everywhere else self.at_answer(stream)
+        streams = self._backgrounds if everywhere else self._backgrounds_at_answer
+        return streams[2 * layer + is_mlp]
 
     def at_answer(self, values: Float[Tensor, "*any batch pos d"]) -> Float[Tensor, "*any batch d"]:
         """Of each prompt the values at the answer position."""
@@ -107,13 +114,17 @@ class Frame:
     ) -> Float[Tensor, "heads variants batch *query d_head"]:
         """What some heads read out at all positions, or at the answer's alone."""
         parts = self.layers[layer]
-        keys = self._with_those_before("k", layer, heads, keys)
-        values = self._with_those_before("v", layer, heads, values)
+        if self._n_before:
+            chosen = span(heads)
+            keys, values = (
+                torch.cat([before[chosen, None].expand(-1, found.shape[1], -1, -1, -1), found], 3)
+                for before, found in zip(self._before[layer], (keys, values), strict=True)
+            )
         if parts.is_plain and self._mask is None:
             if everywhere:
-                return parts.attend_plainly(queries, keys, values, self._causal[self._n_before :])
-            mask = self._causal[self._n_before + self._answers, None]
-            return parts.attend_plainly(queries[..., None, :], keys, values, mask)[..., 0, :]
+                return parts.attend_plainly(queries, keys, values, self._causal)
+            queries = queries[..., None, :]
+            return parts.attend_plainly(queries, keys, values, self._causal_at_answer)[..., 0, :]
         full = queries.new_zeros(*values.shape[:-1], queries.shape[-1])
         own = full[..., self._n_before :, :]
         if everywhere:
@@ -129,19 +140,6 @@ class Frame:
         z = z.unflatten(0, (variants, -1)).permute(3, 0, 1, 2, 4)[..., self._n_before :, :]
         return z if everywhere else self.at_answer(z)
 
-    def _with_those_before(
-        self,
-        letter: str,
-        layer: int,
-        heads: list[int],
-        found: Float[Tensor, "heads variants batch pos d_head"],
-    ) -> Float[Tensor, "heads variants batch all_pos d_head"]:
-        """Keys or values at all positions, given those at the ones that are not left out."""
-        if self._n_before == 0:
-            return found
-        before = self._before[letter, layer][heads][:, None]
-        return torch.cat([before.expand(-1, found.shape[1], -1, -1, -1), found], dim=3)
-
     def attention_mask(self, variants: int) -> Tensor | None:
         """False on padding, where the model needs to be told."""
         return None if self._mask is None else self._mask.repeat(variants, 1)
@@ -150,6 +148,8 @@ class Frame:
         self, stream: Float[Tensor, "variants batch d_model"]
     ) -> Float[Tensor, "variants batch vocab"]:
         """Logits at the answer position, given the last stream there."""
+        if self._unembed is not None:
+            return self._unembed(stream)
         logits = self._model(
             stream.flatten(0, 1)[:, None],
             start_at_layer=self.graph.n_layers,
@@ -189,17 +189,17 @@ class Frame:
         if n == 0:
             return
         batch, pos, width = self.shape
-        heads = list(range(self.graph.n_heads))
+        n_heads = self.graph.n_heads
         for layer, parts in enumerate(self.layers):
             row = self.graph.head_readers(layer).start
             stream = self.background(row, everywhere=True)[:, :n].flatten(0, 1)
             positions = self._positions
             if positions is not None:
                 positions = positions.expand(batch, pos, -1)[:, :n].flatten(0, 1)[:, None]
-            for letter in "kv":
-                streams = stream.expand(len(heads), -1, -1).clone()
-                found = parts.project_(letter, heads, streams, positions)
-                self._before[letter, layer] = found.view(len(heads), batch, n, -1)
+            readers = tuple(range(n_heads, 3 * n_heads))  # keys and values
+            read = parts.read_(stream[None].clone(), positions)
+            found = parts.project(readers, read.expand(len(readers), -1, -1))
+            self._before.append(found.view(2, n_heads, batch, n, -1))
         self._n_before, self.shape = n, (batch, pos - n, width)
         self._answers = self._answers - n
         self.inputs = self.inputs[:, :, n:]

@@ -1,6 +1,6 @@
 """One layer of a model in parts: what heads and the MLP make of streams that they are given."""
 
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -14,6 +14,9 @@ from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 from sparse_lens.graphs.component import LETTERS
 from sparse_lens.patching.component.reading import attention_reader, fused_norm
 from sparse_lens.patching.variants.bare import HeadsAlone, bare
+
+# Of so many choices of heads the weights are kept side by side.
+_N_RECENT = 2
 
 
 class LayerParts:
@@ -29,28 +32,15 @@ class LayerParts:
         self._is_post_norm = model.cfg.original_architecture in POST_NORM_ARCHITECTURES
         self._reader = attention_reader(model, layer)
         self._ln2 = fused_norm(getattr(self._block, "ln2", nn.Identity()))
-        self._width = int(model.cfg.d_head)
-        self._weights = {
-            letter: (getattr(block.attn, f"W_{name}"), getattr(block.attn, f"b_{name}"))
-            for letter, name in zip(LETTERS, LETTERS.upper(), strict=True)
-        }
+        self._n_heads = int(model.cfg.n_heads)
+        self._projection = lru_cache(_N_RECENT)(self._chosen_projection)
+        self._outputs = lru_cache(_N_RECENT)(self._chosen_outputs)
         self._alone: dict[tuple[int, ...], HeadsAlone] = {}
 
     @property
     def constant(self) -> Float[Tensor, " d_model"]:
         """What attention adds to the stream beside its heads' outputs."""
         return self._attn.b_O
-
-    def project_(
-        self,
-        letter: str,
-        heads: list[int],
-        streams: Float[Tensor, "heads tokens d_model"],
-        positions: Float[Tensor, "batch pos d_pos"] | None,
-    ) -> Float[Tensor, "heads tokens d_head"]:
-        """Queries, keys or values of some heads from the stream of each, which is overwritten."""
-        read = self.read_(streams, positions)
-        return self.project(letter, heads, read, out=read.new_empty(*read.shape[:2], self._width))
 
     def read_(
         self,
@@ -64,18 +54,28 @@ class LayerParts:
         return self._reader.read_(streams, slice(None))
 
     def project(
-        self,
-        letter: str,
-        heads: list[int],
-        read: Float[Tensor, "heads tokens d_in"],
-        *,
-        out: Float[Tensor, "heads tokens d_head"],
-    ) -> Float[Tensor, "heads tokens d_head"]:
-        """Queries, keys or values of some heads from what each reads."""
-        weight, bias = self._weights[letter]
-        if len(heads) < len(weight):
-            weight, bias = weight[heads], bias[heads]
-        return torch.baddbmm(bias[:, None], read, weight, out=out)
+        self, readers: tuple[int, ...], read: Float[Tensor, "readers tokens d_in"]
+    ) -> Float[Tensor, "readers tokens d_head"]:
+        """Queries, keys and values of some heads from what each reads.
+
+        Args:
+            readers: places among all queries, keys and values of the layer's heads, in this order.
+        """
+        weights, biases = self._projection(readers)
+        return torch.baddbmm(biases, read, weights)
+
+    def _chosen_projection(self, readers: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Weights [readers, d_in, d_head] and biases [readers, 1, d_head]."""
+        weights, biases = [], []
+        for place, name in enumerate(LETTERS.upper()):
+            first = place * self._n_heads
+            heads = [one - first for one in readers if first <= one < first + self._n_heads]
+            weights.append(getattr(self._attn, f"W_{name}")[heads])
+            biases.append(getattr(self._attn, f"b_{name}")[heads])
+        return torch.cat(weights), torch.cat(biases)[:, None]
+
+    def _chosen_outputs(self, heads: tuple[int, ...]) -> Float[Tensor, "heads d_head d_model"]:
+        return self._attn.W_O[list(heads)]
 
     def attend(
         self,
@@ -133,7 +133,7 @@ class LayerParts:
     ) -> Float[Tensor, "heads tokens d_model"]:
         """What some heads write, given what they read out."""
         weight = self._attn.W_O
-        return torch.bmm(z, weight if len(heads) == len(weight) else weight[heads])
+        return torch.bmm(z, weight if len(heads) == len(weight) else self._outputs(tuple(heads)))
 
     def mlp(
         self,

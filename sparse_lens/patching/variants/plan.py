@@ -1,0 +1,179 @@
+"""What runs when readers of one sublayer differ from a circuit's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sparse_lens.graphs.component import LETTERS
+from sparse_lens.patching.variants.spans import span
+
+if TYPE_CHECKING:
+    from sparse_lens.patching.variants.circuit_variants import CircuitVariants
+
+Places = slice | list[int]
+
+
+@dataclass(frozen=True, eq=False)
+class Reads:
+    """Readers of one sublayer that differ, and are needed at all positions or the answer's."""
+
+    rows: list[int]
+    everywhere: bool
+    variants_differ_in: bool
+    """whether it is their edges that variants remove"""
+
+    known: Float[Tensor, "#rows before"]
+    """1 for the edges that the circuit keeps from writers before the sublayer; one row for all
+    readers that keep the same"""
+
+    heard: Float[Tensor, "#rows differing"]
+    """1 for those from writers that differ (of which at the answer alone only for such readers)"""
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Where the queries, keys or values of some heads are."""
+
+    read: int | None
+    """the layer's reads that they are among; None where none of them differ"""
+
+    places: Places
+    """which of the reads' rows"""
+
+    heads: Places | None
+    """of which of the heads they are; None for all, else the circuit's own serve the others"""
+
+
+@dataclass(frozen=True, eq=False)
+class Heads:
+    """Heads of one layer that differ, and are heard at all positions or at the answer's."""
+
+    heads: list[int]
+    everywhere: bool
+    found: tuple[Found, Found, Found]
+    """queries, keys and values"""
+
+
+@dataclass(frozen=True, eq=False)
+class HeadsStep:
+    """What a layer's heads read, and those of them that run."""
+
+    layer: int
+    reads: list[Reads]
+    heads: list[Heads]
+
+
+@dataclass(frozen=True, eq=False)
+class MLPStep:
+    """What a layer's MLP reads."""
+
+    layer: int
+    reads: Reads
+
+
+class Plan:
+    """The steps of a pass of variants that differ at some readers.
+
+    Args:
+        rows: readers of one sublayer; None for all, where the circuit itself is to be computed.
+    """
+
+    def __init__(self, circuit: CircuitVariants, rows: Sequence[int] | None) -> None:
+        self._circuit, self._rows = circuit, rows
+        graph, needs = circuit.graph, circuit.needs
+        self._readers, writers = what_differs(circuit, rows)
+        self.writers: np.ndarray = writers.nonzero()[0]
+        """columns that differ"""
+        self.writers_everywhere: np.ndarray = (writers & needs.writers_everywhere).nonzero()[0]
+        """those of them that are heard at all positions"""
+        self.steps: list[HeadsStep | MLPStep] = []
+        """in the order of the layers"""
+        for layer in range(graph.n_layers):
+            if writers[graph.head_writers(layer)].any():
+                self.steps.append(self._heads_step(layer, writers[graph.head_writers(layer)]))
+            row, column = graph.mlp_reader(layer), graph.mlp_writer(layer)
+            if self._readers[row].any():
+                everywhere = bool(needs.readers_everywhere[row])
+                reads = self._reads([row.start], column.start, everywhere=everywhere)
+                self.steps.append(MLPStep(layer, reads))
+        last = [graph.logits_reader.start]
+        self.logits = self._reads(last, graph.n_writers, everywhere=False)
+
+    def _heads_step(self, layer: int, differ: np.ndarray) -> HeadsStep:
+        graph, needs = self._circuit.graph, self._circuit.needs
+        where, columns = graph.head_readers(layer), graph.head_writers(layer)
+        reads = []
+        for everywhere in (True, False):
+            chosen = self._readers[where] & (needs.readers_everywhere[where] == everywhere)
+            if chosen.any():
+                rows = (where.start + chosen.nonzero()[0]).tolist()
+                reads.append(self._reads(rows, columns.start, everywhere=everywhere))
+        heads = []
+        for everywhere in (True, False):
+            chosen = differ & (needs.writers_everywhere[columns] == everywhere)
+            if chosen.any():
+                ours = chosen.nonzero()[0].tolist()
+                found = [
+                    self._found(where.start + i * graph.n_heads, ours, reads, at)
+                    for i, at in enumerate((everywhere, True, True))
+                ]
+                heads.append(Heads(ours, everywhere, (found[0], found[1], found[2])))
+        return HeadsStep(layer, reads, heads)
+
+    def _reads(self, rows: list[int], n_before: int, *, everywhere: bool) -> Reads:
+        kept = self._circuit.kept[rows]
+        variants_differ_in = self._rows is not None and rows[0] in self._rows
+        if not variants_differ_in and (kept == kept[0]).all():
+            kept = kept[:1]
+        writers = self.writers_everywhere if everywhere else self.writers
+        like = self._circuit.differences
+        return Reads(
+            rows,
+            everywhere,
+            variants_differ_in,
+            known=torch.from_numpy(kept[:, :n_before]).to(like),
+            heard=torch.from_numpy(kept[:, writers[writers < n_before]]).to(like),
+        )
+
+    @staticmethod
+    def _found(first: int, heads: list[int], reads: list[Reads], everywhere: bool) -> Found:
+        """Of one letter, whose rows start there."""
+        for i, read in enumerate(reads):
+            here = [head for head in heads if first + head in read.rows]
+            if here and read.everywhere == everywhere:
+                places = span([read.rows.index(first + head) for head in here])
+                whose = None if here == heads else span([heads.index(head) for head in here])
+                return Found(i, places, whose)
+        return Found(None, [], None)
+
+
+def what_differs(
+    circuit: CircuitVariants, rows: Sequence[int] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Readers and writers that act on the output and differ, bool each, when some readers do.
+
+    Args:
+        rows: those readers, of one sublayer; None for all.
+    """
+    graph, needs, kept = circuit.graph, circuit.needs, circuit.kept
+    readers, writers = np.zeros(graph.n_readers, bool), np.zeros(graph.n_writers, bool)
+    readers[slice(None) if rows is None else rows] = True
+    for layer in range(graph.n_layers):
+        if rows and graph.mlp_reader(layer).stop <= min(rows):
+            continue  # before them
+        heads = graph.head_readers(layer)
+        readers[heads] |= kept[heads][:, writers].any(1)
+        readers[heads] &= needs.readers[heads]
+        writers[graph.head_writers(layer)] = readers[heads].reshape(len(LETTERS), -1).any(0)
+        mlp = graph.mlp_reader(layer)
+        readers[mlp] |= kept[mlp][:, writers].any(1)
+        readers[mlp] &= needs.readers[mlp]
+        writers[graph.mlp_writer(layer)] = readers[mlp]
+    return readers, writers
