@@ -1,6 +1,7 @@
 """ACDC on a component graph: many removals in one pass, to the circuit of one at a time."""
 
 import itertools
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -105,8 +106,10 @@ class _Search:
             for writer in self._circuit.kept[row].nonzero()[0][::-1].tolist()
         ]
         measured: list[float | None] = [None] * len(edges)
+        limits = {row: self._limit(row) for row in dict.fromkeys(row for row, _ in edges)}
+        pass_cost = self._pass_cost(edges[0][0]) if edges else 0.0
         while edges:
-            settled = self._try(edges, measured, rule)
+            settled = self._try(edges, measured, rule, limits, pass_cost)
             edges, measured = edges[settled:], measured[settled:]
 
     def result(self, rule: Rule) -> Run:
@@ -121,23 +124,30 @@ class _Search:
             n_passes=self._n_passes,
         )
 
-    def _try(self, edges: list[tuple[int, int]], measured: list[float | None], rule: Rule) -> int:
+    def _try(
+        self,
+        edges: list[tuple[int, int]],
+        measured: list[float | None],
+        rule: Rule,
+        limits: Mapping[int, int],
+        pass_cost: float,
+    ) -> int:
         """Try the removals that are likely to be needed, and decide on as many edges as they tell.
 
         Args:
             measured: how the removal of each edge changed the loss on top of other decisions; is
                 brought up to date for those that stay undecided.
+            limits: how many trials fit into a pass, by row.
+            pass_cost: beside that of its trials, in trials.
 
         Returns:
             How many edges were decided on.
         """
         near = edges[:_MOST_TRIALS]
-        goes = self._guesses.goes(near, measured[: len(near)]).tolist()
-        near_rows = [row for row, _ in near]
-        trials = likely_trials(
-            goes, most=self._most(near_rows), pass_cost=self._pass_cost(near_rows[:1])
-        )
-        rows = sorted({near_rows[trial.edge] for trial in trials})
+        goes = [self._guesses.goes(*one) for one in zip(near, measured, strict=False)]
+        most = min(limits[row] for row, _ in near)
+        trials = likely_trials(goes, most=most, pass_cost=pass_cost)
+        rows = sorted({near[trial.edge][0] for trial in trials})
         kept = self._variants(trials, near, rows)
         found = torch.stack([part.losses(rows, kept) for part in self._parts]).sum(0) / self._n
         self._n_passes += len(self._parts)
@@ -176,14 +186,14 @@ class _Search:
             variants[-1][rows.index(row), writer] = False
         return np.stack(variants)
 
-    def _pass_cost(self, rows: list[int]) -> float:
-        """Of a pass, beside that of its trials, in trials."""
-        calls, work = self._circuit.work(rows)
+    def _pass_cost(self, row: int) -> float:
+        """Of a pass for this reader, beside that of its trials, in trials."""
+        calls, work = self._circuit.work([row])
         return calls * _CALL_COST.get(self._parts[0].device, _CALL_COST_ELSEWHERE) / work
 
-    def _most(self, rows: list[int]) -> int:
-        """How many removals fit into one pass."""
-        everywhere = self._circuit.needs.readers_everywhere[rows].any()
+    def _limit(self, row: int) -> int:
+        """How many removals of a reader's edges fit into one pass."""
+        everywhere = self._circuit.needs.readers_everywhere[row]
         part = self._parts[0]
         tokens = part.n_prompts * (self._width if everywhere else 1)
         by_logits = _LOGIT_ELEMENTS // (part.n_prompts * part.variants.logits.shape[1])

@@ -1,10 +1,6 @@
 """How likely an edge is to go, judged by what became of the edges before it."""
 
 import math
-from collections.abc import Sequence
-
-import numpy as np
-from jaxtyping import Float
 
 from sparse_lens.baselines.acdc.run import Rule
 from sparse_lens.graphs.component import LETTERS, ComponentGraph
@@ -25,30 +21,25 @@ class Guesses:
     def __init__(self, rule: Rule, graph: ComponentGraph) -> None:
         self._rule = rule
         self._kinds = _kinds(graph)
-        self._of_writers = np.zeros(graph.n_writers)
-        self._of_kinds = np.zeros(self._kinds.max() + 1)
-        log_odds = [math.log(share / (1 - share)) for share in _BY_DISTANCE]
-        first = [math.log(_UNMEASURED / (1 - _UNMEASURED))]
-        self._of_measured = np.array([*first, *log_odds, *(-one for one in log_odds)])
+        self._of_writers = [0.0] * graph.n_writers
+        self._of_kinds = [0.0] * (max(self._kinds) + 1)
+        log_odds = [math.log(share / (1 - share)) for share in (_UNMEASURED, *_BY_DISTANCE)]
+        self._of_measured = [*log_odds, *(-one for one in log_odds[1:])]
 
-    def goes(
-        self, edges: Sequence[tuple[int, int]], measured: Sequence[float | None]
-    ) -> Float[np.ndarray, " edges"]:
-        """Probability of each edge (row and writer) to go.
+    def goes(self, edge: tuple[int, int], measured: float | None) -> float:
+        """Probability of an edge (row and writer) to go.
 
         Args:
             measured: the change of the loss by its removal, if that was measured.
         """
-        rows, writers = np.array(edges).T
-        log_odds = self._of_writers[writers] + self._of_kinds[self._kinds[rows]]
-        log_odds += self._of_measured[[self._place(change) for change in measured]]
-        return 1 / (1 + np.exp(-log_odds))
+        row, writer = edge
+        log_odds = self._of_writers[writer] + self._of_kinds[self._kinds[row]]
+        return 1 / (1 + math.exp(-log_odds - self._of_measured[self._place(measured)]))
 
     def learn(self, edge: tuple[int, int], measured: float | None, goes: bool) -> None:
         """What became of an edge after all."""
-        (expected,) = self.goes([edge], [measured])
-        step = _LEARNING_RATE * (goes - expected)
         row, writer = edge
+        step = _LEARNING_RATE * (goes - self.goes(edge, measured))
         self._of_writers[writer] += step
         self._of_kinds[self._kinds[row]] += step
         self._of_measured[self._place(measured)] += step
@@ -63,11 +54,8 @@ class Guesses:
         return 1 + step + n * (not self._rule.removes(measured))
 
 
-def _kinds(graph: ComponentGraph) -> np.ndarray:
+def _kinds(graph: ComponentGraph) -> list[int]:
     """What readers are, by row: q, k, v, an MLP, or the logits."""
-    kinds = np.full(graph.n_readers, len(LETTERS))
-    for layer in range(graph.n_layers):
-        for kind, letter in enumerate(LETTERS):
-            kinds[graph.head_readers(layer, letter)] = kind
-    kinds[graph.logits_reader] = len(LETTERS) + 1
-    return kinds
+    heads = [kind for kind in range(len(LETTERS)) for _ in range(graph.n_heads)]
+    layer = [*heads, *[len(LETTERS)] * (not graph.attn_only)]
+    return [*layer * graph.n_layers, len(LETTERS) + 1]

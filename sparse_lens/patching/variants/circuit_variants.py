@@ -12,6 +12,7 @@ from sparse_lens.patching.variants.forward import VariantPass
 from sparse_lens.patching.variants.frame import Frame
 from sparse_lens.patching.variants.needs import Needs
 from sparse_lens.patching.variants.plan import Plan, what_differs
+from sparse_lens.patching.variants.spans import span
 from sparse_lens.task import Prompts
 
 
@@ -41,7 +42,7 @@ class CircuitVariants:
             )
         self.graph, self.kept = graph, kept.copy()
         self.frame = Frame(bound, prompts, only_where_differing=True)
-        self.needs = Needs.of(graph, self.kept)
+        self._needs: Needs | None = None
         zeros = self.frame.inputs.new_zeros
         self.differences = zeros(graph.n_writers, *self.frame.shape)
         """live - ablated, by writer; not computed where nothing needs it"""
@@ -60,6 +61,13 @@ class CircuitVariants:
         self.logits: Float[Tensor, "n vocab"] = self._last.run()[0]
         """of the circuit, at the answer position"""
         self._last.adopt(0)
+
+    @property
+    def needs(self) -> Needs:
+        """What acts on the circuit's output."""
+        if self._needs is None:
+            self._needs = Needs.of(self.graph, self.kept)
+        return self._needs
 
     @torch.no_grad()
     def run(self, rows: list[int], kept: np.ndarray) -> Float[Tensor, "variants n vocab"]:
@@ -109,7 +117,7 @@ class CircuitVariants:
     def adopt(self, variant: int) -> None:
         """Let one of the variants that ran last be the circuit from now on."""
         self._last.adopt(variant)
-        self.needs = Needs.of(self.graph, self.kept)
+        self._needs = None
 
     def add(self, writers: list[int], changes: Tensor, *, everywhere: bool) -> None:
         """Let writers differ by so much at all positions, or at the answer's.
@@ -119,6 +127,11 @@ class CircuitVariants:
         """
         live = self.live if everywhere else self.live_at_answer
         differences = self.differences if everywhere else self.differences_at_answer
+        where = span(writers)
+        if isinstance(where, slice):
+            live[where].add_(changes)
+            differences[where].add_(changes)
+            return
         for writer, change in zip(writers, changes, strict=True):  # in place: no copies of many
             live[writer].add_(change)
             differences[writer].add_(change)

@@ -70,12 +70,12 @@ class VariantPass:
         circuit.add(plan.writers.tolist(), self._changes_at_answer[:, variant], everywhere=False)
         for layer, reads, values in self._projected:
             first = self._graph.head_readers(layer).start
-            known = circuit.projected[layer]
-            for row, value in zip(reads.rows, values[:, variant], strict=True):
-                if reads.everywhere:
-                    known[row - first].copy_(value)
-                else:
-                    self._frame.spread(value, known[row - first])
+            known, places = circuit.projected[layer], [row - first for row in reads.rows]
+            if reads.everywhere:
+                known[span(places)] = values[:, variant]
+                continue
+            for place, value in zip(places, values[:, variant], strict=True):
+                self._frame.spread(value, known[place])
 
     # Heads.
 
