@@ -137,9 +137,9 @@ class _NormReader(Reader):
         return F.rms_norm(streams, width, gain, norm.eps)
 
     def read_(self, streams: Streams, tokens: slice) -> Reads:
-        streams.mul_(self._centre_(streams))
-        if hasattr(self._norm, "b"):
-            return torch.addcmul(self._norm.b, streams, self._norm.w, out=streams)
+        if self._centred:
+            return self.read(streams, tokens)
+        streams.mul_(self._centre_(streams))  # F.rms_norm is slow on large inputs
         return streams.mul_(self._norm.w) if hasattr(self._norm, "w") else streams
 
     def pull_back_(self, streams: OneOrAllStreams, gradients: Reads, tokens: slice) -> Streams:
