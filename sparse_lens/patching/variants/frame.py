@@ -14,8 +14,8 @@ from sparse_lens.patching.hooks import Attachment, Hooks
 from sparse_lens.patching.suspension import suspended
 from sparse_lens.patching.variants.bare import bare
 from sparse_lens.patching.variants.layer_parts import LayerParts
+from sparse_lens.patching.variants.plain import plain_unembedding
 from sparse_lens.patching.variants.spans import span
-from sparse_lens.patching.variants.unembedding import plain_unembedding
 from sparse_lens.task import Prompts
 
 
@@ -35,8 +35,8 @@ class Frame:
         tokens = prompts.clean.to(model.cfg.device)
         self.graph = graph
         self.layers = [LayerParts(model, layer) for layer in range(graph.n_layers)]
-        self._model: Any = bare(model)
-        self._unembed = plain_unembedding(self._model)
+        self._unembed = plain_unembedding(model)
+        self._model: Any = None if self._unembed else bare(model)
         self._rows = torch.arange(len(tokens), device=tokens.device)
         self._answers = prompts.answer_positions.to(tokens.device)
         self._answer_tokens = tokens[self._rows, self._answers]
@@ -189,17 +189,16 @@ class Frame:
         if n == 0:
             return
         batch, pos, width = self.shape
-        n_heads = self.graph.n_heads
+        readers = tuple(range(3 * self.graph.n_heads))
         for layer, parts in enumerate(self.layers):
             row = self.graph.head_readers(layer).start
             stream = self.background(row, everywhere=True)[:, :n].flatten(0, 1)
             positions = self._positions
             if positions is not None:
                 positions = positions.expand(batch, pos, -1)[:, :n].flatten(0, 1)[:, None]
-            readers = tuple(range(n_heads, 3 * n_heads))  # keys and values
-            read = parts.read_(stream[None].clone(), positions)
-            found = parts.project(readers, read.expand(len(readers), -1, -1))
-            self._before.append(found.view(2, n_heads, batch, n, -1))
+            read = parts.read_(stream[None].clone(), positions).expand(len(readers), -1, -1)
+            found = parts.project(readers, read)
+            self._before.append(found.view(3, -1, batch, n, found.shape[-1])[1:])
         self._n_before, self.shape = n, (batch, pos - n, width)
         self._answers = self._answers - n
         self.inputs = self.inputs[:, :, n:]

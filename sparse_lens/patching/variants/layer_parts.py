@@ -14,6 +14,7 @@ from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 from sparse_lens.graphs.component import LETTERS
 from sparse_lens.patching.component.reading import attention_reader, fused_norm
 from sparse_lens.patching.variants.bare import HeadsAlone, bare
+from sparse_lens.patching.variants.plain import plain_mlp
 
 # Of so many choices of heads the weights are kept side by side.
 _N_RECENT = 2
@@ -32,6 +33,7 @@ class LayerParts:
         self._is_post_norm = model.cfg.original_architecture in POST_NORM_ARCHITECTURES
         self._reader = attention_reader(model, layer)
         self._ln2 = fused_norm(getattr(self._block, "ln2", nn.Identity()))
+        self._plain_mlp = None if self._is_sparse or model.cfg.attn_only else plain_mlp(block)
         self._n_heads = int(model.cfg.n_heads)
         self._projection = lru_cache(_N_RECENT)(self._chosen_projection)
         self._outputs = lru_cache(_N_RECENT)(self._chosen_outputs)
@@ -142,6 +144,8 @@ class LayerParts:
     ) -> Float[Tensor, "batch pos d_model"]:
         """What the MLP writes, given the stream that it sees."""
         block = self._block
+        if self._plain_mlp is not None:
+            return self._plain_mlp(self._ln2(stream))
         if self._is_sparse:
             return block.apply_mlp(block.read_mlp(stream, positions))
         return block.apply_mlp(stream if self._is_post_norm else self._ln2(stream))

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from sparse_lens.circuit import Circuit
-from sparse_lens.graphs.component import EDGES, ComponentGraph
+from sparse_lens.graphs.component import EDGES, LETTERS, ComponentGraph
 from sparse_lens.graphs.reachability import reach
 from sparse_lens.patching.component.writers import heads_are_coupled
 
@@ -58,9 +58,10 @@ class Needs:
             heads, at_every_position = hear(graph.head_writers(layer))
             if coupled:
                 heads[:], at_every_position[:] = heads.any(), at_every_position.any()
-            readers[graph.head_readers(layer)] = np.tile(heads, 3)
-            everywhere[graph.head_readers(layer)] = np.tile(heads, 3)
-            everywhere[graph.head_readers(layer, "q")] = at_every_position
+            for letter in LETTERS:
+                rows = graph.head_readers(layer, letter)
+                readers[rows] = heads
+                everywhere[rows] = at_every_position if letter == "q" else heads
         hear(slice(0, graph.n_inputs))
         return cls(readers, writers, everywhere, writers_everywhere)
 

@@ -169,11 +169,11 @@ def what_differs(
         if rows and graph.mlp_reader(layer).stop <= min(rows):
             continue  # before them
         heads = graph.head_readers(layer)
-        readers[heads] |= kept[heads][:, writers].any(1)
+        readers[heads] |= (kept[heads] & writers).any(1)
         readers[heads] &= needs.readers[heads]
         writers[graph.head_writers(layer)] = readers[heads].reshape(len(LETTERS), -1).any(0)
         mlp = graph.mlp_reader(layer)
-        readers[mlp] |= kept[mlp][:, writers].any(1)
+        readers[mlp] |= (kept[mlp] & writers).any(1)
         readers[mlp] &= needs.readers[mlp]
         writers[graph.mlp_writer(layer)] = readers[mlp]
     return readers, writers
