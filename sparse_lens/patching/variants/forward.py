@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sparse_lens.patching.variants.plan import Found, Heads, HeadsStep, MLPStep, Plan, Reads
+from sparse_lens.patching.variants.plan import Found, Heads, HeadsStep, MLPStep, Plan, Reads, Slots
 from sparse_lens.patching.variants.spans import span
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class VariantPass:
 
     def _run_heads(self, step: HeadsStep) -> None:
         found = [self._project(step.layer, reads) for reads in step.reads]
-        parts, first = self._frame.layers[step.layer], self._graph.head_writers(step.layer).start
+        parts = self._frame.layers[step.layer]
         for some in step.heads:
             queries, keys, values = (
                 self._projections(step.layer, letter, some, found) for letter in range(3)
@@ -90,8 +90,7 @@ class VariantPass:
                 step.layer, some.heads, queries, keys, values, everywhere=some.everywhere
             )
             live = parts.write(some.heads, z.flatten(1, -2)).view(*z.shape[:-1], -1)
-            writers = [first + head for head in some.heads]
-            self._note(writers, live, everywhere=some.everywhere)
+            self._note(some.slots, live)
 
     def _projections(
         self, layer: int, letter: int, some: Heads, found: list[Tensor]
@@ -129,14 +128,13 @@ class VariantPass:
 
     def _run_mlp(self, step: MLPStep) -> None:
         everywhere = step.reads.everywhere
-        writer = self._graph.mlp_writer(step.layer).start
         for chunk, streams in self._streams(step.reads, width=4):
             n = chunk.stop - chunk.start
             stream = streams[0].flatten(0, 1)
             stream = stream if everywhere else stream[:, None]
             positions = self._frame.positions(n, everywhere=everywhere)
             live = self._frame.layers[step.layer].mlp(stream, positions).view(1, *streams.shape[1:])
-            self._note([writer], live, chunk, everywhere=everywhere)
+            self._note(step.slots, live, chunk)
 
     # Streams.
 
@@ -148,24 +146,19 @@ class VariantPass:
 
     def _note(
         self,
-        writers: list[int],
+        slots: Slots,
         live: Float[Tensor, "writers variants batch *pos d_model"],
         chunk: slice | None = None,
-        *,
-        everywhere: bool,
     ) -> None:
         """Keep by how much writers of one sublayer differ."""
         chunk = chunk or slice(0, self._variants)
-        known = self._circuit.live if everywhere else self._circuit.live_at_answer
-        known = known[span(writers)][:, None]
-        if everywhere:
-            where = span(np.searchsorted(self._plan.writers_everywhere, writers).tolist())
-            change = torch.sub(live, known, out=self._changes[where, chunk])
-            change = self._frame.at_answer(change)
+        if slots.everywhere is None:
+            change = live - self._circuit.live_at_answer[slots.all][:, None]
         else:
-            change = live - known
-        where = span(np.searchsorted(self._plan.writers, writers).tolist())
-        self._changes_at_answer[where, chunk] = change
+            out = self._changes[slots.everywhere, chunk]
+            known = self._circuit.live[slots.all][:, None]
+            change = self._frame.at_answer(torch.sub(live, known, out=out))
+        self._changes_at_answer[slots.differing, chunk] = change
 
     def _streams(
         self, reads: Reads, *, width: int = 1
@@ -177,24 +170,21 @@ class VariantPass:
         Args:
             width: of what readers make of a stream, in widths of the stream.
         """
-        circuit, everywhere = self._circuit, reads.everywhere
-        known = circuit.differences if everywhere else circuit.differences_at_answer
-        known = known[: reads.known.shape[1]].flatten(1)
-        background = self._frame.background(reads.rows[0], everywhere=everywhere)
-        n_rows = len(reads.heard)
-        chunks = self._chunks(n_rows * width * background.shape[:-1].numel())
+        n_rows, shape = len(reads.heard), reads.background.shape
+        chunks = self._chunks(n_rows * width * shape[:-1].numel())
+        background = reads.background.reshape(1, -1)
         if reads.variants_differ_in:
             assert self._kept is not None
             places = [self._rows.index(row) for row in reads.rows]
-            n_before = len(known)
-            weights = torch.from_numpy(self._kept[:, places, :n_before].swapaxes(0, 1)).to(known)
+            kept = self._kept[:, places, : len(reads.known)].swapaxes(0, 1)
+            weights = torch.from_numpy(kept).to(reads.known)
             for chunk in chunks:
-                streams = weights[:, chunk].reshape(-1, n_before) @ known
-                yield chunk, streams.view(n_rows, -1, *background.shape).add_(background)
+                here = weights[:, chunk].flatten(0, 1)
+                yield chunk, torch.addmm(background, here, reads.known).view(n_rows, -1, *shape)
             return
-        before = torch.mm(reads.known, known).view(n_rows, 1, *background.shape).add_(background)
-        changes = self._changes if everywhere else self._changes_at_answer
+        before = torch.addmm(background, reads.kept, reads.known).view(n_rows, 1, *shape)
+        changes = self._changes if reads.everywhere else self._changes_at_answer
         changes = changes[: reads.heard.shape[1]]
         for chunk in chunks:
             streams = torch.mm(reads.heard, changes[:, chunk].flatten(1))
-            yield chunk, streams.view(n_rows, -1, *background.shape).add_(before)
+            yield chunk, streams.view(n_rows, -1, *shape).add_(before)

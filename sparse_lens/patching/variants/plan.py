@@ -22,19 +22,38 @@ Places = slice | list[int]
 
 @dataclass(frozen=True, eq=False)
 class Reads:
-    """Readers of one sublayer that differ, and are needed at all positions or the answer's."""
+    """Readers of one sublayer that differ, and are needed at all positions or the answer's.
+
+    What they see is flat: `elements` are those of `[batch, pos, d_model]`, or without `pos`.
+    """
 
     rows: list[int]
     everywhere: bool
     variants_differ_in: bool
     """whether it is their edges that variants remove"""
 
-    known: Float[Tensor, "#rows before"]
+    kept: Float[Tensor, "#rows before"]
     """1 for the edges that the circuit keeps from writers before the sublayer; one row for all
     readers that keep the same"""
 
     heard: Float[Tensor, "#rows differing"]
     """1 for those from writers that differ (of which at the answer alone only for such readers)"""
+
+    known: Float[Tensor, "before elements"]
+    """live - ablated of the writers before the sublayer, in the circuit as it stands"""
+
+    background: Float[Tensor, "batch *pos d_model"]
+    """what they see with all edges cut"""
+
+
+@dataclass(frozen=True, eq=False)
+class Slots:
+    """Where writers of one sublayer are among others."""
+
+    all: Places
+    differing: Places
+    everywhere: Places | None
+    """among those that differ and are heard at all positions; None if at the answer's alone"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,9 +75,14 @@ class Heads:
     """Heads of one layer that differ, and are heard at all positions or at the answer's."""
 
     heads: list[int]
-    everywhere: bool
+    slots: Slots
     found: tuple[Found, Found, Found]
     """queries, keys and values"""
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether they are heard at all positions."""
+        return self.slots.everywhere is not None
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +100,7 @@ class MLPStep:
 
     layer: int
     reads: Reads
+    slots: Slots
 
 
 class Plan:
@@ -102,7 +127,7 @@ class Plan:
             if self._readers[row].any():
                 everywhere = bool(needs.readers_everywhere[row])
                 reads = self._reads([row.start], column.start, everywhere=everywhere)
-                self.steps.append(MLPStep(layer, reads))
+                self.steps.append(MLPStep(layer, reads, self._slots([column.start], everywhere)))
         last = [graph.logits_reader.start]
         self.logits = self._reads(last, graph.n_writers, everywhere=False)
 
@@ -124,23 +149,33 @@ class Plan:
                     self._found(where.start + i * graph.n_heads, ours, reads, at)
                     for i, at in enumerate((everywhere, True, True))
                 ]
-                heads.append(Heads(ours, everywhere, (found[0], found[1], found[2])))
+                slots = self._slots([columns.start + head for head in ours], everywhere)
+                heads.append(Heads(ours, slots, (found[0], found[1], found[2])))
         return HeadsStep(layer, reads, heads)
 
     def _reads(self, rows: list[int], n_before: int, *, everywhere: bool) -> Reads:
-        kept = self._circuit.kept[rows]
+        circuit, kept = self._circuit, self._circuit.kept[rows]
         variants_differ_in = self._rows is not None and rows[0] in self._rows
         if not variants_differ_in and (kept == kept[0]).all():
             kept = kept[:1]
         writers = self.writers_everywhere if everywhere else self.writers
-        like = self._circuit.differences
+        known = circuit.differences if everywhere else circuit.differences_at_answer
         return Reads(
             rows,
             everywhere,
             variants_differ_in,
-            known=torch.from_numpy(kept[:, :n_before]).to(like),
-            heard=torch.from_numpy(kept[:, writers[writers < n_before]]).to(like),
+            kept=torch.from_numpy(kept[:, :n_before]).to(known),
+            heard=torch.from_numpy(kept[:, writers[writers < n_before]]).to(known),
+            known=known[:n_before].flatten(1),
+            background=circuit.frame.background(rows[0], everywhere=everywhere),
         )
+
+    def _slots(self, writers: list[int], everywhere: bool) -> Slots:
+        def among(others: np.ndarray) -> Places:
+            return span(np.searchsorted(others, writers).tolist())
+
+        there = among(self.writers_everywhere) if everywhere else None
+        return Slots(span(writers), among(self.writers), there)
 
     @staticmethod
     def _found(first: int, heads: list[int], reads: list[Reads], everywhere: bool) -> Found:
