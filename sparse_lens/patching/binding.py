@@ -96,11 +96,11 @@ class BoundInterchange(BoundAblation):
     tokens: Int[Tensor, "n pos"] | None
 
     def values(self, prompts: Prompts | None) -> Values:
-        return activations(self.model, self.graph, self._tokens(prompts))
+        return activations(self.model, self.graph, self.tokens_of(prompts))
 
     def writer_values(self, prompts: Prompts | None) -> Float[Tensor, "writers n pos d_model"]:
         assert isinstance(self.graph, ComponentGraph)
-        return writer_activations(self.model, self.graph, self._tokens(prompts))
+        return writer_activations(self.model, self.graph, self.tokens_of(prompts))
 
     def rows(self, rows: Int[Tensor, " rows"] | slice) -> BoundAblation:
         if self.tokens is None or len(self.tokens) == 1:  # one row serves all
@@ -109,7 +109,8 @@ class BoundInterchange(BoundAblation):
             rows = rows.to(self.tokens.device)
         return replace(self, tokens=self.tokens[rows])
 
-    def _tokens(self, prompts: Prompts | None) -> Int[Tensor, "n pos"]:
+    def tokens_of(self, prompts: Prompts | None) -> Int[Tensor, "n pos"]:
+        """Those that the ablated values are taken from: given ones, or the prompts' corrupted."""
         if self.tokens is not None:
             return self.tokens
         if prompts is None:

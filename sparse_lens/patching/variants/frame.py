@@ -9,10 +9,8 @@ from torch import Tensor
 from sparse_lens.graphs.component import ComponentGraph
 from sparse_lens.patching.alignment import aligned, like
 from sparse_lens.patching.binding import BoundAblation, BoundInterchange
-from sparse_lens.patching.component.writers import EmbeddingOutputs
-from sparse_lens.patching.hooks import Attachment, Hooks
-from sparse_lens.patching.suspension import suspended
 from sparse_lens.patching.variants.bare import bare
+from sparse_lens.patching.variants.full_run import causal_mask, embed, writer_outputs
 from sparse_lens.patching.variants.layer_parts import LayerParts
 from sparse_lens.patching.variants.plain import plain_unembedding
 from sparse_lens.patching.variants.spans import span
@@ -44,16 +42,12 @@ class Frame:
         """logits"""
         self.mlp_width = (3 if model.cfg.gated_mlp else 2) * int(model.cfg.d_mlp or 0)
         """weights of an MLP for each channel of the stream"""
-        embedding, captures = EmbeddingOutputs(graph), Hooks()
-        embedding.watch(captures)
-        attachment = Attachment(model, edits={}, captures=captures.merged())
-        with torch.no_grad(), suspended(model), attachment.attached():
-            stream, _, self._positions, self._mask = model.input_to_embed(tokens)
-            inputs = torch.arange(graph.n_inputs, device=tokens.device)
-            self.inputs = embedding.each(stream, inputs)
+        embedded = embed(model, graph, tokens)
+        self.inputs, self._mask = embedded.inputs, embedded.mask
+        self._positions = embedded.positions
         self.shape = tuple(self.inputs.shape[1:])  # batch, pos, d_model
         self._ablated: Tensor | None = None
-        ablated = bound.writer_values(prompts)
+        ablated = self._values_of(bound, prompts)
         if ablated is not None:
             batch, pos = self.shape[:2]
             part = aligned(ablated, "writers", leading=1, batch=batch, pos=pos)
@@ -61,9 +55,7 @@ class Frame:
         self._backgrounds = self._all_backgrounds()
         self._n_before = 0
         self._before: list[Float[Tensor, "kv heads batch pos d_head"]] = []
-        causal = torch.ones(self.shape[1], self.shape[1], dtype=torch.bool).tril()
-        causal = torch.zeros(causal.shape).masked_fill(~causal, -torch.inf)
-        self._causal = causal.to(self.inputs)  # added to scores, [query, key]
+        self._causal = causal_mask(self.inputs)
         if only_where_differing and isinstance(bound, BoundInterchange):
             self._leave_out(self._n_equal())
         self._causal = self._causal[self._n_before :]
@@ -98,8 +90,7 @@ class Frame:
         """Position embeddings that sublayers read beside the stream, `[variants * batch, ...]`."""
         if self._positions is None:
             return None
-        found = self._positions.expand(*self.shape[:2], -1)
-        found = found if everywhere else self.at_answer(found)[:, None]
+        found = self._positions if everywhere else self.at_answer(self._positions)[:, None]
         return found.expand(variants, *found.shape).flatten(0, 1)
 
     def attend(
@@ -168,6 +159,13 @@ class Frame:
             stream = after + self._sum(graph.mlp_writer(layer))
         return [*found, stream]
 
+    def _values_of(self, bound: BoundAblation, prompts: Prompts) -> Tensor | None:
+        """What ablated writers carry; see `BoundAblation.writer_values`."""
+        if not isinstance(bound, BoundInterchange):
+            return bound.writer_values(prompts)
+        embedded = embed(bound.model, self.graph, bound.tokens_of(prompts))
+        return writer_outputs(self.graph, self.layers, embedded)
+
     def _sum(self, writers: slice) -> Tensor | float:
         return 0.0 if self._ablated is None else self._ablated[writers].sum(0)
 
@@ -193,9 +191,7 @@ class Frame:
         for layer, parts in enumerate(self.layers):
             row = self.graph.head_readers(layer).start
             stream = self.background(row, everywhere=True)[:, :n].flatten(0, 1)
-            positions = self._positions
-            if positions is not None:
-                positions = positions.expand(batch, pos, -1)[:, :n].flatten(0, 1)[:, None]
+            positions = None if self._positions is None else self._positions[:, :n]
             read = parts.read_(stream[None].clone(), positions).expand(len(readers), -1, -1)
             found = parts.project(readers, read)
             self._before.append(found.view(3, -1, batch, n, found.shape[-1])[1:])
@@ -206,4 +202,4 @@ class Frame:
         if self._ablated is not None:
             self._ablated = self._ablated[:, :, n:]
         if self._positions is not None:
-            self._positions = self._positions.expand(batch, pos, -1)[:, n:]
+            self._positions = self._positions[:, n:]
