@@ -193,13 +193,15 @@ def _annotations(network: Network, layout: Layout, pitch: float) -> Iterator[dic
         middle = {"xref": "paper", "yref": "paper", "x": 0.5, "y": 0.5, "showarrow": False}
         yield {**middle, "text": "This circuit keeps no node and no edge.", "font": {"size": 14}}
     if len(network.edges) < network.n_edges:
+        strongest = any(edge.strength is not None for edge in network.edges)
+        which = "the strongest" if strongest else "only"
         yield {
             **above,
             "x": 1,
             "xref": "paper",
             "xanchor": "right",
             "yshift": 42,
-            "text": f"the strongest {len(network.edges):,} of {network.n_edges:,} edges are drawn",
+            "text": f"{which} {len(network.edges):,} of {network.n_edges:,} edges are drawn",
         }
 
 
