@@ -1,6 +1,7 @@
 """What nodes do on prompts: against values taken from the running circuit by hand."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -114,6 +115,16 @@ def test_many_answers_are_one_class(channel):
     found = profiles_of(bound, circuit, prompts, None)
     assert found.classes == ("all prompts",)
     assert all(len(node.means) == 1 for node in found.nodes)
+
+
+def test_classes_of_several_answers_are_called_by_them(channel):
+    model, circuit, _ = channel
+    answers = [[3, 5, 3, 3], [7, 1, 2, 4]] * 3
+    prompts = replace(PROMPTS, answers=torch.tensor(answers), distractors=None)
+    bound = bind(model, circuit.graph, MeanAblation())
+    found = profiles_of(bound, circuit, prompts, None)
+    assert found.classes == ("3 | 5", "7 | 1 | 2 | ...")
+    assert found.prompt_classes == (0, 1, 0, 1)
 
 
 def test_effects_are_those_of_a_circuit_without_the_node(channel):
