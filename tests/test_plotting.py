@@ -11,7 +11,7 @@ import torch
 from sparse_lens.circuit import Circuit
 from sparse_lens.graphs import ChannelGraph, ComponentGraph
 from sparse_lens.plotting import Network, circuit_figure
-from sparse_lens.plotting.figure import network_spec
+from sparse_lens.plotting.drawing import network_spec
 from sparse_lens.plotting.theme import NEGATIVE, NEUTRAL, POSITIVE
 from sparse_lens.scores import Scores
 from tests.graphs.tiny import (

@@ -24,7 +24,7 @@ from sparse_lens.evals.results import Results
 from sparse_lens.evals.stability import stability
 from sparse_lens.evals.summary import Summary, summarize
 from sparse_lens.evals.task_overlap import task_overlaps
-from sparse_lens.plotting.figure import network_spec
+from sparse_lens.plotting.drawing import network_spec
 from sparse_lens.plotting.notes import CIRCUIT_NOTE, PROFILE_NOTE
 from sparse_lens.plotting.page import choice, figure_place, render_page, write_page
 from sparse_lens.plotting.spec import Spec

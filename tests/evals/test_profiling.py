@@ -17,7 +17,7 @@ from sparse_lens.graphs import ChannelGraph, ComponentGraph
 from sparse_lens.objectives import TaskLoss
 from sparse_lens.patching import answer_logits, bind, patched
 from sparse_lens.plotting import Network
-from sparse_lens.plotting.figure import network_spec
+from sparse_lens.plotting.drawing import network_spec
 from sparse_lens.plotting.profiles import LEVELS, Profiles
 from tests.evals import toy_comparison as toy
 from tests.patching import tiny
@@ -156,6 +156,7 @@ def test_a_drawing_takes_profiles_along(channel):
     spec = network_spec(network)
     meta = json.loads(json.dumps(spec["layout"]["meta"]))["profiles"]
     assert [network.nodes[i].name for i in meta["numbers"]] == meta["nodes"]["name"]
+    assert meta["levels"] == LEVELS
     hover = {
         network.nodes[number].name: text
         for trace in spec["data"]

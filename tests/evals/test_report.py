@@ -25,7 +25,7 @@ from sparse_lens.evals.results import Results
 from sparse_lens.graphs import ChannelGraph
 from sparse_lens.patching import bind
 from sparse_lens.plotting import Network
-from sparse_lens.plotting.figure import network_spec
+from sparse_lens.plotting.drawing import network_spec
 from tests.evals import toy_comparison as toy
 from tests.evals import toy_records
 from tests.evals.toy_comparison import BUDGETS, ByIndex, EdgesByIndex, Failing
