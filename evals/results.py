@@ -141,7 +141,7 @@ class ResultsWriter:
     A line that a killed run left half written is cut off, with a warning, when the file is opened.
 
     Raises:
-        ValueError: while another writer has the folder.
+        ValueError: while another process writes to the folder.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
