@@ -159,9 +159,7 @@ def _circuits(
         f'<h2>Circuits</h2><p class="note">{note}</p>'
         f'<div class="bar">{menus}</div><div class="card"><p class="wide note" '
         'id="circuit-caption"></p>'
-        + figure_place("", height=420, label="The chosen circuit", tools=True).replace(
-            'class="plot"', 'class="plot" id="circuit"', 1
-        )
+        + figure_place("", height=420, label="The chosen circuit", tools=True, element_id="circuit")
         + "</div>"
     )
 
