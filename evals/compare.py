@@ -154,7 +154,7 @@ def compare(
 
     with ResultsWriter(out) as writer:
         for place, job in enumerate(jobs):
-            earlier = writer.finished(job.id)
+            earlier = writer.finished(job.id, order=place)
             if earlier is not None:
                 tell(place, earlier, resumed=True)
         left = {place: job for place, job in enumerate(jobs) if place not in records}

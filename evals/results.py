@@ -7,7 +7,7 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,7 +141,7 @@ class ResultsWriter:
     A line that a killed run left half written is cut off, with a warning, when the file is opened.
 
     Raises:
-        ValueError: while another writer has the folder.
+        ValueError: while another process writes to the folder.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -166,11 +166,14 @@ class ResultsWriter:
             os.close(self._only)
             raise
 
-    def finished(self, job_id: str) -> Record | None:
+    def finished(self, job_id: str, *, order: int) -> Record | None:
         """The record of a job that an earlier run ended well, if its files are there as well.
 
-        If other settings ran since, it is written once more, so that it is what `Results.load`
-        finds.
+        If other settings ran since, or it has another place now, it is written once more, so that
+        it is what `Results.load` finds, and there.
+
+        Args:
+            order: the job's place in the comparison.
         """
         record = self._done.get(job_id)
         if record is None or record.circuit is None:
@@ -179,7 +182,8 @@ class ResultsWriter:
         files = [circuit, drawing_path(circuit)] if record.met_on_validation else [circuit]
         if not all(file.is_file() for file in files):
             return None
-        if self._last[_cell(record)] != job_id:
+        if self._last[_cell(record)] != job_id or record.order != order:
+            record = replace(record, order=order)
             self.append(record)
         return record
 

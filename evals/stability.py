@@ -72,8 +72,12 @@ def sentences(found: Sequence[Stability]) -> tuple[str, ...]:
     by_method: dict[Setting, list[str]] = {}
     for (setting, model), mean in mean_over_tasks(found).items():
         by_method.setdefault(setting, []).append(f"{mean:.2f} on {model}")
-    most = max((len(one.seeds) for one in found), default=0)
-    return tuple(
-        f"{setting.method}: mean pairwise IoU of circuits over {most} seeds {', '.join(means)}."
-        for setting, means in by_method.items()
-    )
+    told = []
+    for setting, means in by_method.items():
+        counts = [len(one.seeds) for one in found if one.setting == setting]
+        seeds = " to ".join(map(str, sorted({min(counts), max(counts)})))
+        told.append(
+            f"{setting.method}: mean pairwise IoU of circuits over {seeds} seeds "
+            f"{', '.join(means)}."
+        )
+    return tuple(told)

@@ -9,6 +9,7 @@ from typing import Literal
 
 from sparse_lens.evals.intervals import Spread, geometric_mean, spread_of
 from sparse_lens.evals.records import Record
+from sparse_lens.evals.wording import counted
 from sparse_lens.identity import json_hash
 
 CAN_DO_LOSS = 0.15
@@ -315,8 +316,7 @@ def _statements(
         lines.append(f"All models are {kind}: there is no dense-to-sparse ratio.")
     lines += [_sentence(ratio) for ratio in ratios]
     if n_failed:
-        jobs = "1 job" if n_failed == 1 else f"{n_failed} jobs"
-        lines.append(f"{jobs} failed; the tracebacks are in the records.")
+        lines.append(f"{counted(n_failed, 'job')} failed; the tracebacks are in the records.")
     return tuple(lines)
 
 

@@ -4,7 +4,7 @@ python examples/frontier.py runs/frontier
 
 Trains six small models beside the embedded ones, all on the same text, and compares the circuits
 of all. It takes about two and a half hours on two cores, most of it for the sparse models; run
-again, it goes on where it was. `docs/frontier.jsonl` and `docs/frontier.png` came from it.
+again, it goes on where it was. The results and the figure in `docs/frontier` came from it.
 """
 
 import sys
@@ -19,7 +19,7 @@ from sparse_lens.evals.report import write_report
 from sparse_lens.evals.summary import summarize
 from sparse_lens.evals.tasks import SplitSizes
 from sparse_lens.training.changes import UNCHANGED, Changes
-from sparse_lens.training.run import train_preset
+from sparse_lens.training.run import RECORD, train_preset
 
 SWEEP = {
     "dense-32": ("py-dense", Changes(channels=32)),
@@ -37,7 +37,7 @@ EMBEDDED = ("py-sparse", "py-dense-topk")
 
 def main(out: Path) -> None:
     for name, (preset, changes) in SWEEP.items():
-        if not (out / name / "training.json").exists():
+        if not (out / name / RECORD).exists():
             train_preset(preset, out / name, changes=changes)
     results = sl.compare(
         [*EMBEDDED, *(out / name for name in SWEEP)],
@@ -63,4 +63,4 @@ def main(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "runs/frontier"))

@@ -71,6 +71,11 @@ def read_header(path: Path, kind: str) -> dict[str, Any]:
     return header
 
 
+def graph_kind(header: Mapping[str, Any]) -> str:
+    """The kind of graph that a file belongs to, `channel` or `component`."""
+    return header["graph"].split()[1]  # see `_describe`
+
+
 def _format(kind: str) -> str:
     return f"sparse-lens {kind} 1"
 

@@ -180,8 +180,8 @@ class Task:
         Raises:
             ValueError: when the task lacks it, or there is no such split.
         """
-        if name not in ("train", "validation", "held_out"):
-            raise ValueError(f"no split {name!r}; there are 'train', 'validation', 'held_out'.")
+        if name not in SPLITS:
+            raise ValueError(f"no split {name!r}; there are {', '.join(SPLITS)}.")
         prompts = getattr(self, name)
         if prompts is None:
             raise ValueError(

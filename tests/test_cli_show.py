@@ -21,7 +21,7 @@ from sparse_lens.graphs import ChannelGraph, ComponentGraph
 from sparse_lens.models.checkpoint import load_sparse_gpt, save_sparse_gpt
 from sparse_lens.models.sparse_gpt import HookedSparseGPT
 from sparse_lens.plotting import Network
-from sparse_lens.plotting.figure import network_spec
+from sparse_lens.plotting.drawing import network_spec
 from tests.evals import toy_comparison as toy
 from tests.evals.toy_comparison import BUDGETS, ByIndex
 from tests.graphs.tiny import random_edge_circuit, random_node_circuit

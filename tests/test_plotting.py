@@ -11,7 +11,7 @@ import torch
 from sparse_lens.circuit import Circuit
 from sparse_lens.graphs import ChannelGraph, ComponentGraph
 from sparse_lens.plotting import Network, circuit_figure
-from sparse_lens.plotting.figure import network_spec
+from sparse_lens.plotting.drawing import network_spec
 from sparse_lens.plotting.theme import NEGATIVE, NEUTRAL, POSITIVE
 from sparse_lens.scores import Scores
 from tests.graphs.tiny import (
@@ -301,6 +301,25 @@ def test_only_the_strongest_of_many_edges_are_drawn_and_it_says_so():
     said = f"the strongest 15 of {graph.n_edges} edges are drawn"
     assert said in [annotation.text for annotation in figure.layout.annotations]
     assert len(nodes_of(figure)) == graph.n_nodes
+
+
+@pytest.mark.parametrize("weakest", [0.0, 0.25])
+def test_the_strongest_are_drawn_also_after_many_that_tie(weakest):
+    graph = ChannelGraph.from_model(sparse_model())
+    block, support = list(graph.edge_support.items())[-1]
+    masks = {name: torch.full(mask.shape, weakest) for name, mask in graph.edge_support.items()}
+    row, column = support.nonzero()[-1].tolist()
+    masks[block][row, column] = -2.0
+    scores = Scores(graph, edges=masks)
+    drawn = Network.of(Circuit.full(graph), scores=scores, max_edges=3).edges
+    assert [edge.score for edge in drawn] == [weakest, weakest, -2.0]
+
+
+def test_edges_of_unknown_strength_are_not_called_the_strongest():
+    figure: Any = circuit_figure(Circuit.full(COMPONENT), max_edges=7)
+    assert sorted(edges_of(figure)) == sorted(list(COMPONENT.edge_names())[:7])
+    said = f"only 7 of {COMPONENT.n_edges} edges are drawn"
+    assert said in [annotation.text for annotation in figure.layout.annotations]
 
 
 def test_hovering_shows_degrees_and_scores():

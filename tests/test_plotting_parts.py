@@ -74,15 +74,16 @@ def test_curves_hold_every_value():
 def test_sizes_mark_what_is_unmet_and_show_the_controls():
     losses = {"chosen": 0.1, "full": 0.0, "empty": 2.0, "random": 1.5, "ablated": 3.0}
     rows = [
-        SizeRow("sparse", 0, [0.0, 12.0], True, losses),
-        SizeRow("dense", 1, [500.0], False, {"chosen": 0.2}, note="x 40"),
+        SizeRow("sparse", 0, [0.0, 12.0], [True, True], losses),
+        SizeRow("dense", 1, [500.0, 34.0], [False, True], {"chosen": 0.2}, note="x 40"),
     ]
     figure: Any = sizes_figure({"task <1>": rows}, target_loss=0.15)
     by_role: dict[str, list[Any]] = {}
     for trace in figure.data:
         by_role.setdefault(trace.meta["role"], []).append(trace)
     met, unmet = by_role["sizes"]
-    assert (list(met.x), list(unmet.x)) == ([1, 12], [500])
+    assert (list(met.x), list(unmet.x)) == ([1, 12, 34], [500])
+    assert not any("target not met" in text for text in met.hovertext)
     assert "target not met" in unmet.hovertext[0]
     assert unmet.marker.symbol != met.marker.symbol
     for kind, loss in losses.items():

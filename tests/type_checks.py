@@ -48,13 +48,19 @@ def checked(target: Any = None, *, typechecker: Any = None) -> Any:
     if not any(map(_has_shape, target.__annotations__.values())):
         return function
 
+    return _scoped(target, function)
+
+
+def _scoped(target: Callable[..., Any], check: Callable[..., Any]) -> Callable[..., Any]:
+    """The check of a function in a scope for names of axes; the bare one while checks are off."""
+
     @functools.wraps(target)
     def scoped(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
         if jaxtyping.config.jaxtyping_disable:
             return target(*args, **kwargs)
         with jaxtyped("context"):
-            return function(*args, **kwargs)
+            return check(*args, **kwargs)
 
     return scoped
 
@@ -62,21 +68,17 @@ def checked(target: Any = None, *, typechecker: Any = None) -> Any:
 def _held_against_hints(target: types.FunctionType) -> Callable[..., Any]:
     signature, hints = _read(target)
 
-    @functools.wraps(target)
-    def scoped(*args: Any, **kwargs: Any) -> Any:
+    def held(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
-        if jaxtyping.config.jaxtyping_disable:
-            return target(*args, **kwargs)
-        with jaxtyped("context"):
-            for name, value in _each(signature.bind(*args, **kwargs)):
-                if name in hints:
-                    die_if_unbearable(value, hints[name], exception_prefix=f"{name} of {target}: ")
-            found = target(*args, **kwargs)
-            if "return" in hints:
-                die_if_unbearable(found, hints["return"], exception_prefix=f"From {target}: ")
-            return found
+        for name, value in _each(signature.bind(*args, **kwargs)):
+            if name in hints:
+                die_if_unbearable(value, hints[name], exception_prefix=f"{name} of {target}: ")
+        found = target(*args, **kwargs)
+        if "return" in hints:
+            die_if_unbearable(found, hints["return"], exception_prefix=f"From {target}: ")
+        return found
 
-    return scoped
+    return _scoped(target, held)
 
 
 _of_code: dict[types.CodeType, tuple[inspect.Signature, dict[str, Any]]] = {}

@@ -105,7 +105,13 @@ class _Meter:
         subject, fields = (self._bound, chosen, self._prompts), {}
         if questions.minimality_nodes:
             below, n = questions.dispensable_below, questions.minimality_nodes
-            found = minimality(*subject, dispensable_below=below, max_nodes=n, seed=seed)
+            found = minimality(
+                *subject,
+                dispensable_below=below,
+                max_nodes=n,
+                circuit_loss=self._measure(chosen).task_loss,
+                seed=seed,
+            )
             n_removed = len(found.nodes)
             share = len(found.dispensable) / n_removed if n_removed else None
             fields |= {"removed_nodes": n_removed, "dispensable_share": share}

@@ -28,7 +28,7 @@ EFFECT_PROMPTS = 16
 MOST_EFFECTS = 200
 """Larger circuits take too long: a run for each node."""
 
-_TOP_TOKENS = 3
+_MOST_TOKENS = 3
 
 
 @torch.no_grad()
@@ -105,13 +105,20 @@ def _classes(prompts: Prompts) -> Int[Tensor, " n"]:
 
 
 def _class_names(prompts: Prompts, classes: Int[Tensor, " n"], text: _Texts) -> tuple[str, ...]:
+    answers = prompts.answers.reshape(len(prompts), -1).cpu()
     names = []
     for number in range(int(classes.max()) + 1):
-        rows = (classes == number).nonzero().flatten()
-        answers = prompts.answers.reshape(len(prompts), -1)[rows.to(prompts.answers.device)]
-        one = len(answers.unique(dim=0)) == 1 and answers.shape[1] == 1
-        names.append(text(int(answers[0, 0])) if one else "all prompts")
+        own = answers[classes == number]
+        alike = bool((own == own[0]).all())
+        names.append(_set_name(own[0].tolist(), text) if alike else "all prompts")
     return tuple(names)
+
+
+def _set_name(answers: list[int], text: _Texts) -> str:
+    """Answers that are all right, as far as there is room for them."""
+    tokens = list(dict.fromkeys(answers))  # short sets repeat one
+    shown = [text(token) for token in tokens[:_MOST_TOKENS]]
+    return " | ".join(shown + ["..."] * (len(tokens) > _MOST_TOKENS))
 
 
 def _values(
@@ -156,7 +163,7 @@ def _top_tokens(values: Float[Tensor, "nodes n pos"], prompts: Prompts) -> list[
     distinct, numbers = tokens.unique(return_inverse=True)
     farthest = distances.new_zeros(len(values), len(distinct))
     farthest.scatter_reduce_(1, numbers.expand(len(values), -1), distances, "amax")
-    best = farthest.topk(min(_TOP_TOKENS, len(distinct)), dim=1).indices
+    best = farthest.topk(min(_MOST_TOKENS, len(distinct)), dim=1).indices
     return distinct[best].tolist()
 
 

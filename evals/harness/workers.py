@@ -43,7 +43,8 @@ def in_workers(jobs: Mapping[int, Job], n: int) -> Happenings:
     threads = max(1, torch.get_num_threads() // max(1, n))
     crew: list[_Worker] = []
     try:
-        crew += [_Worker(threads) for _ in range(n)]
+        for _ in range(n):
+            crew.append(_Worker(threads))  # one by one: all are killed if the next does not start
         while crew:
             heard = wait([worker.connection for worker in crew])
             for worker in [worker for worker in crew if worker.connection in heard]:
@@ -145,7 +146,8 @@ def nearest(waiting: Mapping[int, Job], last: Job | None, others: Sequence[Job])
 def _how_it_ended(code: int | None) -> str:
     if code is None or code >= 0:
         return f"ended with exit code {code}"
-    return f"was killed by signal {-code} ({signal.Signals(-code).name})"
+    names = {one.value: f" ({one.name})" for one in signal.Signals}  # real-time ones have none
+    return f"was killed by signal {-code}{names.get(-code, '')}"
 
 
 def _serve(connection: Connection, threads: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sparse_lens.circuit import Circuit
@@ -44,6 +44,23 @@ class Draws:
         means = self.values(metric).double().mean(1)
         worst = means.argmax() if metric in LOWER_IS_BETTER else means.argmin()
         return self.metrics[int(worst)].answer(metric, seed=seed)
+
+
+def random_subsets(
+    n: int, *, share: float, draws: int, seed: int
+) -> tuple[Bool[Tensor, " n"], ...]:
+    """Some subsets of n things.
+
+    Args:
+        share: probability with which each thing is in a subset.
+
+    Raises:
+        ValueError: for no draws, or a share outside (0, 1].
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share must lie in (0, 1], got {share}.")
+    generator = generator_of(seed, draws)
+    return tuple(torch.rand(n, generator=generator) < share for _ in range(draws))
 
 
 def generator_of(seed: int, draws: int) -> torch.Generator:

@@ -12,7 +12,7 @@ from sparse_lens.circuit import Circuit
 from sparse_lens.evals.answers import Answer
 from sparse_lens.evals.intervals import ends_of_interval, resampled_means
 from sparse_lens.evals.parts import node_names, removable_nodes, whole_like, without_nodes
-from sparse_lens.evals.questions.draws import generator_of
+from sparse_lens.evals.questions.draws import random_subsets
 from sparse_lens.objectives import logit_difference
 from sparse_lens.patching import BoundAblation
 from sparse_lens.search import BATCH_SIZE, circuit_logits
@@ -92,19 +92,17 @@ def completeness(
     Raises:
         ValueError: for a share outside (0, 1].
     """
-    if not 0 < share <= 1:
-        raise ValueError(f"share must lie in (0, 1], got {share}.")
-    generator = generator_of(seed, draws)
-    prompts = prompts.to(bound.model.cfg.device or "cpu")
     candidates, whole = removable_nodes(circuit), whole_like(circuit)
+    subsets = random_subsets(len(candidates), share=share, draws=draws, seed=seed)
+    prompts = prompts.to(bound.model.cfg.device or "cpu")
 
     def differences(one: Circuit) -> Float[Tensor, " n"]:
         logits = circuit_logits(bound, one, prompts, batch_size=batch_size)
         return logit_difference(logits, prompts)
 
     removed, of_circuit, of_model = [], [], []
-    for _ in range(draws):
-        nodes = candidates & (torch.rand(len(candidates), generator=generator) < share)
+    for subset in subsets:
+        nodes = candidates & subset
         removed.append(tuple(node_names(circuit.graph, nodes)))
         of_circuit.append(differences(without_nodes(circuit, nodes)))
         of_model.append(differences(without_nodes(whole, nodes)))

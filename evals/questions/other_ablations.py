@@ -15,7 +15,7 @@ from sparse_lens.ablation import InterchangeAblation
 from sparse_lens.circuit import Circuit
 from sparse_lens.evals.metrics import measure, with_full_logits
 from sparse_lens.evals.parts import parts_of, rebuilt, whole_like
-from sparse_lens.evals.questions.draws import Draws, generator_of
+from sparse_lens.evals.questions.draws import Draws, generator_of, random_subsets
 from sparse_lens.patching import BoundAblation, bind
 from sparse_lens.search import BATCH_SIZE
 from sparse_lens.task import Prompts
@@ -106,15 +106,10 @@ def partly_ablated(
     Raises:
         ValueError: for a share outside (0, 1].
     """
-    if not 0 < share <= 1:
-        raise ValueError(f"share must lie in (0, 1], got {share}.")
-    generator = generator_of(seed, draws)
-    prompts, full_logits = with_full_logits(bound, prompts, full_logits, batch_size)
     kept, whole = parts_of(circuit), whole_like(circuit)
-    circuits = tuple(
-        rebuilt(whole, kept | (torch.rand(len(kept), generator=generator) >= share))
-        for _ in range(draws)
-    )
+    subsets = random_subsets(len(kept), share=share, draws=draws, seed=seed)
+    prompts, full_logits = with_full_logits(bound, prompts, full_logits, batch_size)
+    circuits = tuple(rebuilt(whole, kept | ~subset) for subset in subsets)
     metrics = (
         measure(bound, one, prompts, full_logits=full_logits, batch_size=batch_size)
         for one in circuits

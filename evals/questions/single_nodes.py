@@ -75,6 +75,7 @@ def minimality(
     *,
     dispensable_below: float = DISPENSABLE_BELOW,
     max_nodes: int | None = None,
+    circuit_loss: Float[Tensor, " n"] | None = None,
     seed: int = 0,
     batch_size: int = BATCH_SIZE,
 ) -> Minimality:
@@ -90,6 +91,8 @@ def minimality(
     Args:
         dispensable_below: in nats; a node whose removal raises the loss by less does not hurt.
         max_nodes: how many are removed; drawn at random where the circuit has more. None for all.
+        circuit_loss: task loss of the whole circuit on these prompts, from `measure`, where it is
+            at hand.
         seed: of that draw.
     """
     prompts = prompts.to(bound.model.cfg.device or "cpu")
@@ -101,7 +104,7 @@ def minimality(
     def loss(one: Circuit) -> Float[Tensor, " n"]:
         return TaskLoss()(circuit_logits(bound, one, prompts, batch_size=batch_size), prompts)
 
-    kept = loss(circuit)
+    kept = loss(circuit) if circuit_loss is None else circuit_loss
     changes = kept.new_empty(len(nodes), len(prompts))
     names: list[str] = []
     for row, node in enumerate(nodes.tolist()):

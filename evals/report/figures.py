@@ -73,9 +73,11 @@ def _curve(cells: Cells, cell: Cell, metric: Metric) -> Curve:
 
 def _marks(cells: Cells, cell: Cell, metric: Metric) -> Iterator[tuple[int | float, float, str]]:
     """Each seed's circuit, the mean of random ones, and once a model the full and the empty one."""
-    if cell.setting.method != RANDOM and cell.met:
+    if cell.setting.method != RANDOM:
         for record in cell.records:
-            yield record.chosen.n_edges, metric.of(record.chosen), "chosen"
+            if record.met_on_validation:
+                yield record.chosen.n_edges, metric.of(record.chosen), "chosen"
+    if cell.setting.method != RANDOM and cell.met:
         edges, value = cell.mean("random", lambda m: m.n_edges), cell.mean("random", metric.of)
         if edges is not None and value is not None:
             yield edges, value, "random"
@@ -102,10 +104,6 @@ def setting_sizes(cells: Cells, setting: Setting, ratios: Sequence[Ratio]) -> Sp
 
 
 def _size_row(cells: Cells, cell: Cell, ratios: Sequence[Ratio]) -> SizeRow:
-    edges = tuple(
-        float(record.chosen.n_edges if record.met_on_validation else record.graph_edges)
-        for record in cell.records
-    )
     own = [r for r in ratios if r.dense == cell.model and cell.task in r.by_task]
     losses: Mapping[str, float | None] = {
         "chosen": cell.mean("chosen", lambda m: m.task_loss),
@@ -117,8 +115,11 @@ def _size_row(cells: Cells, cell: Cell, ratios: Sequence[Ratio]) -> SizeRow:
     return SizeRow(
         model=cell.model,
         colour=cells.colour(cell.model),
-        edges=edges,
-        met=cell.met,
+        edges=tuple(
+            float(record.chosen.n_edges if record.met_on_validation else record.graph_edges)
+            for record in cell.records
+        ),
+        met=tuple(record.met_on_validation for record in cell.records),
         losses={kind: loss for kind, loss in losses.items() if loss is not None},
         note=ratio_note([ratio.by_task[cell.task] for ratio in own]),
     )

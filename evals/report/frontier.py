@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from sparse_lens.evals.frontier import FrontierPoint, frontier_points, undominated
 from sparse_lens.evals.report.cells import RANDOM, Cells
 from sparse_lens.evals.summary import Summary
+from sparse_lens.evals.wording import counted
 from sparse_lens.plotting.frontier import FrontierMark, frontier_spec
 from sparse_lens.plotting.page import choice, figure_place
 from sparse_lens.plotting.spec import Spec
@@ -70,4 +71,4 @@ def frontier_marks(cells: Cells, points: Sequence[FrontierPoint]) -> list[Fronti
 def _note(point: FrontierPoint) -> str:
     model = point.model
     text = f"{model.n_parameters:,} parameters, {model.nonzero_fraction:.1%} of weights not zero"
-    return f"{text}; {point.n_unmet} targets unmet" if point.n_unmet else text
+    return f"{text}; {counted(point.n_unmet, 'target')} unmet" if point.n_unmet else text

@@ -11,6 +11,7 @@ from sparse_lens.evals.intervals import geometric_mean
 from sparse_lens.evals.records import Record
 from sparse_lens.evals.report.cells import RANDOM, Cells, shared
 from sparse_lens.evals.summary import MeanSize, Ratio, Setting, Summary, pretraining_sentence
+from sparse_lens.evals.wording import counted
 from sparse_lens.plotting.theme import SERIES
 
 
@@ -38,7 +39,7 @@ def headline(cells: Cells, summary: Summary) -> str:
         parts += [f'<p class="warn">{escape(line)}</p>' for line in summary.statements]
     if summary.n_failed:
         parts.append(
-            f'<p class="warn">{_count(summary.n_failed, "job")} failed; '
+            f'<p class="warn">{counted(summary.n_failed, "job")} failed; '
             'see the <a href="#failed">errors</a>.</p>'
         )
     return "\n".join(parts)
@@ -60,9 +61,9 @@ def _subtitle(cells: Cells) -> str:
     targets = shared([record.target_loss for record in records])
     return (
         f"Smallest circuits with a two-way loss of at most {escape(targets)} nats a prompt, for "
-        f"{_count(len(cells.tasks), 'task')}, {_count(len(cells.models), 'model')}, "
-        f"{_count(len(cells.settings), 'method')} and "
-        f"{_count(len({record.seed for record in records}), 'seed')}; measured on prompts that "
+        f"{counted(len(cells.tasks), 'task')}, {counted(len(cells.models), 'model')}, "
+        f"{counted(len(cells.settings), 'method')} and "
+        f"{counted(len({record.seed for record in records}), 'seed')}; measured on prompts that "
         "no circuit was chosen on."
     )
 
@@ -97,7 +98,7 @@ def _ratio_line(ratio: Ratio) -> str:
     spread = ratio.spread
     text = (
         f"<b>{spread.mean:.3g} times {escape(ratio.sparse)}</b> (95% over "
-        f"{_count(len(ratio.by_task), 'task')}: {spread.low:.3g} to {spread.high:.3g}"
+        f"{counted(len(ratio.by_task), 'task')}: {spread.low:.3g} to {spread.high:.3g}"
     )
     if len(ratio.by_seed) > 1:
         text += f"; seeds: {spread.minimum:.3g} to {spread.maximum:.3g}"
@@ -107,7 +108,7 @@ def _ratio_line(ratio: Ratio) -> str:
 def _how_counted(summary: Summary) -> str:
     tasks = escape(", ".join(summary.common_tasks))
     return (
-        f"Geometric means over the {_count(len(summary.common_tasks), 'task')} that every model "
+        f"Geometric means over the {counted(len(summary.common_tasks), 'task')} that every model "
         f"does by itself ({tasks}). An edge is a pair of kept nodes joined by a weight that is not "
         "zero. An unmet target counts as the full graph, no edge as one."
     )
@@ -197,7 +198,3 @@ def _chip(colour: int) -> str:
 
 def _three_digits(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -24,7 +24,7 @@ from sparse_lens.evals.results import Results
 from sparse_lens.evals.stability import stability
 from sparse_lens.evals.summary import Summary, summarize
 from sparse_lens.evals.task_overlap import task_overlaps
-from sparse_lens.plotting.figure import network_spec
+from sparse_lens.plotting.drawing import network_spec
 from sparse_lens.plotting.notes import CIRCUIT_NOTE, PROFILE_NOTE
 from sparse_lens.plotting.page import choice, figure_place, render_page, write_page
 from sparse_lens.plotting.spec import Spec
@@ -159,9 +159,7 @@ def _circuits(
         f'<h2>Circuits</h2><p class="note">{note}</p>'
         f'<div class="bar">{menus}</div><div class="card"><p class="wide note" '
         'id="circuit-caption"></p>'
-        + figure_place("", height=420, label="The chosen circuit", tools=True).replace(
-            'class="plot"', 'class="plot" id="circuit"', 1
-        )
+        + figure_place("", height=420, label="The chosen circuit", tools=True, element_id="circuit")
         + "</div>"
     )
 

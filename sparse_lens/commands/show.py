@@ -11,12 +11,12 @@ from sparse_lens.circuit import Circuit
 from sparse_lens.evals.records import Record
 from sparse_lens.evals.report import write_report
 from sparse_lens.evals.results import RESULTS_FILE, Results
-from sparse_lens.graph_file import read_header
+from sparse_lens.graph_file import graph_kind, read_header
 from sparse_lens.graphs.base import Graph
 from sparse_lens.graphs.channel import ChannelGraph
 from sparse_lens.graphs.component import ComponentGraph
 from sparse_lens.models.checkpoint import load_sparse_gpt
-from sparse_lens.plotting.figure import network_spec
+from sparse_lens.plotting.drawing import network_spec
 from sparse_lens.plotting.network import Network
 from sparse_lens.plotting.notes import CIRCUIT_NOTE, PROFILE_NOTE
 from sparse_lens.plotting.page import figure_place, render_page, write_page
@@ -103,9 +103,7 @@ def _page(heading: str, network: Network) -> str:
 def _draw(path: Path, model: str) -> Network:
     header = read_header(path, "circuit")
     loaded = load_sparse_gpt(model)
-    # The description begins "a channel graph of ..." or "a component graph of ...".
-    kind = header["graph"].split()[1]
-    graph = graph_of(loaded, kind, header["fingerprint"])
+    graph = graph_of(loaded, graph_kind(header), header["fingerprint"])
     return Network.of(Circuit.load(path, graph), loaded)
 
 

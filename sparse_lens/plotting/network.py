@@ -223,14 +223,9 @@ def _edges(
     graph = circuit.graph
     numbers = {graph.node_slices[node.site].start + node.index: i for i, node in enumerate(nodes)}
     by_block = scores.edges if scores is not None else None
-    strengths = by_block if weights is None else weights
-    least = _least_strength(circuit, strengths, max_edges)
     edges: list[Edge] = []
-    for block in graph.edge_support:
-        dst, src = graph.ordered_edges(block, circuit.edge_mask(block))
-        if strengths is not None and least > 0:
-            strong = strengths[block][dst, src].abs() >= least
-            dst, src = dst[strong], src[strong]
+    drawn = _strongest(circuit, by_block if weights is None else weights, max_edges)
+    for block, (dst, src) in drawn.items():
         ends, on_path = graph.ends[block], connected.edge_mask(block)[dst, src].tolist()
         for row, column, kept in zip(dst.tolist(), src.tolist(), on_path, strict=True):
             edges.append(
@@ -243,19 +238,28 @@ def _edges(
                     score=None if by_block is None else _number(by_block[block][row, column]),
                 )
             )
-            if len(edges) == max_edges:
-                return tuple(edges)
     return tuple(edges)
 
 
-def _least_strength(
-    circuit: Circuit, strengths: Mapping[str, Tensor] | None, max_edges: int
-) -> float:
-    """What an edge must have to be among the strongest; 0 when all of them are drawn."""
-    if strengths is None or circuit.n_edges <= max_edges:
-        return 0.0
-    kept = [strengths[block][circuit.edge_mask(block)].abs() for block in strengths]
-    return float(torch.cat(kept).topk(max_edges).values.min())
+def _strongest(
+    circuit: Circuit, strengths: Mapping[str, Tensor] | None, count: int
+) -> dict[str, tuple[Int[Tensor, " _"], Int[Tensor, " _"]]]:
+    """By block the rows and columns of so many edges; of equally strong ones the first.
+
+    Where nothing is known of their strengths, all are equally strong.
+    """
+    graph = circuit.graph
+    kept = {
+        block: graph.ordered_edges(block, circuit.edge_mask(block)) for block in graph.edge_support
+    }
+    sizes = [len(dst) for dst, _ in kept.values()]
+    found = torch.zeros(sum(sizes))
+    if strengths is not None:
+        found = torch.cat([strengths[block][ends].abs() for block, ends in kept.items()])
+    strong = torch.zeros(len(found), dtype=torch.bool)
+    strong[found.argsort(descending=True, stable=True)[:count]] = True
+    parts = zip(kept.items(), strong.split(sizes), strict=True)
+    return {block: (dst[part], src[part]) for (block, (dst, src)), part in parts}
 
 
 def _number(value: Tensor) -> float | None:

@@ -128,7 +128,7 @@
         (nodes.effect[i] === null ? "" : `; without it the loss changes by ${number(nodes.effect[i])} nats`);
       texts.replaceChildren(...found.prompts.map((tokens, p) => element("pre", {},
         ...tokens.map((token, t) => {
-          const level = nodes.activations[i][p][t] / 99;
+          const level = nodes.activations[i][p][t] / found.levels;
           const span = element("span", { textContent: visible(token), title: number(level * nodes.largest[i]) });
           const colour = level < 0 ? "var(--negative)" : "var(--positive)";
           span.style.background = `color-mix(in srgb, ${colour} ${Math.round(75 * Math.abs(level))}%, transparent)`;

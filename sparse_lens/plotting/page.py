@@ -80,7 +80,14 @@ def render_page(
 
 
 def figure_place(
-    name: str, *, height: int, label: str, tools: bool = False, group: str = "", pattern: str = ""
+    name: str,
+    *,
+    height: int,
+    label: str,
+    tools: bool = False,
+    group: str = "",
+    pattern: str = "",
+    element_id: str = "",
 ) -> str:
     """The place of a figure on a page, as HTML.
 
@@ -91,9 +98,11 @@ def figure_place(
         tools: show the buttons to zoom and to save, and leave room for what a chosen node does.
         group: of a row of buttons (`choice`) that exchanges the figure.
         pattern: names of the figures that take turns, with `*` for the button's value.
+        element_id: what the page's script knows the place by, where it does.
     """
+    known_by = f' id="{escape(element_id)}"' if element_id else ""
     return (
-        f'<div class="scroll"><div class="plot" data-figure="{escape(name)}" '
+        f'<div class="scroll"><div class="plot"{known_by} data-figure="{escape(name)}" '
         f'data-tools="{int(tools)}" data-group="{escape(group)}" data-pattern="{escape(pattern)}" '
         f'role="img" aria-label="{escape(label)}" style="min-height:{height}px"></div></div>'
         + ('<div class="profile" hidden></div>' if tools else "")

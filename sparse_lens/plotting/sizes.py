@@ -23,8 +23,8 @@ class SizeRow:
     edges: Sequence[int | float]
     """Of each seed's circuit."""
 
-    met: bool
-    """Whether the circuits of all seeds met the target; else the full graph counts."""
+    met: Sequence[bool]
+    """Whether each met the target; else its edges are the full graph's."""
 
     losses: Mapping[str, float]
     """Two-way loss in nats by `chosen`, `full`, `empty`, `random` and `ablated`."""
@@ -140,7 +140,12 @@ def _lines(placed: Placed) -> Spec:
 
 def _sizes(placed: Placed) -> Iterator[Spec]:
     for met in (True, False):
-        found = [(n, place, row) for place, row in placed if row.met is met for n in row.edges]
+        found = [
+            (n, place, row)
+            for place, row in placed
+            for n, its_own in zip(row.edges, row.met, strict=True)
+            if its_own is met
+        ]
         if not found:
             continue
         name = LOSS_NAMES["chosen"] if met else UNMET
@@ -208,7 +213,7 @@ def _losses(placed: Placed) -> Iterator[Spec]:
 def _legend(placed: Placed) -> Iterator[Spec]:
     """Entries without a model's colour."""
     looks = {kind: (LOSS_NAMES[kind], look) for kind, look in _LOOKS.items()}
-    if any(not row.met for _, row in placed):
+    if any(not all(row.met) for _, row in placed):
         looks["unmet"] = (UNMET, {"symbol": "square-open", "size": 11, "line": {"width": 2}})
     for kind, (name, look) in looks.items():
         yield scatter(

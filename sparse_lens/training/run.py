@@ -8,14 +8,17 @@ from typing import Any
 
 import torch
 
+from sparse_lens.atomic import write_atomically
 from sparse_lens.models.checkpoint import save_sparse_gpt
 from sparse_lens.models.sparse_gpt import HookedSparseGPT
 from sparse_lens.training.changes import UNCHANGED, Changes
+from sparse_lens.training.config import TrainingConfig
 from sparse_lens.training.corpus import StandardLibrary, build_corpus, train_tokenizer
 from sparse_lens.training.presets import PRESETS, Preset
 from sparse_lens.training.trainer import Progress, Trainer
 
 CHECKPOINT = "checkpoint.pt"
+RECORD = "training.json"
 
 
 def train_preset(
@@ -29,7 +32,8 @@ def train_preset(
 ) -> HookedSparseGPT:
     """Train a preset and write the model, its tokenizer, reference tokens and training record.
 
-    A run that was interrupted goes on from its last checkpoint in `out`, exactly.
+    A run that was interrupted goes on from its last checkpoint in `out`, exactly. The training
+    record is the last file that is written; then the checkpoint is deleted.
 
     Args:
         changes: to the preset's sizes, as a sweep makes them.
@@ -61,7 +65,8 @@ def train_preset(
     save_sparse_gpt(model, out, dtype=torch.float16)
     command = " ".join(["sparse-lens train", name, "--out DIR --seed", str(seed), *changes.flags])
     record = _record(preset, cfg, command, trainer, len(corpus.train))
-    (out / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_atomically(out / RECORD, (json.dumps(record, indent=1) + "\n").encode())
+    (out / CHECKPOINT).unlink()
     return model
 
 
@@ -78,7 +83,9 @@ def _reference_tokens(train: torch.Tensor, context: int, n_tokens: int) -> torch
     return torch.stack([train[start : start + context] for start in starts.tolist()]).long()
 
 
-def _record(preset: Preset, cfg: Any, command: str, trainer: Trainer, tokens: int) -> dict:
+def _record(
+    preset: Preset, cfg: TrainingConfig, command: str, trainer: Trainer, tokens: int
+) -> dict[str, Any]:
     return {
         "description": preset.description,
         "command": command,

@@ -48,6 +48,7 @@ class Trainer:
         self.sparse = sparse_parameters(self.model, cfg)
         self.optimizer = _optimizer(self.model, cfg)
         self.step = 0
+        self._smoothed = 0.0  # train loss
         self._epoch_order: tuple[int, Tensor] | None = None
         self.log: list[dict[str, float | int]] = []
 
@@ -63,12 +64,13 @@ class Trainer:
         """Train to the end (or to step `until`), validating and saving on the way."""
         if checkpoint is not None and checkpoint.exists():
             self.load(checkpoint)
-        started, smoothed = time.perf_counter(), 0.0
+        started = time.perf_counter()
         last = self.cfg.n_steps if until is None else min(until, self.cfg.n_steps)
         while self.step < last:
             loss = self._train_step()
-            smoothed = loss if smoothed == 0 else 0.98 * smoothed + 0.02 * loss
-            row: dict[str, float | int] = {"step": self.step, "train_loss": smoothed}
+            first = self._smoothed == 0
+            self._smoothed = loss if first else 0.98 * self._smoothed + 0.02 * loss
+            row: dict[str, float | int] = {"step": self.step, "train_loss": self._smoothed}
             if self.step % validate_every == 0 or self.step == self.cfg.n_steps:
                 row |= self.validate()
                 row["seconds"] = round(time.perf_counter() - started, 1)
@@ -135,6 +137,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "log": self.log,
+            "smoothed": self._smoothed,
             "identity": self._identity(),
         }
         temporary = path.with_name(f".{path.name}.partial")
@@ -156,6 +159,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.log = state["step"], state["log"]
+        self._smoothed = state.get("smoothed", 0.0)  # which older checkpoints lack
 
     def _identity(self) -> str:
         values = asdict(self.cfg) | {"seed": self.seed, "windows": len(self.windows)}

@@ -1,12 +1,12 @@
 """Tasks of pairs in Python code, and their prompts as text."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from sparse_lens.evals import tasks
 from sparse_lens.evals.tasks import TaskSpec
-from sparse_lens.task import Prompts
+from sparse_lens.task import SPLITS, Prompts
 
-SPLITS = ("train", "validation", "held_out")
 SIZES: dict[str, Any] = {"n_train": 48, "n_validation": 32, "n_held_out": 48}
 
 # Those in English are in test_language_tasks.py.
@@ -20,6 +20,15 @@ def spec_named(name: str) -> TaskSpec:
     spec = tasks.spec(name)
     assert isinstance(spec, TaskSpec)
     return spec
+
+
+def every_prompt(name: str, tokenizer) -> Iterator[tuple[str, str, str]]:
+    """The text, the right and the wrong answer of all prompts of a task, split after split."""
+    task = tasks.build(name, tokenizer, **SIZES)
+    for split in SPLITS:
+        prompts = task.split(split)
+        for row, text in enumerate(texts(prompts, tokenizer)):
+            yield text, *candidates(prompts, row, tokenizer)
 
 
 def texts(prompts: Prompts, tokenizer) -> list[str]:

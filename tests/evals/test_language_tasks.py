@@ -19,11 +19,10 @@ from sparse_lens.evals.tasks import (
     constant_answer_accuracy,
 )
 from sparse_lens.evals.tasks.families.names import MEN, WOMEN
-from sparse_lens.task import Prompts
+from sparse_lens.task import SPLITS, Prompts
 from tests.evals import toy_comparison as toy
 from tests.evals import toy_tokenizers
 
-SPLITS = ("train", "validation", "held_out")
 SIZES: dict[str, Any] = {"n_train": 64, "n_validation": 48, "n_held_out": 64}
 BOOLEANS = ("boolean_instruction", "boolean_few_shot")
 

@@ -1,6 +1,7 @@
 """What nodes do on prompts: against values taken from the running circuit by hand."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from sparse_lens.graphs import ChannelGraph, ComponentGraph
 from sparse_lens.objectives import TaskLoss
 from sparse_lens.patching import answer_logits, bind, patched
 from sparse_lens.plotting import Network
-from sparse_lens.plotting.figure import network_spec
+from sparse_lens.plotting.drawing import network_spec
 from sparse_lens.plotting.profiles import LEVELS, Profiles
 from tests.evals import toy_comparison as toy
 from tests.patching import tiny
@@ -116,6 +117,16 @@ def test_many_answers_are_one_class(channel):
     assert all(len(node.means) == 1 for node in found.nodes)
 
 
+def test_classes_of_several_answers_are_called_by_them(channel):
+    model, circuit, _ = channel
+    answers = [[3, 5, 3, 3], [7, 1, 2, 4]] * 3
+    prompts = replace(PROMPTS, answers=torch.tensor(answers), distractors=None)
+    bound = bind(model, circuit.graph, MeanAblation())
+    found = profiles_of(bound, circuit, prompts, None)
+    assert found.classes == ("3 | 5", "7 | 1 | 2 | ...")
+    assert found.prompt_classes == (0, 1, 0, 1)
+
+
 def test_effects_are_those_of_a_circuit_without_the_node(channel):
     model, circuit, found = channel
     graph = circuit.graph
@@ -145,6 +156,7 @@ def test_a_drawing_takes_profiles_along(channel):
     spec = network_spec(network)
     meta = json.loads(json.dumps(spec["layout"]["meta"]))["profiles"]
     assert [network.nodes[i].name for i in meta["numbers"]] == meta["nodes"]["name"]
+    assert meta["levels"] == LEVELS
     hover = {
         network.nodes[number].name: text
         for trace in spec["data"]

@@ -75,6 +75,10 @@ def test_planted_circuits_are_minimal(name: str) -> None:
             without = edges_without(problem, (node,), problem.names)
         expected = TaskLoss()(logits_of(problem, without), HELD_OUT) - kept
         torch.testing.assert_close(change, expected, atol=1e-4, rtol=1e-4)
+    at_hand = minimality(bound_of(problem), circuit, HELD_OUT, circuit_loss=kept)
+    torch.testing.assert_close(at_hand.changes, found.changes, atol=1e-4, rtol=1e-4)
+    higher = minimality(bound_of(problem), circuit, HELD_OUT, circuit_loss=kept + 1)
+    torch.testing.assert_close(higher.changes, found.changes - 1, atol=1e-4, rtol=1e-4)
     first = found.change(found.nodes[0])
     assert first.mean == pytest.approx(float(found.changes[0].mean()), abs=1e-6)
     assert first.low < first.mean < first.high

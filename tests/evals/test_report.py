@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ from sparse_lens.evals.results import Results
 from sparse_lens.graphs import ChannelGraph
 from sparse_lens.patching import bind
 from sparse_lens.plotting import Network
-from sparse_lens.plotting.figure import network_spec
+from sparse_lens.plotting.drawing import network_spec
 from tests.evals import toy_comparison as toy
 from tests.evals import toy_records
 from tests.evals.toy_comparison import BUDGETS, ByIndex, EdgesByIndex, Failing
@@ -171,6 +172,23 @@ def test_controls_stand_beside_the_sizes(made_up):
     assert [note.split()[-1] for note in notes["text"]] == ["10", "10"]
     unmet = [t for t in figures(made_up)["sizes-2"]["data"] if t["meta"]["role"] == "sizes"]
     assert [set(trace["x"]) for trace in unmet] == [{5000}]
+
+
+def test_a_seed_that_met_its_target_is_not_called_unmet():
+    met, unmet = (
+        toy_records.record("dense&co", "for_while", "node-pruning", seed) for seed in range(2)
+    )
+    full = toy_records.measurement("chosen", toy_records.FULL_EDGES, 1.0)
+    unmet = replace(unmet, met_on_validation=False, measurements=(full, *unmet.measurements[1:]))
+    shown = figures(report_html(Results((met, unmet))))
+    sizes = [t for t in shown["sizes-0"]["data"] if t["meta"]["role"] == "sizes"]
+    assert {tuple(t["x"]): "not met" in t["hovertext"][0] for t in sizes} == {
+        (met.chosen.n_edges,): False,
+        (toy_records.FULL_EDGES,): True,
+    }
+    curves = shown["curve-0-task_loss"]["data"]
+    (chosen,) = (t for t in curves if t["meta"]["role"] == "chosen")
+    assert chosen["x"] == [met.chosen.n_edges]
 
 
 def test_text_is_escaped_everywhere(made_up):

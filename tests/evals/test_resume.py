@@ -46,7 +46,7 @@ def test_finished_jobs_are_not_run_again(tmp_path):
     more, ran = run(tmp_path, seeds=2)
     assert ran == [("a", 1), ("b", 1)]
     assert [(r.method, r.seed) for r in more] == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
-    assert len(Results.load(tmp_path)) == 4
+    assert Results.load(tmp_path).records == more.records
 
 
 @pytest.mark.parametrize("left", [1, 40, -1])

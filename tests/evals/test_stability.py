@@ -1,5 +1,6 @@
 """Agreement over seeds: of the circuits in a comparison's folder, and what a reader is told."""
 
+from dataclasses import replace
 from itertools import combinations
 from statistics import fmean
 from typing import Any
@@ -10,7 +11,8 @@ from sparse_lens.circuit import Circuit
 from sparse_lens.evals.compare import compare
 from sparse_lens.evals.report import report_html
 from sparse_lens.evals.results import Results
-from sparse_lens.evals.stability import sentences, stability
+from sparse_lens.evals.stability import Stability, sentences, stability
+from sparse_lens.evals.summary import Setting
 from sparse_lens.graphs import ChannelGraph
 from tests.evals import toy_comparison as toy
 from tests.evals.toy_comparison import BUDGETS, ByIndex, EdgesByIndex
@@ -68,6 +70,20 @@ def test_a_reader_is_told(three_seeds: tuple[Any, Results]) -> None:
     page = report_html(results)
     assert "The same circuit again?" in page
     assert f"<b>{mean:.2f}</b>" in page
+
+
+def test_the_seeds_are_those_that_found_a_circuit() -> None:
+    nodes = Setting("nodes", "channel", "MeanAblation", "", 0.15)
+    edges = replace(nodes, method="edges")
+    found = (
+        Stability(nodes, "m", "one", (0, 1, 2), (0.5, 0.5, 0.5)),
+        Stability(nodes, "m", "two", (0, 2), (0.1,)),
+        Stability(edges, "m", "one", (0, 1), (1.0,)),
+    )
+    assert sentences(found) == (
+        "nodes: mean pairwise IoU of circuits over 2 to 3 seeds 0.30 on m.",
+        "edges: mean pairwise IoU of circuits over 2 seeds 1.00 on m.",
+    )
 
 
 def test_one_seed_says_nothing_of_it(tmp_path: Any) -> None:

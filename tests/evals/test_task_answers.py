@@ -7,7 +7,8 @@ import pytest
 
 from sparse_lens.evals import tasks
 from sparse_lens.evals.tasks.families.variables import SHORT_NAMES
-from tests.evals.task_texts import SIZES, SPLITS, VERBS, candidates, texts
+from sparse_lens.task import SPLITS
+from tests.evals.task_texts import SIZES, VERBS, every_prompt, texts
 
 
 def is_python(source: str) -> bool:
@@ -47,17 +48,13 @@ ALSO_PYTHON = {
 
 @pytest.mark.parametrize("name", CONTINUATIONS)
 def test_the_right_answer_is_python_and_the_wrong_one_is_not(name, tokenizer):
-    task = tasks.build(name, tokenizer, **SIZES)
-    for split in SPLITS:
-        prompts = task.split(split)
-        for row, text in enumerate(texts(prompts, tokenizer)):
-            right, wrong = candidates(prompts, row, tokenizer)
-            rests = [CONTINUATIONS[name].get(answer, "") for answer in (right, wrong)]
-            if name == "bracket_brace" and "(" in text.splitlines()[-1]:
-                rests = [rest + ")" for rest in rests]
-            assert is_python(text + right + rests[0])
-            wrong_is_python = any(is_python(text + wrong + rest) for rest in rests)
-            assert wrong_is_python == ((name, right) in ALSO_PYTHON)
+    for text, right, wrong in every_prompt(name, tokenizer):
+        rests = [CONTINUATIONS[name].get(answer, "") for answer in (right, wrong)]
+        if name == "bracket_brace" and "(" in text.splitlines()[-1]:
+            rests = [rest + ")" for rest in rests]
+        assert is_python(text + right + rests[0])
+        wrong_is_python = any(is_python(text + wrong + rest) for rest in rests)
+        assert wrong_is_python == ((name, right) in ALSO_PYTHON)
 
 
 def last_statement(source: str) -> ast.stmt:
@@ -70,91 +67,68 @@ def last_statement(source: str) -> ast.stmt:
 
 
 def test_set_or_string_asks_for_what_the_variable_has(tokenizer):
-    task = tasks.build("set_or_string", tokenizer, **SIZES)
-    for split in SPLITS:
-        prompts = task.split(split)
-        for row, text in enumerate(texts(prompts, tokenizer)):
-            variable = text.split()[-1]
-            makers = re.findall(rf"\b{variable} = (\w+)\(", text)
-            assert len(makers) == 1
-            has_add = hasattr({"set": set, "str": str}[makers[0]](), "add")
-            assert (tokenizer.decode([prompts.answers[row]]) == ".add") is has_add
-            rest = "(1)\n" if has_add else " 'a'\n"
-            assert is_python(text + tokenizer.decode([prompts.answers[row]]) + rest)
+    for text, answer, _ in every_prompt("set_or_string", tokenizer):
+        variable = text.split()[-1]
+        makers = re.findall(rf"\b{variable} = (\w+)\(", text)
+        assert len(makers) == 1
+        has_add = hasattr({"set": set, "str": str}[makers[0]](), "add")
+        assert (answer == ".add") is has_add
+        rest = "(1)\n" if has_add else " 'a'\n"
+        assert is_python(text + answer + rest)
 
 
 def test_var_swap_exchanges_two_values(tokenizer):
-    task = tasks.build("var_swap", tokenizer, **SIZES)
-    for split in SPLITS:
-        prompts = task.split(split)
-        for row, text in enumerate(texts(prompts, tokenizer)):
-            attribute = re.findall(r"(\.\w+),$", text)
-            answer = tokenizer.decode([prompts.answers[row]])
-            statement = last_statement(text + answer + "".join(attribute))
-            assert isinstance(statement, ast.Assign)
-            targets, values = (
-                [ast.unparse(item) for item in side.elts]  # type: ignore[attr-defined]
-                for side in (statement.targets[0], statement.value)
-            )
-            assert targets == values[::-1]
-            assert targets[0] != targets[1]
+    for text, answer, _ in every_prompt("var_swap", tokenizer):
+        attribute = re.findall(r"(\.\w+),$", text)
+        statement = last_statement(text + answer + "".join(attribute))
+        assert isinstance(statement, ast.Assign)
+        targets, values = (
+            [ast.unparse(item) for item in side.elts]  # type: ignore[attr-defined]
+            for side in (statement.targets[0], statement.value)
+        )
+        assert targets == values[::-1]
+        assert targets[0] != targets[1]
 
 
 def test_class_init_copies_the_parameter_of_the_same_name(tokenizer):
-    task = tasks.build("class_init", tokenizer, **SIZES)
-    for split in SPLITS:
-        prompts = task.split(split)
-        for row, text in enumerate(texts(prompts, tokenizer)):
-            attribute = text.removesuffix(" =").rsplit(".", 1)[1]
-            answer, other = candidates(prompts, row, tokenizer)
-            assert attribute.startswith(answer.strip() + "_")
-            second_half = attribute[len(answer.strip()) :]
-            parameters = re.findall(r"\w+", text.split("(self,")[1].split(")")[0])
-            assert {attribute, other.strip() + second_half} <= set(parameters)
-            assert is_python(text + answer + second_half + "\n")
+    for text, answer, other in every_prompt("class_init", tokenizer):
+        attribute = text.removesuffix(" =").rsplit(".", 1)[1]
+        assert attribute.startswith(answer.strip() + "_")
+        second_half = attribute[len(answer.strip()) :]
+        parameters = re.findall(r"\w+", text.split("(self,")[1].split(")")[0])
+        assert {attribute, other.strip() + second_half} <= set(parameters)
+        assert is_python(text + answer + second_half + "\n")
 
 
 def test_with_open_asks_for_what_is_done_with_the_file(tokenizer):
-    task = tasks.build("with_open", tokenizer, **SIZES)
-    for split in SPLITS:
-        prompts = task.split(split)
-        for row, text in enumerate(texts(prompts, tokenizer)):
-            answer, other = candidates(prompts, row, tokenizer)
-            said = set(re.findall("[a-z]+", text))
-            assert [bool(said & verbs) for verbs in VERBS] == [answer == "r", answer == "w"]
-            assert {answer, other} == {"r", "w"}
-            assert is_python(f'{text}{answer}"):\n            pass\n')
+    for text, answer, other in every_prompt("with_open", tokenizer):
+        said = set(re.findall("[a-z]+", text))
+        assert [bool(said & verbs) for verbs in VERBS] == [answer == "r", answer == "w"]
+        assert {answer, other} == {"r", "w"}
+        assert is_python(f'{text}{answer}"):\n            pass\n')
 
 
 def test_fstring_brace_inserts_into_f_strings_alone(tokenizer):
     """Where the answer is a brace, the finished string has a part that is computed."""
-    task = tasks.build("fstring_brace", tokenizer, **SIZES)
-    for split in SPLITS:
-        prompts = task.split(split)
-        for row, text in enumerate(texts(prompts, tokenizer)):
-            right, wrong = candidates(prompts, row, tokenizer)
-            assert {right, wrong} == {" {", '")\n'}
-            inserted = ast.parse(text + ' {x}")\n')
-            computed = any(isinstance(node, ast.FormattedValue) for node in ast.walk(inserted))
-            assert computed == (right == " {")
-            assert is_python(text + '")\n')
+    for text, right, wrong in every_prompt("fstring_brace", tokenizer):
+        assert {right, wrong} == {" {", '")\n'}
+        inserted = ast.parse(text + ' {x}")\n')
+        computed = any(isinstance(node, ast.FormattedValue) for node in ast.walk(inserted))
+        assert computed == (right == " {")
+        assert is_python(text + '")\n')
 
 
 def test_enumerate_range_counts_the_loop_s_variables(tokenizer):
-    task = tasks.build("enumerate_range", tokenizer, **SIZES)
-    for split in SPLITS:
-        prompts = task.split(split)
-        for row, text in enumerate(texts(prompts, tokenizer)):
-            answer, _ = candidates(prompts, row, tokenizer)
-            line = text.splitlines()[-1]
-            rest = "(x)" + ("]" + ")" * line.count("(") if "[" in line else ":\n            pass")
-            loops = [
-                node
-                for node in ast.walk(ast.parse(text + answer + rest))
-                if isinstance(node, (ast.For, ast.comprehension))
-            ]
-            assert len(loops) == 1
-            assert isinstance(loops[0].target, ast.Tuple) == (answer == " enumerate")
+    for text, answer, _ in every_prompt("enumerate_range", tokenizer):
+        line = text.splitlines()[-1]
+        rest = "(x)" + ("]" + ")" * line.count("(") if "[" in line else ":\n            pass")
+        loops = [
+            node
+            for node in ast.walk(ast.parse(text + answer + rest))
+            if isinstance(node, (ast.For, ast.comprehension))
+        ]
+        assert len(loops) == 1
+        assert isinstance(loops[0].target, ast.Tuple) == (answer == " enumerate")
 
 
 def test_nonsense_has_a_rule_of_its_own_and_keeps_to_it(tokenizer):

@@ -13,9 +13,9 @@ from sparse_lens.evals import tasks
 from sparse_lens.evals.tasks import NGramModel, constant_answer_accuracy, shared_suffixes
 from sparse_lens.models import zoo
 from sparse_lens.models.tokenizer import load_tokenizer
-from sparse_lens.task import Prompts
+from sparse_lens.task import SPLITS, Prompts
 from sparse_lens.training.grammar import GRAMMAR_IDENTIFIERS
-from tests.evals.task_texts import PAIRED, SPLITS
+from tests.evals.task_texts import PAIRED
 
 ROOT = Path(__file__).resolve().parents[2]
 # Two of them are refused by the tokenizer of the embedded models.

@@ -36,29 +36,23 @@ def test_a_task_of_one_s_own(tokenizer):
     assert (len(task.train), task.validation, len(task.split("held_out"))) == (6, None, 2)
 
 
-def test_an_answer_that_merges_with_the_prompt_is_refused(tokenizer):
-    assert len(tokenizer.tokenize(")\n")) == 1
-    spec = spec_of("    $(with|return) open($a)", (" as", "\n"))
-    with pytest.raises(ValueError, match=r"0 of the 2 train prompts.*merges with the end"):
-        tasks.build(spec, tokenizer, n_train=2)
-
-
-def test_pairs_out_of_line_are_refused(tokenizer):
-    spec = spec_of("    $(with|$c =) $a", (" as", "\n"))
-    with pytest.raises(ValueError, match="different numbers of tokens"):
-        tasks.build(spec, tokenizer, n_train=2)
-
-
-def test_pairs_that_differ_too_much_are_refused(tokenizer):
-    spec = spec_of("    $(async with|$c =) $a", (" as", "\n"))
-    with pytest.raises(ValueError, match="differ in 2 tokens"):
-        tasks.build(spec, tokenizer, n_train=2)
-
-
-def test_equal_answers_are_refused(tokenizer):
-    spec = spec_of("    $(for|while) $a", (":", ":"))
-    with pytest.raises(ValueError, match="same token"):
-        tasks.build(spec, tokenizer, n_train=2)
+@pytest.mark.parametrize(
+    ("statement", "answers", "reason"),
+    [
+        (
+            "    $(with|return) open($a)",
+            (" as", "\n"),
+            "0 of the 2 train prompts.*merges with the end",
+        ),
+        ("    $(with|$c =) $a", (" as", "\n"), "different numbers of tokens"),
+        ("    $(async with|$c =) $a", (" as", "\n"), "differ in 2 tokens"),
+        ("    $(for|while) $a", (":", ":"), "same token"),
+    ],
+    ids=["merges", "out of line", "differ too much", "equal answers"],
+)
+def test_what_does_not_fit_is_refused_with_a_reason(tokenizer, statement, answers, reason):
+    with pytest.raises(ValueError, match=reason):
+        tasks.build(spec_of(statement, answers), tokenizer, n_train=2)
 
 
 def test_more_prompts_than_there_are_is_refused(tokenizer):

@@ -9,7 +9,8 @@ import torch
 from sparse_lens.evals import tasks
 from sparse_lens.evals.tasks import Splits
 from sparse_lens.evals.tasks.families.variables import SHORT_NAMES
-from tests.evals.task_texts import PAIRED, SIZES, SPLITS, VERBS, spec_named, texts
+from sparse_lens.task import SPLITS
+from tests.evals.task_texts import PAIRED, SIZES, VERBS, spec_named, texts
 
 # What Python code may hold besides names of our own: the language's words and these.
 FIXED_NAMES = {"current"}  # of set_or_string_fixedvarname

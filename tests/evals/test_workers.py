@@ -119,6 +119,25 @@ def test_threads_are_shared_out(tmp_path, monkeypatch):
     assert next(workers.in_workers({}, 2), None) is None
 
 
+def test_workers_are_killed_when_the_next_does_not_start(monkeypatch):
+    started, killed = [], []
+
+    class Worker:
+        def __init__(self, threads):
+            if started:
+                raise OSError("no more processes")
+            started.append(self)
+
+        def kill(self):
+            killed.append(self)
+
+    monkeypatch.setattr(workers, "_Worker", Worker)
+    jobs = dict(enumerate(plan([toy.model()], [toy.task()], METHODS)))
+    with pytest.raises(OSError, match="no more processes"):
+        next(workers.in_workers(jobs, 2))
+    assert killed == started != []
+
+
 def test_a_worker_takes_what_it_has_loaded():
     models = [toy.model(), toy.model(activation_type="relu")]
     tasks = [toy.task("one"), toy.task("two")]
@@ -137,6 +156,7 @@ def test_a_worker_takes_what_it_has_loaded():
 def test_how_a_process_ended():
     assert workers._how_it_ended(3) == "ended with exit code 3"
     assert workers._how_it_ended(-9) == "was killed by signal 9 (SIGKILL)"
+    assert workers._how_it_ended(-60) == "was killed by signal 60"
 
 
 SCRIPT = """

@@ -6,6 +6,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import PreTrainedTokenizerFast
 
 from sparse_lens.evals import tasks
+from sparse_lens.task import SPLITS
 
 END = "<|endoftext|>"
 SPLIT = (
@@ -44,7 +45,7 @@ def prompts_of(names: tuple[str, ...]) -> list[str]:
     """Prompts of some tasks with their first answers."""
     texts = []
     for name in names:
-        for split in ("train", "validation", "held_out"):
+        for split in SPLITS:
             rng = random.Random(name + split)
             for _ in range(150):
                 texts += [

@@ -13,16 +13,9 @@ from sparse_lens.masks import Masks
 from sparse_lens.patching import patched, run_circuit
 from tests.patching import tiny
 from tests.patching.channel_oracle import SlowChannels, masks_of
-from tests.patching.tiny import difference
+from tests.patching.tiny import TOLERANCE, difference, each_channel_model
 
-SPARSE = [*tiny.SPARSE, *tiny.NO_SUM]
-MODELS = [(tiny.dense, name) for name in tiny.CHANNEL_DENSE] + [(tiny.sparse, n) for n in SPARSE]
-IDS = [f"{make.__name__} {name}" for make, name in MODELS]
 PROMPTS = tiny.prompts()
-TOLERANCE = 1e-9
-"""Models compute in float64, so that what is not rounding shows."""
-
-each_model = pytest.mark.parametrize(("make", "name"), MODELS, ids=IDS)
 
 
 @cache
@@ -33,7 +26,7 @@ def build(make: Any, name: str, **options: Any) -> tuple[Any, ChannelGraph, Slow
     return model, graph, SlowChannels(model, graph)
 
 
-@each_model
+@each_channel_model
 @torch.no_grad()
 def test_oracle_of_the_whole_model_is_the_model(make: Any, name: str) -> None:
     model, _, slow = build(make, name)
@@ -46,7 +39,7 @@ def test_oracle_of_the_whole_model_is_the_model(make: Any, name: str) -> None:
             assert difference(found.reshape(value.shape), value) < TOLERANCE, site
 
 
-@each_model
+@each_channel_model
 @torch.no_grad()
 def test_node_and_edge_circuits(make: Any, name: str) -> None:
     model, graph, slow = build(make, name)
@@ -60,7 +53,7 @@ def test_node_and_edge_circuits(make: Any, name: str) -> None:
             assert difference(found, expected) < TOLERANCE, (circuit, ablation)
 
 
-@each_model
+@each_channel_model
 @torch.no_grad()
 def test_full_circuits_are_the_model(make: Any, name: str) -> None:
     model, graph, _ = build(make, name)
@@ -75,19 +68,7 @@ def test_full_circuits_are_the_model(make: Any, name: str) -> None:
                 assert difference(found, model(PROMPTS.clean)) < TOLERANCE
 
 
-@each_model
-@torch.no_grad()
-def test_empty_circuit_with_the_final_stream_is_the_corrupted_run(make: Any, name: str) -> None:
-    model, graph, _ = build(make, name)
-    found = run_circuit(model, Circuit.empty(graph), PROMPTS, ablation=InterchangeAblation())
-    expected = model(PROMPTS.corrupted)
-    if hasattr(model, "bigram_table"):  # always on, and that of the clean tokens
-        expected = expected + model.bigram_table[PROMPTS.clean]
-        expected = expected - model.bigram_table[PROMPTS.corrupted]
-    assert difference(found, expected) < TOLERANCE
-
-
-@each_model
+@each_channel_model
 @torch.no_grad()
 def test_means_pooled_and_per_position(make: Any, name: str) -> None:
     model, graph, slow = build(make, name)
@@ -106,7 +87,7 @@ def test_means_pooled_and_per_position(make: Any, name: str) -> None:
             assert difference(found, expected) < TOLERANCE
 
 
-@each_model
+@each_channel_model
 def test_soft_masks_and_their_gradients(make: Any, name: str) -> None:
     model, graph, slow = build(make, name)
     corrupted = {site: value.detach() for site, value in slow.run(PROMPTS.corrupted)[1].items()}
@@ -123,24 +104,6 @@ def test_soft_masks_and_their_gradients(make: Any, name: str) -> None:
         got = torch.autograd.grad((found * target).sum(), leaves)
         for a, b in zip(got, wanted, strict=True):
             assert difference(a, b) < TOLERANCE * max(1.0, float(b.abs().max()))
-
-
-@each_model
-@torch.no_grad()
-def test_masks_of_zeros_and_ones_that_need_gradients_are_the_hard_circuit(
-    make: Any, name: str
-) -> None:
-    model, graph, _ = build(make, name)
-    for circuit in (tiny.random_edges(graph, 0.7, 2), tiny.random_nodes(graph, 0.8, 2)):
-        hard = run_circuit(model, circuit, PROMPTS, ablation=InterchangeAblation())
-        masks = Masks.of(circuit)
-        soft = Masks(
-            graph,
-            {name: gate.requires_grad_() for name, gate in masks.nodes.items()},
-            {name: mask.requires_grad_() for name, mask in masks.edges.items()},
-        )
-        found = run_circuit(model, soft, PROMPTS, ablation=InterchangeAblation())
-        assert difference(found, hard) < TOLERANCE
 
 
 @pytest.mark.parametrize("name", ["plain", "all of it"])
@@ -170,18 +133,3 @@ def test_without_final_resid(make: Any, name: str) -> None:
     expected = slow.run(PROMPTS.clean, nodes, None, corrupted)[0]
     found = run_circuit(model, circuit, PROMPTS, ablation=InterchangeAblation())
     assert difference(found, expected) < TOLERANCE
-
-
-@pytest.mark.parametrize(("make", "name"), [(tiny.dense, "LN"), (tiny.sparse, "all of it")])
-@torch.no_grad()
-def test_padding_on_the_right_does_not_reach_real_positions(make: Any, name: str) -> None:
-    model, graph, _ = build(make, name)
-    circuit = tiny.random_edges(graph, 0.7, 0)
-    padded = tiny.prompts(padded=True)
-    assert padded.lengths is not None
-    together = run_circuit(model, circuit, padded, ablation=InterchangeAblation())
-    for row, length in enumerate(padded.lengths.tolist()):
-        clean, corrupted = padded.clean[row, None, :length], padded.corrupted[row, None, :length]
-        ablation = InterchangeAblation(tokens=corrupted)
-        alone = run_circuit(model, circuit, clean, ablation=ablation)
-        assert difference(together[row, None, :length], alone) < TOLERANCE

@@ -13,15 +13,9 @@ from sparse_lens.masks import Masks
 from sparse_lens.patching import patched, run_circuit
 from tests.patching import tiny
 from tests.patching.component_oracle import SlowModel, edge_mask
-from tests.patching.tiny import difference
+from tests.patching.tiny import TOLERANCE, difference, each_component_model
 
-MODELS = [(tiny.dense, name) for name in tiny.DENSE] + [(tiny.sparse, name) for name in tiny.SPARSE]
-IDS = [f"{make.__name__} {name}" for make, name in MODELS]
 PROMPTS = tiny.prompts()
-TOLERANCE = 1e-9
-"""Models compute in float64, so that what is not rounding shows."""
-
-each_model = pytest.mark.parametrize(("make", "name"), MODELS, ids=IDS)
 
 
 @cache
@@ -32,14 +26,14 @@ def build(make: Any, name: str, **options: Any) -> tuple[Any, ComponentGraph, Sl
     return model, graph, SlowModel(model, graph)
 
 
-@each_model
+@each_component_model
 @torch.no_grad()
 def test_oracle_of_the_whole_model_is_the_model(make: Any, name: str) -> None:
     model, _, slow = build(make, name)
     assert difference(slow.run(PROMPTS.clean)[0], model(PROMPTS.clean)) < TOLERANCE
 
 
-@each_model
+@each_component_model
 @torch.no_grad()
 def test_edge_circuits(make: Any, name: str) -> None:
     model, graph, slow = build(make, name)
@@ -53,7 +47,7 @@ def test_edge_circuits(make: Any, name: str) -> None:
             assert difference(found, expected) < TOLERANCE, (share, ablation)
 
 
-@each_model
+@each_component_model
 @torch.no_grad()
 def test_node_circuits_are_the_circuits_of_their_implied_edges(make: Any, name: str) -> None:
     model, graph, slow = build(make, name)
@@ -67,24 +61,18 @@ def test_node_circuits_are_the_circuits_of_their_implied_edges(make: Any, name: 
             assert difference(found, expected) < TOLERANCE
 
 
-@each_model
+@each_component_model
 @torch.no_grad()
-def test_full_and_empty_circuits(make: Any, name: str) -> None:
+def test_full_circuits_are_the_model(make: Any, name: str) -> None:
     model, graph, _ = build(make, name)
     full = run_circuit(model, Circuit.full(graph), PROMPTS, ablation=InterchangeAblation())
     assert torch.equal(full, model(PROMPTS.clean))
     every_edge = Circuit.from_edge_masks(graph, dict(graph.edge_support))
     full = run_circuit(model, every_edge, PROMPTS, ablation=ZeroAblation())
     assert torch.equal(full, model(PROMPTS.clean))
-    empty = run_circuit(model, Circuit.empty(graph), PROMPTS, ablation=InterchangeAblation())
-    expected = model(PROMPTS.corrupted)
-    if hasattr(model, "bigram_table"):  # always on, and that of the clean tokens
-        expected = expected + model.bigram_table[PROMPTS.clean]
-        expected = expected - model.bigram_table[PROMPTS.corrupted]
-    assert difference(empty, expected) < TOLERANCE
 
 
-@each_model
+@each_component_model
 @torch.no_grad()
 def test_means_pooled_and_per_position(make: Any, name: str) -> None:
     model, graph, slow = build(make, name)
@@ -102,7 +90,7 @@ def test_means_pooled_and_per_position(make: Any, name: str) -> None:
         assert difference(found, expected) < TOLERANCE
 
 
-@each_model
+@each_component_model
 @torch.no_grad()
 def test_soft_masks(make: Any, name: str) -> None:
     model, graph, slow = build(make, name)
@@ -123,24 +111,6 @@ def test_soft_masks(make: Any, name: str) -> None:
     assert difference(found, expected) < TOLERANCE
 
 
-@each_model
-@torch.no_grad()
-def test_masks_of_zeros_and_ones_that_need_gradients_are_the_hard_circuit(
-    make: Any, name: str
-) -> None:
-    model, graph, _ = build(make, name)
-    for circuit in (tiny.random_edges(graph, 0.5, 2), tiny.random_nodes(graph, 0.6, 2)):
-        hard = run_circuit(model, circuit, PROMPTS, ablation=InterchangeAblation())
-        masks = Masks.of(circuit)
-        soft = Masks(
-            graph,
-            {name: gate.requires_grad_() for name, gate in masks.nodes.items()},
-            {name: mask.requires_grad_() for name, mask in masks.edges.items()},
-        )
-        found = run_circuit(model, soft, PROMPTS, ablation=InterchangeAblation())
-        assert difference(found, hard) < TOLERANCE
-
-
 @pytest.mark.parametrize("name", ["LN", "no norm", "parallel"])
 @torch.no_grad()
 def test_split_embeddings(name: str) -> None:
@@ -157,21 +127,6 @@ def test_split_embeddings(name: str) -> None:
         expected = slow.run(PROMPTS.clean, edge_mask(graph, circuit), corrupted)[0]
         found = run_circuit(model, circuit, PROMPTS, ablation=InterchangeAblation())
         assert difference(found, expected) < TOLERANCE
-
-
-@pytest.mark.parametrize("name", ["LN", "rotary", "grouped queries"])
-@torch.no_grad()
-def test_padding_on_the_right_does_not_reach_real_positions(name: str) -> None:
-    model, graph, _ = build(tiny.dense, name)
-    circuit = tiny.random_edges(graph, 0.5, 0)
-    padded = tiny.prompts(padded=True)
-    assert padded.lengths is not None
-    together = run_circuit(model, circuit, padded, ablation=InterchangeAblation())
-    for row, length in enumerate(padded.lengths.tolist()):
-        clean, corrupted = padded.clean[row, None, :length], padded.corrupted[row, None, :length]
-        ablation = InterchangeAblation(tokens=corrupted)
-        alone = run_circuit(model, circuit, clean, ablation=ablation)
-        assert difference(together[row, None, :length], alone) < TOLERANCE
 
 
 @pytest.mark.parametrize("name", ["LN", "grouped queries"])

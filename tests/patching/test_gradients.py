@@ -21,14 +21,9 @@ from sparse_lens.patching import (
 )
 from tests.patching import tiny
 from tests.patching.component_oracle import SlowModel
-from tests.patching.tiny import difference
+from tests.patching.tiny import TOLERANCE, difference, each_channel_model, each_component_model
 
-COMPONENT = [(tiny.dense, name) for name in tiny.DENSE] + [(tiny.sparse, n) for n in tiny.SPARSE]
-CHANNEL = [(tiny.dense, name) for name in tiny.CHANNEL_DENSE] + [
-    (tiny.sparse, name) for name in (*tiny.SPARSE, *tiny.NO_SUM)
-]
 PROMPTS = tiny.prompts(padded=True)
-TOLERANCE = 1e-9
 ABLATIONS = [
     InterchangeAblation(),
     ZeroAblation(),
@@ -36,10 +31,6 @@ ABLATIONS = [
     MeanAblation(tokens=tiny.prompts(seed=5).clean, per_position=True),
 ]
 CASES = list(zip(ABLATIONS, (TaskLoss(), NegatedLogitDifference()) * 2, strict=True))
-
-
-def ids(models: list[tuple[Any, str]]) -> list[str]:
-    return [f"{make.__name__} {name}" for make, name in models]
 
 
 @cache
@@ -56,7 +47,7 @@ def mask_gradients(
     return torch.autograd.grad(loss, leaves)
 
 
-@pytest.mark.parametrize(("make", "name"), COMPONENT, ids=ids(COMPONENT))
+@each_component_model
 def test_edge_attribution_is_minus_the_gradient_of_edge_masks_at_one(make: Any, name: str) -> None:
     model = build(make, name)
     graph = ComponentGraph.from_model(model)
@@ -70,7 +61,7 @@ def test_edge_attribution_is_minus_the_gradient_of_edge_masks_at_one(make: Any, 
         assert difference(effects * support, -gradient) < 1e-6 * float(gradient.abs().max())
 
 
-@pytest.mark.parametrize(("make", "name"), COMPONENT, ids=ids(COMPONENT))
+@each_component_model
 def test_gradients_of_soft_component_masks(make: Any, name: str) -> None:
     """Against autograd through the loop over readers and writers, at masks inside (0, 1)."""
     model = build(make, name)
@@ -108,7 +99,7 @@ def test_sum_over_outgoing_edges_is_minus_the_gradient_of_component_nodes(name: 
     assert difference(found, -gradient[:-1]) < 1e-6 * float(gradient.abs().max())
 
 
-@pytest.mark.parametrize(("make", "name"), CHANNEL, ids=ids(CHANNEL))
+@each_channel_model
 def test_node_attribution_is_minus_the_gradient_of_node_masks_at_one(make: Any, name: str) -> None:
     model = build(make, name)
     graph = ChannelGraph.from_model(model)
@@ -121,7 +112,7 @@ def test_node_attribution_is_minus_the_gradient_of_node_masks_at_one(make: Any, 
         assert difference(effects, -gradient) < 1e-6 * float(gradient.abs().max())
 
 
-@pytest.mark.parametrize(("make", "name"), CHANNEL, ids=ids(CHANNEL))
+@each_channel_model
 def test_weight_attribution_is_minus_the_gradient_of_edge_masks_at_one(
     make: Any, name: str
 ) -> None:

@@ -15,10 +15,9 @@ from sparse_lens.masks import Masks
 from sparse_lens.patching import patched
 from tests.patching import tiny
 from tests.patching.component_oracle import SlowModel, edge_mask
-from tests.patching.tiny import difference
+from tests.patching.tiny import TOLERANCE, difference
 
 PROMPTS = tiny.prompts()
-TOLERANCE = 1e-9
 DENSE = ["LN", "LNPre", "RMS", "RMSPre", "parallel", "grouped queries", "Gemma 2", "OLMo 2"]
 SPARSE = ["plain", "LayerNorm", "positions", "positions, no AbsTopK", "all of it"]
 MODELS = [(tiny.dense, name) for name in DENSE] + [(tiny.sparse, name) for name in SPARSE]

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from transformer_lens import HookedTransformer, HookedTransformerConfig
@@ -13,6 +14,10 @@ from sparse_lens.models.sparse_gpt import HookedSparseGPT
 from sparse_lens.task import Prompts
 
 VOCAB = 13
+
+TOLERANCE = 1e-9
+"""For models that compute in float64, where what is not rounding shows."""
+
 EVERYWHERE = "attn_in,attn_q,attn_k,attn_v,attn_out,mlp_in,mlp_neuron,mlp_out"
 
 GEMMA = {
@@ -155,6 +160,30 @@ def sparse(name: str, *, dtype: torch.dtype = torch.float32, **changes: Any) -> 
     values |= (SPARSE | NO_SUM)[name] | changes
     model = HookedSparseGPT(SparseGPTConfig(**values), dtype=dtype)
     return randomised(model, density=0.4)
+
+
+COMPONENT_MODELS = [*((dense, name) for name in DENSE), *((sparse, name) for name in SPARSE)]
+"""Those with a component graph: how they are made, and their names."""
+
+CHANNEL_MODELS = [
+    *((dense, name) for name in CHANNEL_DENSE),
+    *((sparse, name) for name in SPARSE | NO_SUM),
+]
+"""Those with a channel graph."""
+
+
+def id_of(model: tuple[Any, str]) -> str:
+    """Such as `dense LN`."""
+    make, name = model
+    return f"{make.__name__} {name}"
+
+
+def _each(models: list[tuple[Any, str]]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(("make", "name"), models, ids=[id_of(m) for m in models])
+
+
+each_component_model = _each(COMPONENT_MODELS)
+each_channel_model = _each(CHANNEL_MODELS)
 
 
 def randomised(model: Any, *, density: float = 1.0) -> Any:

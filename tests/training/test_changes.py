@@ -4,6 +4,8 @@ import argparse
 import inspect
 import json
 import textwrap
+from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from typer.testing import CliRunner
@@ -13,6 +15,7 @@ from sparse_lens.models.checkpoint import load_sparse_gpt
 from sparse_lens.training.changes import UNCHANGED, Changes
 from sparse_lens.training.corpus import StandardLibrary
 from sparse_lens.training.presets import PRESETS
+from sparse_lens.training.run import CHECKPOINT, RECORD
 from sparse_lens.training.stripping import strip_source
 
 
@@ -57,10 +60,19 @@ def test_the_command_trains_what_its_flags_say_and_records_them(tmp_path, monkey
     monkeypatch.setattr(StandardLibrary, "load", lambda: library)
     out = tmp_path / "model"
     flags = ["--steps", "1", "--channels", "16", "--weights", "0.5"]
-    result = CliRunner().invoke(app, ["train", "tiny", "--out", str(out), *flags])
+    command = ["train", "tiny", "--out", str(out), *flags]
+
+    with monkeypatch.context() as full_disk:  # no record is better than half of one
+        full_disk.setattr(Path, "replace", Mock(side_effect=OSError("no space left")))
+        assert CliRunner().invoke(app, command).exit_code == 1
+    assert not (out / RECORD).exists()
+    assert (out / CHECKPOINT).exists()
+
+    result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
-    record = json.loads((out / "training.json").read_text())
+    record = json.loads((out / RECORD).read_text())
     assert record["command"].endswith("--steps 1 --channels 16 --weights 0.5")
     cfg = load_sparse_gpt(out).cfg
     assert (cfg.d_model, cfg.n_heads, cfg.d_mlp) == (16, 2, 64)
     assert record["config"]["weight_fraction"] == 0.5
+    assert not (out / CHECKPOINT).exists()
