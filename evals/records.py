@@ -175,6 +175,12 @@ class Record:
     task_hash: str = ""
     """Of the prompts' tokens."""
 
+    full_validation_loss: float | None = None
+    """Two-way loss of the full model on the validation prompts, where it is judged whether the
+    model can do the task."""
+
+    full_validation_accuracy: float | None = None
+
     met_on_validation: bool = False
     """Whether any circuit met the target where it was searched for."""
 

@@ -52,7 +52,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class ModelSummary:
-    """A model, and which tasks it can do, by itself, on the held-out prompts."""
+    """A model, and which tasks it can do by itself."""
 
     model: str
     nonzero_fraction: float
@@ -60,10 +60,9 @@ class ModelSummary:
     pretraining_loss: float | None
     """Nats a token on held-out pretraining text; None where unknown."""
 
-    full_loss: Mapping[str, float]
-    """Two-way loss of the full model, by task."""
-
     can_do: tuple[str, ...]
+    """Judged on the validation prompts, like every choice."""
+
     cannot_do: tuple[str, ...]
 
     @property
@@ -129,8 +128,19 @@ class Summary:
 
 
 def can_do(record: Record, *, loss: float = CAN_DO_LOSS, accuracy: float = CAN_DO_ACCURACY) -> bool:
-    """Whether the full model does the task on the held-out prompts."""
-    return record.full.task_loss <= loss and record.full.accuracy >= accuracy
+    """Whether the full model does a task on its validation prompts.
+
+    Raises:
+        ValueError: for a record of a version that did not measure that.
+    """
+    measured = record.full_validation_loss, record.full_validation_accuracy
+    if measured[0] is None or measured[1] is None:
+        raise ValueError(
+            f"the record of {record.model}, {record.task} and {record.method} does not tell how "
+            "well the full model does on the validation prompts: run the comparison again, in "
+            "another folder."
+        )
+    return measured[0] <= loss and measured[1] >= accuracy
 
 
 def edges_counted(record: Record, *, count: EdgeCount = "kept") -> int:
@@ -202,7 +212,6 @@ def _models(done: Sequence[Record]) -> tuple[ModelSummary, ...]:
                 nonzero_fraction=first.nonzero_fraction,
                 n_parameters=first.n_parameters,
                 pretraining_loss=first.pretraining_loss,
-                full_loss={task: record.full.task_loss for task, record in by_task.items()},
                 can_do=able,
                 cannot_do=tuple(task for task in by_task if task not in able),
             )

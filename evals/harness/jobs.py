@@ -20,6 +20,7 @@ from sparse_lens.evals.budgets import EdgeBudgets
 from sparse_lens.evals.harness.measuring import measurements_of
 from sparse_lens.evals.harness.profiling import profiles_of
 from sparse_lens.evals.harness.sources import ModelSource, TaskSource
+from sparse_lens.evals.metrics import compare_logits, model_logits
 from sparse_lens.evals.questions import Questions
 from sparse_lens.evals.records import Record
 from sparse_lens.identity import describe, describe_fields, json_hash, task_hash
@@ -169,13 +170,18 @@ def _run(job: Job, bench: Workbench) -> Outcome:
         questions=job.questions if chosen.met_target else Questions.none(),
         seed=job.seed,
     )
+    validation = task.split("validation").to(bound.model.cfg.device or "cpu")
+    logits = model_logits(bound.model, validation)
+    full = compare_logits(logits, logits, validation).means()
     record = replace(
         job.blank(),
         status="done",
         task_hash=task_hash(task),
         n_train=len(task.train),
-        n_validation=len(task.split("validation")),
+        n_validation=len(validation),
         n_held_out=len(task.split("held_out")),
+        full_validation_loss=full["task_loss"],
+        full_validation_accuracy=full["accuracy"],
         met_on_validation=chosen.met_target,
         validation_loss=chosen.loss,
         met_on_held_out=measurements[0].task_loss <= job.target_loss,
@@ -192,9 +198,7 @@ def _run(job: Job, bench: Workbench) -> Outcome:
     )
     drawing = None
     if chosen.met_target:
-        profiles = profiles_of(
-            bound, chosen.circuit, task.split("validation"), bound.model.tokenizer
-        )
+        profiles = profiles_of(bound, chosen.circuit, validation, bound.model.tokenizer)
         network = Network.of(
             chosen.circuit, bound.model, scores=discovery.scores, profiles=profiles
         )

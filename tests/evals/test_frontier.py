@@ -13,7 +13,7 @@ from sparse_lens.evals.report.cells import Cells
 from sparse_lens.evals.report.frontier import frontier_marks
 from sparse_lens.evals.results import Results
 from sparse_lens.evals.summary import summarize
-from sparse_lens.plotting import frontier_figure
+from sparse_lens.plotting import FrontierMark, frontier_figure
 from tests.evals import toy_records
 
 METHOD = "node-pruning"
@@ -108,6 +108,19 @@ def test_the_figure_has_every_model_and_a_line_through_the_best_of_a_kind(record
                 for seed in (1, 0)
             )
             assert (y + up, y - down) == pytest.approx((most, fewest))
+
+
+def test_names_of_neighbours_are_on_other_sides() -> None:
+    places = {"far": (3.0, 9e2), "near": (3.4, 1e2), "nearer": (3.41, 98.0), "alone": (3.6, 50.0)}
+    marks = [FrontierMark(name, 0, "sparse", loss, edges) for name, (loss, edges) in places.items()]
+    figure: Any = frontier_figure(marks)
+    (models,) = (trace for trace in figure.data if trace.meta["role"] == "models")
+    assert dict(zip(models.text, models.textposition, strict=True)) == {
+        "far": "top center",
+        "near": "top center",
+        "nearer": "bottom center",
+        "alone": "top center",
+    }
 
 
 def test_a_report_has_a_frontier_where_three_models_have_a_loss(records):

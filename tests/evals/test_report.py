@@ -223,7 +223,7 @@ def test_one_job_is_enough():
 def test_models_that_can_do_nothing():
     jobs = tuple(
         toy_records.record(
-            model, "for_while", "node-pruning", 0,
+            model, "for_while", "node-pruning", 0, full_validation_loss=3.0,
             measurements=tuple(
                 toy_records.measurement(kind, 10, 3.0)
                 for kind in ("chosen", "full", "empty", "random")

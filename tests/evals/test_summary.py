@@ -57,6 +57,8 @@ def record(model, task, edges, *, seed=0, method="m", met=True, full_loss=0.01, 
         "target_loss": 0.15,
         "met_on_validation": met,
         "met_on_held_out": met,
+        "full_validation_loss": full_loss,
+        "full_validation_accuracy": 1.0,
         "measurements": (measurement("chosen", edges), measurement("full", loss=full_loss)),
     }
     return Record(**(values | changes))
@@ -125,7 +127,6 @@ def test_only_tasks_that_all_models_can_do():
     sparse, dense = summary.models
     assert (sparse.can_do, sparse.cannot_do) == (("a",), ("b",))
     assert dense.can_do == ("a", "b")
-    assert sparse.full_loss == {"a": 0.01, "b": 0.16}
     assert [mean.edges for mean in summary.means] == [pytest.approx(2), pytest.approx(8)]
     assert summary.ratios[0].by_task == {"a": pytest.approx(4)}
 
@@ -133,12 +134,16 @@ def test_only_tasks_that_all_models_can_do():
 def test_who_can_do_a_task():
     def full(loss, accuracy):
         made = record("x", "a", 1)
-        return replace(made, measurements=(measurement("full", loss=loss, accuracy=accuracy),))
+        held_out = (measurement("full", loss=9.0, accuracy=0.0),)  # does not count
+        made = replace(made, measurements=held_out)
+        return replace(made, full_validation_loss=loss, full_validation_accuracy=accuracy)
 
     assert can_do(full(0.15, 0.95))
     assert not can_do(full(0.1501, 1.0))
     assert not can_do(full(0.01, 0.949))
     assert can_do(full(0.3, 0.6), loss=0.4, accuracy=0.5)
+    with pytest.raises(ValueError, match="does not tell how well the full model does"):
+        can_do(full(None, None))
 
 
 def test_no_common_task_is_said():

@@ -81,6 +81,8 @@ def record(model: str, task: str, method: str, seed: int, **changes: Any) -> Rec
         "n_train": 12,
         "n_validation": 14,
         "n_held_out": 16,
+        "full_validation_loss": 0.01,
+        "full_validation_accuracy": 0.975,
         "met_on_validation": met,
         "met_on_held_out": met and seed == 0,
         "circuit": f"circuits/{seed}.safetensors",
