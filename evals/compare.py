@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -121,7 +122,8 @@ def compare(
         progress: called as a job begins (which an executor does not tell) and as it ends.
 
     Raises:
-        ValueError: for an unknown model or task, a model without such a graph, or no jobs at all.
+        ValueError: for an unknown model or task, a model without such a graph, a target that is not
+            positive, or no jobs at all.
         RuntimeError: when the executor breaks, or workers do not start; what ended is kept.
     """
     _check_where(workers, executor)
@@ -190,6 +192,8 @@ def plan(
             f"nothing to compare: got {len(models)} models, {len(tasks)} tasks, {len(methods)} "
             f"methods and {len(seeds)} seeds; at least one of each is needed."
         )
+    if not 0 < target_loss < math.inf:
+        raise ValueError(f"target_loss must be positive and finite, in nats, got {target_loss}.")
     labelled = _labelled(methods)
     targeted = {
         label: replace(method, target_loss=target_loss) if takes_target(method) else method  # type: ignore[call-arg]

@@ -4,7 +4,7 @@ python examples/frontier.py runs/frontier
 
 Trains six small models beside the embedded ones, all on the same text, and compares the circuits
 of all. It takes about two and a half hours on two cores, most of it for the sparse models; run
-again, it goes on where it was. `docs/frontier.jsonl` and `docs/frontier.png` came from it.
+again, it goes on where it was. `docs/frontier` came from it.
 """
 
 import sys

@@ -63,7 +63,7 @@ def main(
 def train(
     preset: Annotated[str, typer.Argument(metavar="PRESET", help="A name from --list.")] = "",
     out: Annotated[
-        Path, typer.Option(help="Folder for the model and, until the end, its checkpoint.")
+        Path, typer.Option(help="Folder for the model and its checkpoint; a rerun goes on in it.")
     ] = Path("model"),
     steps: Annotated[int | None, typer.Option(help="Steps, if not the preset's.")] = None,
     channels: Annotated[int | None, typer.Option(help="Width, if not the preset's.")] = None,

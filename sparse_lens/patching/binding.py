@@ -144,7 +144,10 @@ def bind(
         return BoundInterchange(model, graph, ablation.tokens)
     if isinstance(ablation, MeanAblation):
         return BoundConstants(model, graph, _means(model, graph, ablation))
-    raise ValueError(f"cannot bind {ablation!r}: not an ablation that sparse-lens knows.")
+    raise ValueError(
+        f"cannot bind {ablation!r}: not an ablation that sparse-lens knows, which are "
+        "ZeroAblation(), MeanAblation() and InterchangeAblation()."
+    )
 
 
 def _means(model: HookedTransformer, graph: Graph, ablation: MeanAblation) -> Values:

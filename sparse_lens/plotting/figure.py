@@ -193,11 +193,11 @@ def _annotations(network: Network, layout: Layout, pitch: float) -> Iterator[dic
         middle = {"xref": "paper", "yref": "paper", "x": 0.5, "y": 0.5, "showarrow": False}
         yield {**middle, "text": "This circuit keeps no node and no edge.", "font": {"size": 14}}
     if len(network.edges) < network.n_edges:
-        yield {
+        yield {  # on the left, as the tools are on the right
             **above,
-            "x": 1,
+            "x": 0,
             "xref": "paper",
-            "xanchor": "right",
+            "xanchor": "left",
             "yshift": 42,
             "text": f"the strongest {len(network.edges):,} of {network.n_edges:,} edges are drawn",
         }

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from sparse_lens.models.checkpoint import save_sparse_gpt
-from sparse_lens.models.sparse_gpt import HookedSparseGPT
+from sparse_lens.models.sparse_gpt import HookedSparseGPT, check_device
 from sparse_lens.training.changes import UNCHANGED, Changes
 from sparse_lens.training.corpus import StandardLibrary, build_corpus, train_tokenizer
 from sparse_lens.training.presets import PRESETS, Preset
@@ -35,13 +35,14 @@ def train_preset(
         changes: to the preset's sizes, as a sweep makes them.
 
     Raises:
-        ValueError: for an unknown preset, a checkpoint of another run, or changes that the preset
-            cannot take.
+        ValueError: for an unknown preset, a checkpoint of another run, changes that the preset
+            cannot take, or a device that is not there.
     """
     if name not in PRESETS:
         raise ValueError(f"no training preset {name!r}; there are {', '.join(PRESETS)}.")
     preset = PRESETS[name]
     cfg = changes.of(preset.training)
+    check_device(device)
     library = StandardLibrary.load()
     tokenizer = train_tokenizer(library, vocab_size=cfg.model.vocab_size)
     corpus = build_corpus(tokenizer, library=library, grammar_share=cfg.grammar_share)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import pickle
 from dataclasses import replace
 from typing import Any
@@ -115,6 +116,8 @@ def test_labels(tmp_path):
         ({"tasks": [toy.task(), toy.task()]}, "'toy'.* more than once"),
         ({"tasks": [sl.Task("bare", train=toy.prompts(2, 0))]}, "no validation split"),
         ({"methods": [ByIndex(), ByIndex()]}, "more than once"),
+        ({"target_loss": -0.1}, "target_loss must be positive and finite, in nats, got -0.1"),
+        ({"target_loss": math.nan}, "target_loss must be positive and finite, in nats, got nan"),
         ({"seeds": [1, 2, 1]}, "seeds must differ, got \\['1'\\] more than once"),
         ({"models": [toy.model(activation_type="relu", residual_activation_type="relu")],
           "graph": ComponentGraph.from_model}, "relu"),

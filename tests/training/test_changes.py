@@ -13,6 +13,7 @@ from sparse_lens.models.checkpoint import load_sparse_gpt
 from sparse_lens.training.changes import UNCHANGED, Changes
 from sparse_lens.training.corpus import StandardLibrary
 from sparse_lens.training.presets import PRESETS
+from sparse_lens.training.run import train_preset
 from sparse_lens.training.stripping import strip_source
 
 
@@ -28,6 +29,12 @@ def test_the_width_changes_heads_and_mlp_and_nothing_else():
     assert (after.model.d_model, after.model.n_head, after.model.d_mlp) == (128, 8, 512)
     assert after.model.d_head == before.model.d_head
     assert Changes(channels=before.model.d_model).of(after) == before
+
+
+def test_a_device_that_is_not_there_is_found_before_any_text_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(StandardLibrary, "load", lambda: pytest.fail("text was read"))
+    with pytest.raises(ValueError, match="no device 'cuda:77' can be used here"):
+        train_preset("tiny", tmp_path, device="cuda:77")
 
 
 def test_sparsity_and_steps_change_alone():
