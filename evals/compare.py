@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -121,7 +122,8 @@ def compare(
         progress: called as a job begins (which an executor does not tell) and as it ends.
 
     Raises:
-        ValueError: for an unknown model or task, a model without such a graph, or no jobs at all.
+        ValueError: for an unknown model or task, a model without such a graph, a target that is not
+            positive, or no jobs at all.
         RuntimeError: when the executor breaks, or workers do not start; what ended is kept.
     """
     _check_where(workers, executor)
@@ -185,11 +187,16 @@ def plan(
     for name, given in (("models", models), ("tasks", tasks), ("methods", methods)):
         if isinstance(given, str):
             raise ValueError(f"{name} must be a list, got the string {given!r}; pass [{given!r}].")
+        if not isinstance(given, (Sequence, Mapping)):
+            raise ValueError(f"{name} must be a list, got {type(given).__name__}; pass [it].")
     if not (models and tasks and methods and seeds):
         raise ValueError(
             f"nothing to compare: got {len(models)} models, {len(tasks)} tasks, {len(methods)} "
             f"methods and {len(seeds)} seeds; at least one of each is needed."
         )
+    if not 0 < target_loss < math.inf:
+        raise ValueError(f"target_loss must be positive and finite, in nats, got {target_loss}.")
+    _check_kinds(methods, graph, ablation)
     labelled = _labelled(methods)
     targeted = {
         label: replace(method, target_loss=target_loss) if takes_target(method) else method  # type: ignore[call-arg]
@@ -256,6 +263,23 @@ def _start(jobs: Mapping[int, Job], workers: int, executor: JobExecutor | None) 
     if executor is not None:
         return on_executor(jobs, executor)
     return in_this_process(jobs) if workers == 1 else in_workers(jobs, workers)
+
+
+def _check_kinds(methods: object, graph: object, ablation: object) -> None:
+    each = methods.values() if isinstance(methods, Mapping) else methods
+    assert isinstance(each, Iterable)
+    for method in each:
+        if not isinstance(method, Method):
+            raise ValueError(
+                f"methods are objects such as NodePruning(), got {method!r}; those that are "
+                "installed are in sparse_lens.method.registry(), by name."
+            )
+    if not callable(graph):
+        raise ValueError(
+            f"graph makes each model's graph, as ComponentGraph.from_model does, got {graph!r}."
+        )
+    if ablation is not None and not isinstance(ablation, Ablation):
+        raise ValueError(f"ablation is an object such as ZeroAblation(), got {ablation!r}.")
 
 
 def _labelled(methods: Sequence[Method] | Mapping[str, Method]) -> dict[str, Method]:

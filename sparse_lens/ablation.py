@@ -45,6 +45,12 @@ class MeanAblation(Ablation):
     """One mean per position instead of one pooled over positions."""
 
     def __post_init__(self) -> None:
+        if self.means is not None and not isinstance(self.means, Mapping):
+            raise ValueError(
+                f"means are tensors by site name, got {type(self.means).__name__}; the tokens over "
+                "which to take means are MeanAblation(tokens=...)."
+            )
+        _check_tokens(self.tokens)
         if self.means is not None and self.tokens is not None:
             raise ValueError(
                 "MeanAblation takes either means (used as they are) or tokens (means are "
@@ -69,3 +75,15 @@ class InterchangeAblation(Ablation):
 
     tokens: Int[Tensor, "n pos"] | None = None
     """`[n, pos]`, aligned with the tokens that the circuit runs on; one row serves all."""
+
+    def __post_init__(self) -> None:
+        _check_tokens(self.tokens)
+
+
+def _check_tokens(tokens: object) -> None:
+    if tokens is not None and not (isinstance(tokens, Tensor) and tokens.ndim == 2):
+        shape = f" of shape {tuple(tokens.shape)}" if isinstance(tokens, Tensor) else ""
+        raise ValueError(
+            f"tokens must be a tensor [n, pos], got {type(tokens).__name__}{shape}; of prompts "
+            "these are prompts.clean or prompts.corrupted."
+        )

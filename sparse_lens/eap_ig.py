@@ -59,10 +59,11 @@ def circuit_from_json(graph: Graph, source: Source) -> Circuit:
     graph = _check_graph(graph)
     document = _read(graph, source)
     kept = {name for name, node in document["nodes"].items() if node["in_graph"]}
+    outside = set(graph.node_names()) - kept
     edges = [
         name
         for name, edge in document["edges"].items()
-        if edge["in_graph"] and kept.issuperset(_ends(name))
+        if edge["in_graph"] and outside.isdisjoint(_ends(name))
     ]
     return Circuit.from_edge_names(graph, edges)
 
@@ -109,7 +110,10 @@ def _read(graph: ComponentGraph, source: Source) -> Mapping[str, Any]:
     if isinstance(source, Mapping):
         document = source
     else:
-        document = json.loads(Path(source).read_text(encoding="utf-8"))
+        try:
+            document = json.loads(Path(source).read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{source} is not JSON: {error}.") from error
     absent = [key for key in ("cfg", "nodes", "edges") if key not in document]
     if absent:
         raise ValueError(f"this is not a graph of EAP-IG: it lacks {', '.join(absent)}.")

@@ -53,7 +53,15 @@ class Masks:
         A node circuit gives no edge masks (a pruned node already carries its ablated value to
         everyone), except where `logits` is pruned, which carries nothing: there the edges into it
         are cut.
+
+        Raises:
+            ValueError: for what is no circuit.
         """
+        if not isinstance(circuit, Circuit):
+            raise ValueError(
+                f"expected a Circuit, got {type(circuit).__name__}; a discovery has .circuit and "
+                ".at(n_edges=...), scores have .top(n_edges=...)."
+            )
         nodes = {
             name: mask.to(device=device, dtype=dtype) for name, mask in circuit.node_masks.items()
         }

@@ -18,7 +18,7 @@ from sparse_lens.ablation import Ablation
 from sparse_lens.circuit import Circuit
 from sparse_lens.graphs.base import Graph
 from sparse_lens.objectives import Objective
-from sparse_lens.patching import BoundAblation, counted
+from sparse_lens.patching import BoundAblation, check_prompts, counted
 from sparse_lens.scores import Scores
 from sparse_lens.search import ChosenCircuit
 from sparse_lens.task import Task
@@ -158,6 +158,23 @@ class CostMeter:
             peak = torch.cuda.max_memory_allocated(self._device)
         seconds = time.perf_counter() - self._started
         return Cost(self.forward_passes, self.backward_passes, seconds, peak)
+
+
+def check_task(model: HookedTransformer, task: Task) -> None:
+    """Refuse, before anything is computed, a task that cannot be asked of a model.
+
+    Raises:
+        ValueError: for what is no task, or for train or validation prompts that are too long for
+            the model, or have tokens that it lacks.
+    """
+    if not isinstance(task, Task):
+        raise ValueError(
+            f"a method takes a Task, got {type(task).__name__}; of prompts make "
+            "Task(name, train=prompts)."
+        )
+    for prompts in (task.train, task.validation):
+        if prompts is not None:
+            check_prompts(model, prompts)
 
 
 @contextmanager

@@ -6,11 +6,12 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from transformer_lens import HookedTransformer
 
 from sparse_lens.ablation import Ablation
 from sparse_lens.graphs.base import Graph
-from sparse_lens.method import CostMeter, Discovery, Method, metered
+from sparse_lens.method import CostMeter, Discovery, Method, check_task, metered
 from sparse_lens.patching import BoundAblation, bind
 from sparse_lens.scores import Scores
 from sparse_lens.search import Calibrate, choose_circuit
@@ -68,10 +69,13 @@ class RankingMethod(Method):
         Without a validation split there are scores, and circuits of any size, but none is chosen.
 
         Raises:
-            ValueError: for a graph or a task that the method, as it is set, cannot work on.
+            ValueError: for a graph or a task that the method, as it is set, cannot work on, or a
+                task in tokens that the model lacks.
         """
+        check_task(model, task)
         self.check(graph, task)
-        with metered(model) as meter:
+        # Callers may have switched gradients off, which some methods need.
+        with torch.enable_grad(), metered(model) as meter:
             bound = bind(model, graph, ablation)
             ranking = self.rank(bound, task, seed=seed, meter=meter)
             chosen = None

@@ -18,7 +18,7 @@ from sparse_lens.graphs.base import Graph
 from sparse_lens.graphs.tensors import check_shapes
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Scores:
     """A score for every node or for every edge of a graph (exactly one of the two).
 
@@ -52,6 +52,10 @@ class Scores:
                 f"{int(self._values.isnan().sum())} of {len(self._values)} scores are not numbers; "
                 "look for an infinite loss or a division by zero where they were made."
             )
+
+    def __repr__(self) -> str:
+        kind = "edges" if self.nodes is None else "nodes"
+        return f"{type(self).__name__}(of the {kind} of {self.graph})"
 
     @classmethod
     def of_nodes(cls, graph: Graph, nodes: Mapping[str, Float[Tensor, " width"]]) -> Scores:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -30,7 +30,7 @@ class ChosenCircuit:
     met_target: bool
     """Whether the loss is at most the target; if no circuit's is, the full one is given."""
 
-    tried: tuple[tuple[int, float], ...]
+    tried: tuple[tuple[int, float], ...] = field(repr=False)
     """Every (number of nodes or edges, loss) that was measured, in order."""
 
     calibration: Calibration | None = None

@@ -20,7 +20,7 @@ Row = tuple[str, int]
 """A block and a row of it: a destination, with the edges that enter it."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class GreedyScores(Scores):
     """Edge scores whose best circuits grow from the output backwards.
 

@@ -27,13 +27,38 @@ def stack_sets(sets: Sequence[Sequence[int]]) -> TokenSet:
     return torch.tensor([[*tokens, *([tokens[0]] * (width - len(tokens)))] for tokens in sets])
 
 
-@dataclass(frozen=True, eq=False)
+_SHAPES = {
+    "clean": ("[n, pos]",),
+    "corrupted": ("[n, pos]",),
+    "answers": ("[n]", "[n, k]"),
+    "distractors": ("[n]", "[n, k]"),
+    "positions": ("[n]",),
+    "lengths": ("[n]",),
+}
+
+
+def _check_integers(name: str, value: object, shapes: Sequence[str]) -> None:
+    if value is None and name not in ("clean", "corrupted", "answers"):
+        return
+    got = f"got {type(value).__name__}"
+    if isinstance(value, Tensor):
+        integers = not (
+            value.is_floating_point() or value.is_complex() or value.dtype == torch.bool
+        )
+        if integers and value.ndim in [shape.count(",") + 1 for shape in shapes]:
+            return
+        got = f"got one of {value.dtype} and shape {tuple(value.shape)}"
+    raise ValueError(f"{name} must be a tensor of integers, {' or '.join(shapes)}, {got}.")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Prompts:
     """Aligned pairs of clean and corrupted prompts with the tokens that answer them.
 
     Raises:
-        ValueError: when shapes disagree, a position lies outside its prompt, there are no
-            prompts, or a token is both an answer and a distractor of the same prompt.
+        ValueError: when something is no tensor of integers, shapes disagree, a token is negative, a
+            position lies outside its prompt, there are no prompts, or a token is both an answer and
+            a distractor of the same prompt.
     """
 
     clean: Int[Tensor, "n pos"]
@@ -59,6 +84,8 @@ class Prompts:
     """Tokens of each prompt that are not padding; None when none is padded."""
 
     def __post_init__(self) -> None:
+        for name, shapes in _SHAPES.items():
+            _check_integers(name, getattr(self, name), shapes)
         n, width = self.clean.shape
         if n == 0 or width == 0:
             raise ValueError(f"Prompts needs at least one prompt, got clean of shape {(n, width)}.")
@@ -94,6 +121,13 @@ class Prompts:
             tokens = getattr(self, name)
             if tokens is not None and tokens.numel() == 0:
                 raise ValueError(f"{name} must have at least one token for each prompt, got none.")
+        for name in ("clean", "corrupted", "answers", "distractors"):
+            tokens = getattr(self, name)
+            if tokens is not None and bool((tokens < 0).any()):
+                raise ValueError(
+                    f"{name} has the token {int(tokens.min())}, and tokens are 0 or more; pad with "
+                    "any token on the right, and say with lengths= how many are none."
+                )
         if self.distractors is None:
             return
         answers = self.answers.reshape(len(self), -1, 1)
@@ -107,6 +141,11 @@ class Prompts:
 
     def __len__(self) -> int:
         return len(self.clean)
+
+    def __repr__(self) -> str:
+        n, width = self.clean.shape
+        at_most = "" if self.lengths is None else "at most "
+        return f"Prompts({n:,} pairs of {at_most}{width:,} tokens)"
 
     def __getitem__(self, index: slice | Int[Tensor, " m"]) -> "Prompts":
         return self._map(lambda tensor: tensor[index])

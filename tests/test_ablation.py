@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 
@@ -22,11 +23,26 @@ MEANS = {"blocks.0.attn_in": torch.zeros(4)}
         ({"lengths": LENGTHS}, "lengths of the rows of tokens=; pass these, too"),
         ({"means": MEANS, "lengths": LENGTHS}, "lengths of the rows of tokens="),
         ({"means": MEANS, "per_position": True}, "per_position says how means are computed"),
+        ({"means": TOKENS}, r"means are tensors by site name, got Tensor.* MeanAblation\(tokens="),
+        ({"tokens": [[0, 1]]}, r"tokens must be a tensor \[n, pos\], got list; .* prompts.clean"),
     ],
 )
-def test_what_means_refuse(arguments: dict[str, Any], message: str) -> None:
+def test_what_means_refuse(
+    arguments: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As for users: the checks of types that run under test would come first.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(ValueError, match=message):
         MeanAblation(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "what"), [(TOKENS[0], r"Tensor of shape \(3,\)"), ("text", "str")]
+)
+def test_what_interchange_refuses(tokens: Any, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(ValueError, match=rf"tokens must be a tensor \[n, pos\], got {what}"):
+        InterchangeAblation(tokens=tokens)
 
 
 def test_an_ablation_that_is_not_known_is_refused() -> None:

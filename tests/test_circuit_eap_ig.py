@@ -65,9 +65,20 @@ def test_refusals():
         Circuit.from_eap_ig_json(
             graph, document | {"nodes": document["nodes"] | {"m9": {"in_graph": True}}}
         )
+    with pytest.raises(ValueError, match=r"no edge 'a9.h0->logits'"):
+        Circuit.from_eap_ig_json(
+            graph, document | {"edges": document["edges"] | {"a9.h0->logits": {"in_graph": True}}}
+        )
     edges = {name: {"in_graph": True} for name in document["edges"]}
     with pytest.raises(ValueError, match="have no score"):
         Scores.from_eap_ig_json(graph, document | {"edges": edges})
     nodes = Scores(graph, nodes={n: torch.zeros(s.width) for n, s in graph.sites.items()})
     with pytest.raises(ValueError, match="edge scores of the circuit's own graph"):
         circuit.to_eap_ig_json(scores=nodes)
+
+
+def test_a_file_that_is_not_json_is_named(tmp_path):
+    path = tmp_path / "graph.json"
+    path.write_text('{"cfg": ')
+    with pytest.raises(ValueError, match=r"graph\.json is not JSON: .* line 1"):
+        Circuit.from_eap_ig_json(GRAPHS["component"], path)

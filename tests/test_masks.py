@@ -1,5 +1,7 @@
 """Soft masks."""
 
+import inspect
+
 import pytest
 import torch
 
@@ -45,6 +47,13 @@ def test_tensors_are_used_as_they_are():
     assert masks.nodes["blocks.0.q"] is gate
     with pytest.raises(TypeError):
         masks.nodes["blocks.0.q"] = gate  # type: ignore[index]
+
+
+def test_what_is_no_circuit_is_refused():
+    # As for users: the checks of types that run under test would come first.
+    masks_of = inspect.unwrap(vars(Masks)["of"].__func__)
+    with pytest.raises(ValueError, match=r"expected a Circuit, got str; a discovery has"):
+        masks_of(Masks, "circuit")
 
 
 def test_refusals():

@@ -1,17 +1,20 @@
 """What a discovery answers, how costs are counted, and which methods are installed."""
 
+import inspect
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from sparse_lens.baselines import AttributionPatching, RandomScores
+from sparse_lens.baselines import AttributionPatching, EdgePruning, RandomScores
 from sparse_lens.circuit import Circuit
-from sparse_lens.method import Cost, CostMeter, Discovery, Method, metered, registry
+from sparse_lens.method import Cost, CostMeter, Discovery, Method, check_task, metered, registry
 from sparse_lens.node_pruning import NodePruning
 from sparse_lens.scores import Scores
 from sparse_lens.search import ChosenCircuit
+from tests import planted
 from tests.graphs import tiny
 
 GRAPH = tiny.COMPONENT
@@ -94,6 +97,48 @@ def test_the_chosen_circuit() -> None:
 def test_no_circuit_is_chosen_without_validation_prompts() -> None:
     with pytest.raises(ValueError, match=r"'t' has no validation split.*discovery\.at\(n_edges="):
         _ = discovery().circuit
+
+
+def test_a_discovery_prints_its_circuit_and_no_numbers_of_its_ranking() -> None:
+    chosen = ChosenCircuit(first_edges(3), 0.1, True, ((3, 0.1),))
+    shown = repr(discovery(chosen=chosen))
+    assert str(SCORES) in shown
+    assert f"chosen=ChosenCircuit(circuit={chosen.circuit}, loss=0.1, met_target=True" in shown
+    assert "tensor" not in shown
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+@pytest.mark.parametrize("method", [AttributionPatching(), NodePruning(), EdgePruning()])
+def test_tasks_in_tokens_that_a_model_lacks_are_refused(method: Method, split: str) -> None:
+    problem, task = planted.problems()["dense, component, mean"], planted.task()
+    prompts = task.split(split)
+    beyond = replace(prompts, corrupted=prompts.corrupted + 1000)
+    asked = replace(task, **{split: beyond})
+    with pytest.raises(ValueError, match=r"corrupted has the token 10.*vocabulary ends at"):
+        method.discover(problem.model, problem.graph, asked, ablation=problem.ablation)
+
+
+def test_prompts_are_no_task() -> None:
+    # As for users: the checks of types that run under test would come first.
+    check = inspect.unwrap(check_task)
+    with pytest.raises(ValueError, match=r"takes a Task, got Prompts; .* Task\(name, train="):
+        check(planted.problems()["dense, component, mean"].model, planted.task().train)
+
+
+@pytest.mark.parametrize("method", [NodePruning(n_steps=2), EdgePruning(n_steps=2)])
+def test_gates_are_learned_also_where_gradients_are_off(method: Method) -> None:
+    """As in notebooks that begin with torch.set_grad_enabled(False)."""
+    problem = planted.problems()["dense, component, mean"]
+
+    def scores() -> dict[str, float]:
+        return method.discover(
+            problem.model, problem.graph, planted.task(), ablation=problem.ablation
+        ).scores.by_name()
+
+    expected = scores()
+    with torch.no_grad():
+        assert scores() == expected
+        assert not torch.is_grad_enabled()
 
 
 def test_our_methods_are_installed() -> None:

@@ -5,6 +5,7 @@ import torch
 
 from sparse_lens.circuit import Circuit
 from sparse_lens.scores import Scores
+from sparse_lens.selection import GreedyScores
 from tests.graphs.tiny import GRAPHS
 
 every_graph = pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS.keys())
@@ -26,6 +27,15 @@ def best_names(scores, k, absolute):
         scores.by_name().items(), key=lambda item: -(abs(item[1]) if absolute else item[1])
     )
     return {name for name, _ in ranked[:k]}
+
+
+def test_scores_print_what_they_are_of_and_no_numbers():
+    graph = GRAPHS["component"]
+    edges = {"edges": torch.zeros(graph.block_shapes["edges"])}
+    assert repr(Scores(graph, edges=edges)) == f"Scores(of the edges of {graph})"
+    assert repr(GreedyScores(graph, edges=edges)) == f"GreedyScores(of the edges of {graph})"
+    nodes = {name: torch.zeros(shape) for name, shape in graph.site_shapes.items()}
+    assert repr(Scores(graph, nodes=nodes)) == f"Scores(of the nodes of {graph})"
 
 
 @every_graph

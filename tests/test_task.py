@@ -78,6 +78,31 @@ ERRORS: dict[str, tuple[dict[str, Any], str]] = {
         },
         r"prompts \[4\] have a token that is both",
     ),
+    "lists in place of tensors": (
+        {"clean": CLEAN.tolist()},
+        r"clean must be a tensor of integers, \[n, pos\], got list",
+    ),
+    "one prompt without its row": (
+        {"clean": CLEAN[0], "corrupted": CLEAN[0]},
+        r"clean must be a tensor of integers, \[n, pos\], got one of torch.int64 and shape \(4,\)",
+    ),
+    "tokens that are no integers": (
+        {"corrupted": CLEAN.float()},
+        r"corrupted must be .* got one of torch.float32 and shape \(5, 4\)",
+    ),
+    "answers for each position": (
+        {"answers": torch.zeros(N, WIDTH, 2).long()},
+        r"answers must be a tensor of integers, \[n\] or \[n, k\], got one of",
+    ),
+    "no answers at all": ({"answers": None}, "answers must be .* got NoneType"),
+    "padding that is no token": (
+        {"clean": CLEAN.masked_fill(CLEAN == 7, -100)},
+        r"clean has the token -100, and tokens are 0 or more; pad with any token .* lengths=",
+    ),
+    "an answer that is no token": (
+        {"answers": torch.arange(N) - 1},
+        "answers has the token -1, and tokens are 0 or more",
+    ),
     "empty sets of answers": ({"answers": torch.zeros(N, 0).long()}, "answers must have at least"),
     "empty sets of distractors": (
         {"distractors": torch.zeros(N, 0).long()},
@@ -94,6 +119,14 @@ def test_what_prompts_refuse(
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(ValueError, match=message):
         prompts(**changes)
+
+
+def test_prompts_print_their_number_and_length_and_no_tokens() -> None:
+    assert repr(prompts()) == "Prompts(5 pairs of 4 tokens)"
+    assert repr(prompts(lengths=LENGTHS)) == "Prompts(5 pairs of at most 4 tokens)"
+    assert repr(Task("mine", train=prompts())) == (
+        "Task(name='mine', train=Prompts(5 pairs of 4 tokens), validation=None, held_out=None)"
+    )
 
 
 def test_answers_are_predicted_at_the_last_token() -> None:

@@ -20,7 +20,8 @@ from sparse_lens.identity import (
 )
 from sparse_lens.models import zoo
 from sparse_lens.models.checkpoint import load_sparse_gpt
-from sparse_lens.task import Task
+from sparse_lens.patching import check_prompts
+from sparse_lens.task import SPLITS, Task
 
 GraphOf = Callable[[HookedTransformer], Graph]
 """Makes a model's graph: `ChannelGraph.from_model`, `ComponentGraph.from_model`, or your own."""
@@ -118,9 +119,12 @@ class TaskSource:
         """The task in a model's tokens, begun as the model's own `to_tokens` begins them.
 
         Raises:
-            ValueError: when the model has no tokenizer, or one that cannot carry the task.
+            ValueError: when the model has no tokenizer, or one that cannot carry the task, or lacks
+                tokens of a task that was passed.
         """
         if self.task is not None:
+            for split in SPLITS:
+                check_prompts(model, self.task.split(split))
             return self.task
         if model.tokenizer is None:
             raise ValueError(

@@ -149,6 +149,7 @@ def _line(cells: list[str]) -> str:
 
 def _means_table(summary: Summary) -> Table:
     n_tasks = len(summary.common_tasks)
+    tasks = "task" if n_tasks == 1 else f"{n_tasks} tasks"
     table = Table(
         "method",
         "model",
@@ -157,7 +158,7 @@ def _means_table(summary: Summary) -> Table:
         "by seed",
         "full (*)",
         "none",
-        title=f"Edges (geometric mean) on the {n_tasks} tasks that all models can do",
+        title=f"Edges (geometric mean) on the {tasks} that all models can do",
         caption="full: targets unmet, counted as the whole graph; none: no edge, counted as one",
         box=SIMPLE_HEAD,
         pad_edge=False,

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from sparse_lens.graphs.base import Ends, Graph, Site, compact, did_you_mean
-from sparse_lens.graphs.checks import check_channels_have_edges
+from sparse_lens.graphs.checks import check_channels_have_edges, check_has_layers
 
 _ATTENTION = (("attn_in", "q"), ("attn_in", "k"), ("attn_in", "v"), ("v", "attn_out"))
 _MLP = (("mlp_in", "mlp_post"), ("mlp_post", "mlp_out"))
@@ -49,6 +49,7 @@ class ChannelGraph(Graph):
                 f"ChannelGraph needs a HookedTransformer (a decoder), got {type(model).__name__}."
             )
         cfg, is_sparse = model.cfg, getattr(model, "sparse_cfg", None) is not None
+        check_has_layers(cfg)
         check_channels_have_edges(cfg, getattr(model, "sparse_cfg", None))
         with torch.no_grad():
             support = {name: compact(weight != 0) for name, weight in _weights(model)}

@@ -4,6 +4,12 @@ from transformer_lens import HookedTransformerConfig
 from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 
 
+def check_has_layers(cfg: HookedTransformerConfig) -> None:
+    """Refuse models in which nothing stands between the embedding and the output."""
+    if cfg.n_layers == 0:
+        raise ValueError("a graph needs a model with layers, and this one has n_layers 0.")
+
+
 def check_stream_is_sum(
     cfg: HookedTransformerConfig, sparse: object | None, split_embeddings: bool
 ) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from sparse_lens.graphs.base import Ends, Graph, Site, did_you_mean
-from sparse_lens.graphs.checks import check_stream_is_sum
+from sparse_lens.graphs.checks import check_has_layers, check_stream_is_sum
 
 EDGES = "edges"
 """The one block of a component graph."""
@@ -67,6 +67,7 @@ class ComponentGraph(Graph):
     def _build(
         cls, cfg: HookedTransformerConfig, split_embeddings: bool, sparse: object
     ) -> "ComponentGraph":
+        check_has_layers(cfg)
         check_stream_is_sum(cfg, sparse, split_embeddings)
         n_inputs = 2 if split_embeddings else 1
         mlps = 0 if cfg.attn_only else 1

@@ -61,7 +61,11 @@ class HookedSparseGPT(
             device: where to put it; the CPU, or CUDA when there is some, when not given.
             seed: of the weights, see :meth:`init_weights`; None leaves the matrices as the memory
                 was, to be filled by a checkpoint.
+
+        Raises:
+            ValueError: when there is no such device.
         """
+        check_device(device)
         HookedRootModule.__init__(self)
         self.sparse_cfg = sparse_cfg
         self.cfg = _hooked_config(sparse_cfg, device, dtype)
@@ -230,6 +234,15 @@ class HookedSparseGPT(
         weight = self.embed.W_E
         self.cfg.device, self.cfg.dtype = str(weight.device), weight.dtype
         return self
+
+
+def check_device(device: torch.device | str | None) -> None:
+    """Refuse a device that is not there with a ValueError."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # the latter from a torch without CUDA
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise ValueError(f"no device {str(device)!r} can be used here: {reason}.") from error
 
 
 def _hooked_config(

@@ -3,6 +3,7 @@
 from sparse_lens.patching.activations import mean_activations
 from sparse_lens.patching.binding import BoundAblation, bind
 from sparse_lens.patching.exact.effects import exact_edge_effects, exact_node_effects
+from sparse_lens.patching.fit import check_prompts
 from sparse_lens.patching.gradients.effects import edge_effects, node_effects
 from sparse_lens.patching.gradients.points import GradientPoints
 from sparse_lens.patching.hooks import counted, frozen
@@ -20,6 +21,7 @@ __all__ = [
     "GradientPoints",
     "answer_logits",
     "bind",
+    "check_prompts",
     "circuit_activations",
     "counted",
     "edge_effects",

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -32,7 +32,7 @@ from sparse_lens.task import Prompts
 class BoundAblation(ABC):
     """An ablation of one model's graph; `values` gives the tensors for a batch of prompts."""
 
-    model: HookedTransformer
+    model: HookedTransformer = field(repr=False)
     graph: Graph
 
     @abstractmethod
@@ -71,7 +71,7 @@ class BoundAblation(ABC):
 class BoundConstants(BoundAblation):
     """Zeros or means: the same whatever the prompts."""
 
-    constants: Values
+    constants: Values = field(repr=False)
     """By site; empty for zeros."""
 
     def values(self, prompts: Prompts | None) -> Values:
@@ -93,7 +93,7 @@ class BoundConstants(BoundAblation):
 class BoundInterchange(BoundAblation):
     """Activations on other tokens: those given, or the prompts' corrupted ones."""
 
-    tokens: Int[Tensor, "n pos"] | None
+    tokens: Int[Tensor, "n pos"] | None = field(repr=False)
 
     def values(self, prompts: Prompts | None) -> Values:
         return activations(self.model, self.graph, self.tokens_of(prompts))
@@ -145,7 +145,10 @@ def bind(
         return BoundInterchange(model, graph, ablation.tokens)
     if isinstance(ablation, MeanAblation):
         return BoundConstants(model, graph, _means(model, graph, ablation))
-    raise ValueError(f"cannot bind {ablation!r}: not an ablation that sparse-lens knows.")
+    raise ValueError(
+        f"cannot bind {ablation!r}: not an ablation that sparse-lens knows, which are "
+        "ZeroAblation(), MeanAblation() and InterchangeAblation()."
+    )
 
 
 def _means(model: HookedTransformer, graph: Graph, ablation: MeanAblation) -> Values:

@@ -1,4 +1,4 @@
-"""Whether a graph is the graph of a model."""
+"""Whether a graph is the graph of a model, and whether prompts are in its tokens."""
 
 import torch
 from transformer_lens import HookedTransformer
@@ -6,6 +6,7 @@ from transformer_lens import HookedTransformer
 from sparse_lens.graphs.base import Graph
 from sparse_lens.graphs.channel import ChannelGraph
 from sparse_lens.graphs.component import ComponentGraph
+from sparse_lens.task import Prompts
 
 _LAYOUT = ("n_layers", "n_heads", "d_head", "d_model", "attn_only", "parallel")
 
@@ -28,6 +29,27 @@ def check_fits(model: HookedTransformer, graph: Graph) -> None:
             f"{graph} is the graph of another model: {reason}. Build the graph (and the circuit) "
             f"from this model, {type(graph).__name__}.from_model(model)."
         )
+
+
+def check_prompts(model: HookedTransformer, prompts: Prompts) -> None:
+    """Refuse prompts that are too long for a model, or have tokens that it lacks.
+
+    Raises:
+        ValueError: saying which of the two.
+    """
+    cfg = model.cfg
+    length = prompts.clean.shape[1]
+    if length > cfg.n_ctx:
+        raise ValueError(f"the prompts have {length} tokens, the model's context {cfg.n_ctx}.")
+    sizes = {"clean": cfg.d_vocab, "corrupted": cfg.d_vocab}
+    sizes |= {"answers": cfg.d_vocab_out, "distractors": cfg.d_vocab_out}
+    for name, size in sizes.items():
+        tokens = getattr(prompts, name)
+        if tokens is not None and int(tokens.max()) >= size:
+            raise ValueError(
+                f"{name} has the token {int(tokens.max())}, and the model's vocabulary ends at "
+                f"{size - 1}; were the prompts made with another model's tokenizer?"
+            )
 
 
 def _difference(graph: Graph, own: Graph) -> str | None:

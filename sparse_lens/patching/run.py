@@ -13,6 +13,7 @@ from sparse_lens.circuit import Circuit
 from sparse_lens.masks import Masks
 from sparse_lens.patching.activations import Values, activations
 from sparse_lens.patching.binding import BoundAblation, bind
+from sparse_lens.patching.fit import check_prompts
 from sparse_lens.patching.hooks import Attachment
 from sparse_lens.patching.norms import norm_scales
 from sparse_lens.patching.suspension import active, suspended
@@ -70,10 +71,21 @@ def run_circuit(
 ) -> Float[Tensor, "batch pos vocab"]:
     """Logits of the circuit on tokens, or on the clean tokens of prompts.
 
-    See :func:`patched` for the arguments.
+    See :func:`patched` for the other arguments.
+
+    Raises:
+        ValueError: for anything but tokens and prompts, or tokens that the model does not have.
     """
-    prompts = tokens if isinstance(tokens, Prompts) else None
-    inputs = tokens.clean if isinstance(tokens, Prompts) else tokens
+    if isinstance(tokens, Prompts):
+        check_prompts(model, tokens)
+        prompts, inputs = tokens, tokens.clean
+    elif isinstance(tokens, Tensor):
+        prompts, inputs = None, tokens
+    else:
+        raise ValueError(
+            f"a circuit runs on a tensor of tokens or on Prompts, got {type(tokens).__name__}; "
+            "text has model.to_tokens(text), a task task.split('held_out')."
+        )
     with patched(model, circuit, ablation=ablation, prompts=prompts):
         return model(inputs.to(model.cfg.device))
 

@@ -131,11 +131,11 @@ def _annotations(network: Network, layout: Layout, pitch: float) -> Iterator[dic
     if len(network.edges) < network.n_edges:
         strongest = any(edge.strength is not None for edge in network.edges)
         which = "the strongest" if strongest else "only"
-        yield {
+        yield {  # on the left, as the tools are on the right
             **above,
-            "x": 1,
+            "x": 0,
             "xref": "paper",
-            "xanchor": "right",
+            "xanchor": "left",
             "yshift": 42,
             "text": f"{which} {len(network.edges):,} of {network.n_edges:,} edges are drawn",
         }

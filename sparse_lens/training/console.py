@@ -28,15 +28,16 @@ def train_with_progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.3f}"),
+        TextColumn("{task.fields[loss]}"),
         TimeRemainingColumn(),
     )
     console.print("reading the standard library, training the tokenizer ...")
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task(name, total=None, loss=float("nan"))
+        task = bar.add_task(name, total=None, loss="")
 
         def show(row: dict[str, float | int], total: int) -> None:
-            bar.update(task, completed=row["step"], total=total, loss=row["train_loss"])
+            loss = f"loss {row['train_loss']:.3f}"
+            bar.update(task, completed=row["step"], total=total, loss=loss)
             losses = [f"{k.removesuffix('_loss')} {v:.4f}" for k, v in row.items() if "_loss" in k]
             if len(losses) > 1:
                 console.print(f"step {int(row['step'])}: {', '.join(losses)} nats")

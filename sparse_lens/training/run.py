@@ -10,7 +10,7 @@ import torch
 
 from sparse_lens.atomic import write_atomically
 from sparse_lens.models.checkpoint import save_sparse_gpt
-from sparse_lens.models.sparse_gpt import HookedSparseGPT
+from sparse_lens.models.sparse_gpt import HookedSparseGPT, check_device
 from sparse_lens.training.changes import UNCHANGED, Changes
 from sparse_lens.training.config import TrainingConfig
 from sparse_lens.training.corpus import StandardLibrary, build_corpus, train_tokenizer
@@ -39,13 +39,19 @@ def train_preset(
         changes: to the preset's sizes, as a sweep makes them.
 
     Raises:
-        ValueError: for an unknown preset, a checkpoint of another run, or changes that the preset
-            cannot take.
+        ValueError: for an unknown preset, changes that the preset cannot take, a device that is not
+            there, or a folder with a model, or with a checkpoint of another run.
     """
     if name not in PRESETS:
         raise ValueError(f"no training preset {name!r}; there are {', '.join(PRESETS)}.")
     preset = PRESETS[name]
     cfg = changes.of(preset.training)
+    check_device(device)
+    if (out / RECORD).exists():
+        raise ValueError(
+            f"{out} holds a model whose training is done ({RECORD} is there): train into another "
+            "folder, or remove this one."
+        )
     library = StandardLibrary.load()
     tokenizer = train_tokenizer(library, vocab_size=cfg.model.vocab_size)
     corpus = build_corpus(tokenizer, library=library, grammar_share=cfg.grammar_share)

@@ -1,7 +1,9 @@
 """The jobs of a comparison: their identity, their labels, and bad input that makes none."""
 
 import copy
+import inspect
 import json
+import math
 import pickle
 from dataclasses import replace
 from typing import Any
@@ -115,6 +117,14 @@ def test_labels(tmp_path):
         ({"tasks": [toy.task(), toy.task()]}, "'toy'.* more than once"),
         ({"tasks": [sl.Task("bare", train=toy.prompts(2, 0))]}, "no validation split"),
         ({"methods": [ByIndex(), ByIndex()]}, "more than once"),
+        ({"target_loss": -0.1}, "target_loss must be positive and finite, in nats, got -0.1"),
+        ({"target_loss": math.nan}, "target_loss must be positive and finite, in nats, got nan"),
+        ({"tasks": toy.task()}, r"tasks must be a list, got Task; pass \[it\]"),
+        ({"methods": ByIndex()}, r"methods must be a list, got ByIndex; pass \[it\]"),
+        ({"methods": ["random"]}, "methods are objects such as NodePruning.., got 'random'"),
+        ({"methods": {"mine": ByIndex}}, "methods are objects such as NodePruning.., got <class"),
+        ({"graph": "component"}, "as ComponentGraph.from_model does, got 'component'"),
+        ({"ablation": "mean"}, "ablation is an object such as ZeroAblation.., got 'mean'"),
         ({"seeds": [1, 2, 1]}, "seeds must differ, got \\['1'\\] more than once"),
         ({"models": [toy.model(activation_type="relu", residual_activation_type="relu")],
           "graph": ComponentGraph.from_model}, "relu"),
@@ -127,5 +137,17 @@ def test_bad_input_is_refused_before_anything_runs(arguments, message):
         "methods": [ByIndex()],
         **arguments,
     }
+    # As for users: the checks of types that run under test would come first.
     with pytest.raises(ValueError, match=message):
-        plan(given.pop("models"), given.pop("tasks"), given.pop("methods"), **given)
+        inspect.unwrap(plan)(given.pop("models"), given.pop("tasks"), given.pop("methods"), **given)
+
+
+def test_prompts_in_tokens_that_a_model_lacks_fail_their_job_by_name():
+    task = toy.task()
+    held_out = task.split("held_out")
+    beyond = replace(task, held_out=replace(held_out, clean=held_out.clean + 1000))
+    (job,) = plan([toy.model()], [beyond], [ByIndex()])
+    error = run_job(job).record.error
+    assert error is not None
+    assert "clean has the token 10" in error
+    assert "the model's vocabulary ends at" in error

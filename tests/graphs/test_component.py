@@ -186,6 +186,7 @@ def test_unknown_nodes_are_refused_with_a_hint():
         ({"original_architecture": "BertForMaskedLM"}, "decoder-only"),
         ({"original_architecture": "T5ForConditionalGeneration"}, "decoder-only"),
         ({"positional_embedding_type": "shortformer"}, "shortformer"),
+        ({"n_layers": 0}, "a model with layers"),
     ],
 )
 def test_refused_configurations(changes, reason):

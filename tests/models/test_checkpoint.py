@@ -363,6 +363,13 @@ def test_a_refused_key_names_the_file(tmp_path: Path) -> None:
         load_sparse_gpt(path)
 
 
+@pytest.mark.parametrize("device", ["cuda:77", "gpu"])
+def test_a_device_that_is_not_there_is_named(device: str, tmp_path: Path) -> None:
+    folder = save_sparse_gpt(tiny(), tmp_path)
+    with pytest.raises(ValueError, match=f"no device '{device}' can be used here: [A-Z]"):
+        load_sparse_gpt(folder, device=device)
+
+
 def test_loading_draws_no_random_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path, TINY, random_weights(TINY))
     before = torch.random.get_rng_state()

@@ -64,6 +64,17 @@ def test_means_do_not_depend_on_the_batch_size(model: Any, graph: Graph) -> None
 
 
 @each_graph
+def test_a_bound_ablation_prints_neither_the_model_nor_values(model: Any, graph: Graph) -> None:
+    tokens = PROMPTS.clean
+    for specification, name in (
+        (ZeroAblation(), "BoundConstants"),
+        (MeanAblation(tokens=tokens), "BoundConstants"),
+        (InterchangeAblation(tokens=tokens), "BoundInterchange"),
+    ):
+        assert repr(bind(model, graph, specification)) == f"{name}(graph={graph})"
+
+
+@each_graph
 @torch.no_grad()
 def test_reference_tokens_are_the_default(model: Any, graph: Graph) -> None:
     tokens = tiny.prompts(5, seed=4).clean

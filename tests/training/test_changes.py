@@ -15,7 +15,7 @@ from sparse_lens.models.checkpoint import load_sparse_gpt
 from sparse_lens.training.changes import UNCHANGED, Changes
 from sparse_lens.training.corpus import StandardLibrary
 from sparse_lens.training.presets import PRESETS
-from sparse_lens.training.run import CHECKPOINT, RECORD
+from sparse_lens.training.run import CHECKPOINT, RECORD, train_preset
 from sparse_lens.training.stripping import strip_source
 
 
@@ -31,6 +31,12 @@ def test_the_width_changes_heads_and_mlp_and_nothing_else():
     assert (after.model.d_model, after.model.n_head, after.model.d_mlp) == (128, 8, 512)
     assert after.model.d_head == before.model.d_head
     assert Changes(channels=before.model.d_model).of(after) == before
+
+
+def test_a_device_that_is_not_there_is_found_before_any_text_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(StandardLibrary, "load", lambda: pytest.fail("text was read"))
+    with pytest.raises(ValueError, match="no device 'cuda:77' can be used here"):
+        train_preset("tiny", tmp_path, device="cuda:77")
 
 
 def test_sparsity_and_steps_change_alone():
@@ -76,3 +82,7 @@ def test_the_command_trains_what_its_flags_say_and_records_them(tmp_path, monkey
     assert (cfg.d_model, cfg.n_heads, cfg.d_mlp) == (16, 2, 64)
     assert record["config"]["weight_fraction"] == 0.5
     assert not (out / CHECKPOINT).exists()
+
+    again = CliRunner().invoke(app, command)  # would train for as long once more
+    assert again.exit_code == 1
+    assert "holds a model whose training is done" in " ".join(again.output.split())
