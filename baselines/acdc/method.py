@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -17,7 +18,7 @@ from sparse_lens.baselines.acdc.targets import LossTarget, Target, bisect
 from sparse_lens.circuit import Circuit
 from sparse_lens.graphs.base import Graph
 from sparse_lens.graphs.component import ComponentGraph
-from sparse_lens.method import CostMeter, Discovery, Method, metered
+from sparse_lens.method import CostMeter, Discovery, Method, check_task, metered
 from sparse_lens.objectives import KLDivergence, Objective, TaskLoss
 from sparse_lens.patching import BoundAblation, bind, full_logits
 from sparse_lens.patching.component.writers import heads_are_coupled
@@ -44,7 +45,7 @@ class ACDC(Method):
 
     objective: Objective = field(default_factory=KLDivergence)
 
-    thresholds: float | tuple[float, ...] | None = None
+    thresholds: float | Sequence[float] | None = None
     """Each gives a circuit. None: only those that the search for `target` runs."""
 
     absolute: bool = False
@@ -68,6 +69,8 @@ class ACDC(Method):
     take more memory; the circuit does not depend on it."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.thresholds, Sequence):
+            object.__setattr__(self, "thresholds", tuple(self.thresholds))
         for threshold in self._thresholds:
             if not 0 < threshold < math.inf:
                 raise ValueError(f"thresholds must be positive and finite, got {threshold}.")
@@ -96,9 +99,11 @@ class ACDC(Method):
         meets `target_loss`.
 
         Raises:
-            ValueError: for a channel graph without a starting circuit, a starting circuit of
-                another graph, or a search for a loss without a validation split.
+            ValueError: for a task that cannot be asked of the model, a channel graph without a
+                starting circuit, a starting circuit of another graph, or a search for a loss
+                without a validation split.
         """
+        check_task(model, task)
         start = self._start(graph)
         with metered(model) as meter:
             bound = bind(model, graph, ablation)
@@ -124,7 +129,9 @@ class ACDC(Method):
     def _thresholds(self) -> tuple[float, ...]:
         if self.thresholds is None:
             return ()
-        return self.thresholds if isinstance(self.thresholds, tuple) else (self.thresholds,)
+        return (
+            tuple(self.thresholds) if isinstance(self.thresholds, Sequence) else (self.thresholds,)
+        )
 
     @property
     def _target(self) -> Target | None:

@@ -355,6 +355,7 @@ def test_errors() -> None:
     for thresholds in (0.0, -1.0, (0.1, 0.0), float("nan"), float("inf"), ()):
         with pytest.raises(ValueError, match="thresholds"):
             ACDC(thresholds=thresholds)
+    assert ACDC(thresholds=[0.1, 0.2]) == ACDC(thresholds=(0.1, 0.2))
     with pytest.raises(ValueError, match="max_tokens"):
         ACDC(max_tokens=0)
     with pytest.raises(ValueError, match="budget"):
@@ -364,6 +365,9 @@ def test_errors() -> None:
     with pytest.raises(ValueError, match="pass start="):
         ACDC().discover(model, channels, TASK, ablation=ZeroAblation())
     graph = ComponentGraph.from_model(model)
+    unknown = Task("unknown", replace(PROMPTS, clean=PROMPTS.clean + 100))
+    with pytest.raises(ValueError, match="vocabulary"):
+        ACDC().discover(model, graph, unknown, ablation=ZeroAblation())
     with pytest.raises(ValueError, match="starting circuit belongs to"):
         ACDC(start=Circuit.full(channels)).discover(model, graph, TASK, ablation=ZeroAblation())
     with pytest.raises(ValueError, match="no validation split"):

@@ -84,5 +84,5 @@ def test_the_command_trains_what_its_flags_say_and_records_them(tmp_path, monkey
     assert not (out / CHECKPOINT).exists()
 
     again = CliRunner().invoke(app, command)  # would train for as long once more
-    assert again.exit_code == 1
+    assert again.exit_code == 2
     assert "holds a model whose training is done" in " ".join(again.output.split())
