@@ -50,8 +50,20 @@ AnyModelName = Annotated[
 ]
 
 
+def _print_version(wanted: bool | None) -> None:
+    if wanted:
+        import sparse_lens
+
+        typer.echo(sparse_lens.__version__)
+        raise typer.Exit
+
+
 @app.callback()
 def main(
+    version: Annotated[
+        bool | None,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print it."),
+    ] = None,
     traceback: Annotated[
         bool, typer.Option("--traceback", help="Show where an error comes from.")
     ] = False,

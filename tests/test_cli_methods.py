@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass, field, fields
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -118,3 +119,8 @@ def test_another_package_adds_a_method(tmp_path):
     assert lines[lines.index("no-edges") + 1] == "Leave everything out."
     assert "boldness = 0.25" in shown.stdout
     assert "node-pruning" in shown.stdout
+
+
+def test_the_version():
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.stdout.strip()) == (0, version("sparse-lens"))

@@ -8,6 +8,7 @@ from html import escape
 from typing import Any
 
 from sparse_lens.evals.intervals import geometric_mean
+from sparse_lens.evals.questions import Questions
 from sparse_lens.evals.records import Record
 from sparse_lens.evals.report.cells import RANDOM, Cells, shared
 from sparse_lens.evals.summary import MeanSize, Ratio, Setting, Summary, pretraining_sentence
@@ -46,14 +47,26 @@ def headline(cells: Cells, summary: Summary) -> str:
 
 
 def _title(cells: Cells, summary: Summary) -> str:
-    best = cells.settings[0]
+    """Of the method that needs the fewest edges."""
+    by_setting: dict[Setting, dict[str, list[float]]] = {}
+    for mean in summary.means:
+        if mean.setting.method != RANDOM or len(cells.settings) == 1:
+            by_model = by_setting.setdefault(mean.setting, {})
+            by_model.setdefault(mean.model, []).append(mean.edges)
+    if not by_setting:
+        return "Circuits compared"
+    overall = {
+        setting: geometric_mean([one for edges in by_model.values() for one in edges])
+        for setting, by_model in by_setting.items()
+    }
+    best = min(overall, key=overall.__getitem__)
     sizes = []
     for model in cells.models:
-        edges = [m.edges for m in summary.means if m.model == model and m.setting == best]
-        if edges:
-            number = _three_digits(geometric_mean(edges))
+        if model in by_setting[best]:
+            number = _three_digits(geometric_mean(by_setting[best][model]))
             sizes.append(f"{model} {number}" if sizes else f"{model} needs {number} edges a task")
-    return ", ".join(sizes) or "Circuits compared"
+    method = f" ({cells.setting_name(best)})" if len(by_setting) > 1 else ""
+    return ", ".join(sizes) + method
 
 
 def _subtitle(cells: Cells) -> str:
@@ -132,7 +145,7 @@ def measured(cells: Cells) -> str:
                 for r in done
             ]
         ),
-        "Questions": shared([_pairs(record.questions) for record in done if record.questions]),
+        "Questions": shared([text for text in map(_questions, done) if text]),
         "Seeds": shared(sorted({record.seed for record in done})),
         "Search": "the same for every model and task; every choice on the validation prompts",
         "Device": shared([record.device for record in done]),
@@ -170,13 +183,19 @@ def _models_table(cells: Cells, summary: Summary) -> str:
         '<table><thead><tr><th class="text">Model</th><th>Parameters</th>'
         "<th>Weights not zero</th>"
         '<th title="nats a token on held-out pretraining text">Pretraining loss</th>'
-        '<th>Nodes</th><th>Edges</th><th class="text">Tasks it can do by itself</th></tr></thead>'
+        '<th>Nodes</th><th>Edges</th><th class="text" '
+        'title="judged on the validation prompts">Tasks it can do by itself</th></tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table>"
     )
 
 
 def _first(records: Iterable[Record], setting: Setting) -> Record:
     return next(record for record in records if Setting.of(record) == setting)
+
+
+def _questions(record: Record) -> str:
+    asked = Questions(**record.questions) if record.questions else Questions.none()
+    return _pairs(record.questions) if asked.any else ""
 
 
 def _ablation(ablation: Mapping[str, Any]) -> str:
