@@ -38,6 +38,12 @@ class EdgePruning(RankingMethod):
     draws, and in its program it is weight decay that brings them down. The defaults here
     count gates by their probabilities, which every gate feels in every step, and so take shorter
     strides and fewer of them; the target comes sooner, for the multipliers to settle.
+
+    They suit component graphs. Of the 100,000 gates and more of a channel graph most are still open
+    when the steps are over. Start them lower and in another method's order there, ask for more, and
+    train for what the circuit has to meet: `EdgePruning(TaskLoss(), target_sparsity=0.999,
+    initial_mean=2, initial=AttributionPatching())` came to a sixth of the edges on two tasks of
+    `py-sparse`.
     """
 
     objective: Objective = field(default_factory=KLDivergence)
