@@ -15,6 +15,7 @@ from sparse_lens.graphs.component import LETTERS
 from sparse_lens.patching.component.reading import attention_reader, fused_norm
 from sparse_lens.patching.variants.bare import HeadsAlone, bare
 from sparse_lens.patching.variants.plain import plain_mlp
+from sparse_lens.patching.variants.spans import span
 
 # Of so many choices of heads the weights are kept side by side.
 _N_RECENT = 2
@@ -71,7 +72,7 @@ class LayerParts:
         weights, biases = [], []
         for place, name in enumerate(LETTERS.upper()):
             first = place * self._n_heads
-            heads = [one - first for one in readers if first <= one < first + self._n_heads]
+            heads = span([one - first for one in readers if 0 <= one - first < self._n_heads])
             weights.append(getattr(self._attn, f"W_{name}")[heads])
             biases.append(getattr(self._attn, f"b_{name}")[heads])
         return torch.cat(weights), torch.cat(biases)[:, None]
