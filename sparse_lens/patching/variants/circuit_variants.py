@@ -57,7 +57,8 @@ class CircuitVariants:
         self.differences_at_answer = self.frame.at_answer(self.differences)
         self._scratch: dict[str, Tensor] = {}
         self._plans: dict[tuple[int, ...], Plan] = {}
-        self._last = VariantPass(self, Plan(self, None))
+        self._needs_of_plans = self.needs
+        self._last = VariantPass(self, Plan(self, None, self.needs))
         self.logits: Float[Tensor, "n vocab"] = self._last.run()[0]
         """of the circuit, at the answer position"""
         self._last.adopt(0)
@@ -81,11 +82,15 @@ class CircuitVariants:
         return self._last.run()
 
     def _plan(self, rows: list[int]) -> Plan:
-        """Edges into readers of one sublayer change nothing in the plans of others there."""
+        """Edges into readers of one sublayer change nothing in the plans of others there, nor what
+        after it is needed.
+        """
         if self._plans and self._sublayer(next(iter(self._plans))[0]) != self._sublayer(rows[0]):
             self._plans.clear()
+        if not self._plans:
+            self._needs_of_plans = self.needs
         if tuple(rows) not in self._plans:
-            self._plans[tuple(rows)] = Plan(self, rows)
+            self._plans[tuple(rows)] = Plan(self, rows, self._needs_of_plans)
         return self._plans[tuple(rows)]
 
     def _sublayer(self, row: int) -> int:
@@ -97,7 +102,7 @@ class CircuitVariants:
         by weights that each variant takes.
         """
         graph, needs, (batch, pos, _) = self.graph, self.needs, self.frame.shape
-        readers, writers = what_differs(self, rows)
+        readers, writers = what_differs(self, rows, needs)
         reads = readers * np.where(needs.readers_everywhere, batch * pos, batch)
         writes = writers * np.where(needs.writers_everywhere, batch * pos, batch)
         heads, mlps = zip(

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparse_lens.graphs.component import LETTERS
+from sparse_lens.patching.variants.needs import Needs
 from sparse_lens.patching.variants.spans import span
 
 if TYPE_CHECKING:
@@ -108,12 +109,13 @@ class Plan:
 
     Args:
         rows: readers of one sublayer; None for all, where the circuit itself is to be computed.
+        needs: of the circuit, as far as they lie in this sublayer and after it.
     """
 
-    def __init__(self, circuit: CircuitVariants, rows: Sequence[int] | None) -> None:
-        self._circuit, self._rows = circuit, rows
-        graph, needs = circuit.graph, circuit.needs
-        self._readers, writers = what_differs(circuit, rows)
+    def __init__(self, circuit: CircuitVariants, rows: Sequence[int] | None, needs: Needs) -> None:
+        self._circuit, self._rows, self._needs = circuit, rows, needs
+        graph = circuit.graph
+        self._readers, writers = what_differs(circuit, rows, needs)
         self.writers: np.ndarray = writers.nonzero()[0]
         """columns that differ"""
         self.writers_everywhere: np.ndarray = (writers & needs.writers_everywhere).nonzero()[0]
@@ -132,7 +134,7 @@ class Plan:
         self.logits = self._reads(last, graph.n_writers, everywhere=False)
 
     def _heads_step(self, layer: int, differ: np.ndarray) -> HeadsStep:
-        graph, needs = self._circuit.graph, self._circuit.needs
+        graph, needs = self._circuit.graph, self._needs
         where, columns = graph.head_readers(layer), graph.head_writers(layer)
         reads = []
         for everywhere in (True, False):
@@ -190,14 +192,15 @@ class Plan:
 
 
 def what_differs(
-    circuit: CircuitVariants, rows: Sequence[int] | None
+    circuit: CircuitVariants, rows: Sequence[int] | None, needs: Needs
 ) -> tuple[np.ndarray, np.ndarray]:
     """Readers and writers that act on the output and differ, bool each, when some readers do.
 
     Args:
         rows: those readers, of one sublayer; None for all.
+        needs: see `Plan`.
     """
-    graph, needs, kept = circuit.graph, circuit.needs, circuit.kept
+    graph, kept = circuit.graph, circuit.kept
     readers, writers = np.zeros(graph.n_readers, bool), np.zeros(graph.n_writers, bool)
     readers[slice(None) if rows is None else rows] = True
     for layer in range(graph.n_layers):
