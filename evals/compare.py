@@ -265,10 +265,8 @@ def _start(jobs: Mapping[int, Job], workers: int, executor: JobExecutor | None) 
     return in_this_process(jobs) if workers == 1 else in_workers(jobs, workers)
 
 
-def _check_kinds(methods: object, graph: object, ablation: object) -> None:
-    each = methods.values() if isinstance(methods, Mapping) else methods
-    assert isinstance(each, Iterable)
-    for method in each:
+def _check_kinds(methods: Iterable[object], graph: object, ablation: object) -> None:
+    for method in methods.values() if isinstance(methods, Mapping) else methods:
         if not isinstance(method, Method):
             raise ValueError(
                 f"methods are objects such as NodePruning(), got {method!r}; those that are "
