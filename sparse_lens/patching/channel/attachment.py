@@ -17,6 +17,7 @@ from transformer_lens import HookedTransformer
 from sparse_lens.graphs.base import Site
 from sparse_lens.graphs.channel import ChannelGraph
 from sparse_lens.masks import Masks
+from sparse_lens.models.anatomy import anatomy_of
 from sparse_lens.patching.alignment import aligned, like
 from sparse_lens.patching.gating import gate_values
 from sparse_lens.patching.hooks import Attachment, Hooks
@@ -45,7 +46,7 @@ def channel_attachment(
             source, destination = (graph.sites[name] for name in block.split("->"))
             parts = (run, source, destination, mask, weights[block])
             if destination.name.endswith(".attn_out"):
-                _CutValueEdges(*parts, clip=model.cfg.clip_qkv).attach(edits, captures)
+                _CutValueEdges(*parts, clip=anatomy_of(model).value_clip).attach(edits, captures)
             else:
                 _CutEdges(*parts).attach(edits, captures)
     for name, gate in masks.nodes.items():

@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparse_lens.graphs.channel import ChannelGraph
+from sparse_lens.models.anatomy import anatomy_of
 from sparse_lens.patching.alignment import aligned, like
 from sparse_lens.patching.binding import BoundAblation
 from sparse_lens.patching.channel.attachment import channel_flags, site_channels
@@ -61,7 +62,7 @@ class ChannelChanges:
         if source not in self._ablated:
             return -z.flatten(2)
         heads = self._ablated_like(source, z.flatten(2)).unflatten(-1, z.shape[2:])
-        clip = self._model.cfg.clip_qkv  # some models bound v after its hook point
+        clip = anatomy_of(self._model).value_clip  # some models bound v after its hook point
         if clip is not None:
             heads = heads.clamp(-clip, clip)
         pattern = self._live[f"{at}.hook_pattern"].to(z.dtype)

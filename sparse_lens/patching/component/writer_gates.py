@@ -6,8 +6,9 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from sparse_lens.graphs.component import ComponentGraph
+from sparse_lens.models.anatomy import anatomy_of
 from sparse_lens.patching.component.run import Run
-from sparse_lens.patching.component.writers import FIRST_STREAM, WriterOutputs
+from sparse_lens.patching.component.writers import WriterOutputs
 from sparse_lens.patching.gating import gate_values
 from sparse_lens.patching.hooks import Hooks
 
@@ -21,7 +22,7 @@ def gate_writers(
     captures: Hooks,
 ) -> None:
     """Add the edits of writers whose gates may be closed."""
-    gated, device = run.plan.gated, model.cfg.device
+    gated, device, anatomy = run.plan.gated, model.cfg.device, anatomy_of(model)
 
     def chosen(columns: slice) -> Tensor:
         return torch.tensor(gated[columns]).nonzero().flatten()
@@ -29,7 +30,7 @@ def gate_writers(
     inputs = chosen(slice(0, graph.n_inputs))
     if len(inputs):
         gate = _GateEmbedding(run, outputs, inputs) if graph.split_embeddings else _Gate(run, 0)
-        edits.add(FIRST_STREAM, gate)
+        edits.add(anatomy.first_stream, gate)
         outputs.embedding.watch(captures)
     for layer in range(graph.n_layers):
         columns = graph.head_writers(layer)
@@ -40,10 +41,10 @@ def gate_writers(
             else:
                 outputs.heads[layer].watch(edits, captures)
                 gate = _GateHeads(run, outputs, layer, columns.start, heads.to(device))
-            edits.add(f"blocks.{layer}.hook_attn_out", gate)
+            edits.add(anatomy.attn_out(layer), gate)
         mlp = graph.mlp_writer(layer)
         if any(gated[mlp]):
-            edits.add(f"blocks.{layer}.hook_mlp_out", _Gate(run, mlp.start))
+            edits.add(anatomy.mlp_out(layer), _Gate(run, mlp.start))
 
 
 class _Gate:

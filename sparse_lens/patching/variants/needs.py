@@ -12,7 +12,7 @@ from transformer_lens import HookedTransformer
 from sparse_lens.circuit import Circuit
 from sparse_lens.graphs.component import EDGES, LETTERS, ComponentGraph
 from sparse_lens.graphs.reachability import reach
-from sparse_lens.patching.component.writers import heads_are_coupled
+from sparse_lens.models.anatomy import anatomy_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +74,7 @@ def acting_rows(model: HookedTransformer, circuit: Circuit) -> Mapping[str, Bool
     graph = circuit.graph
     if isinstance(graph, ComponentGraph):
         kept = circuit.edge_mask(EDGES).numpy()
-        needs = Needs.of(graph, kept, coupled=heads_are_coupled(model))
+        needs = Needs.of(graph, kept, coupled=anatomy_of(model).heads_are_coupled)
         return {EDGES: torch.from_numpy(needs.readers)}
     nodes = graph.flatten(circuit.node_masks)
     return reach(graph, nodes, circuit.edge_mask).dst
