@@ -14,8 +14,8 @@ def check_stream_is_sum(anatomy: Anatomy, split_embeddings: bool) -> None:
     if anatomy.stream_is_no_sum is not None:
         remedy = "" if anatomy.no_channel_edges else "; use ChannelGraph.from_model(model)"
         raise ValueError(
-            "the edges of a component graph are the terms of a sum, the residual stream, but "
-            f"{anatomy.stream_is_no_sum}{remedy}."
+            f"{anatomy.stream_is_no_sum}, so what is read from the residual stream is not the sum "
+            f"of what is written to it, and there is no component graph{remedy}."
         )
     if split_embeddings and anatomy.embeddings_are_one is not None:
         raise ValueError(

@@ -13,7 +13,7 @@ from sparse_lens.models.sparse_gpt import HookedSparseGPT
 
 # The first kind that a model is an instance of counts.
 _KINDS: tuple[tuple[type, Callable[[Any], Anatomy]], ...] = (
-    (HookedSparseGPT, lambda model: sparse_gpt_anatomy(model.cfg, model.sparse_cfg)),
+    (HookedSparseGPT, lambda model: sparse_gpt_anatomy(model.sparse_cfg)),
     (HookedTransformer, lambda model: hooked_transformer_anatomy(model.cfg)),
 )
 

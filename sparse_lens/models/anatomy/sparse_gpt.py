@@ -2,10 +2,8 @@
 
 from dataclasses import dataclass
 
-from transformer_lens import HookedTransformerConfig
-
 from sparse_lens.models.anatomy.anatomy import Anatomy
-from sparse_lens.models.config import AFRAC_LOCTYPES, SparseGPTConfig
+from sparse_lens.models.config import SparseGPTConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,19 +30,19 @@ class SparseGPTAnatomy(Anatomy):
         return f"blocks.{layer}.mlp.hook_out_pre"
 
 
-def sparse_gpt_anatomy(cfg: HookedTransformerConfig, sparse_cfg: SparseGPTConfig) -> Anatomy:
-    """The anatomy of a HookedSparseGPT with these configurations."""
-    concatenates = sparse_cfg.d_pos_emb is not None
+def sparse_gpt_anatomy(cfg: SparseGPTConfig) -> Anatomy:
+    """The anatomy of a HookedSparseGPT with this configuration."""
+    concatenates = cfg.d_pos_emb is not None
     return SparseGPTAnatomy(
-        n_layers=cfg.n_layers,
+        n_layers=cfg.n_layer,
         attn_only=False,
         parallel=False,
         attn_norms=("ln1", "ln_p1") if concatenates else ("ln1",),
         mlp_norms=("ln2", "ln_p2") if concatenates else ("ln2",),
         concatenates_positions=concatenates,
-        abs_topk=frozenset(filter(sparse_cfg.has_abs_topk, AFRAC_LOCTYPES)),
-        has_bigram_table=sparse_cfg.enable_bigram_table,
-        stream_is_no_sum=_why_no_sum(sparse_cfg),
+        abs_topk=cfg.abs_topk_places,
+        has_bigram_table=cfg.enable_bigram_table,
+        stream_is_no_sum=_why_no_sum(cfg),
         embeddings_are_one=(
             "this model concatenates its position embedding to the input of each sublayer as a "
             "constant, and nothing but the token embedding is written to the stream"
@@ -54,11 +52,11 @@ def sparse_gpt_anatomy(cfg: HookedTransformerConfig, sparse_cfg: SparseGPTConfig
     )
 
 
-def _why_no_sum(sparse_cfg: SparseGPTConfig) -> str | None:
-    if sparse_cfg.residual_activation_type != "identity":
+def _why_no_sum(cfg: SparseGPTConfig) -> str | None:
+    if cfg.residual_activation_type != "identity":
         return (
-            f"residual_activation_type {sparse_cfg.residual_activation_type!r} acts on the stream "
+            f"residual_activation_type {cfg.residual_activation_type!r} acts on the stream "
             "after each sublayer"
         )
-    places = [p for p in ("resid_post_attn", "resid_post_mlp") if sparse_cfg.has_abs_topk(p)]
+    places = sorted(cfg.abs_topk_places & {"resid_post_attn", "resid_post_mlp"})
     return f"an AbsTopK at {', '.join(places)} acts on the residual stream" if places else None

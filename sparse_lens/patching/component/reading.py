@@ -144,11 +144,13 @@ class _NormReader(Reader):
         return streams.mul_(self._norm.w) if hasattr(self._norm, "w") else streams
 
     def pull_back_(self, streams: OneOrAllStreams, gradients: Reads, tokens: slice) -> Streams:
-        inverse_scale = self._centre_(streams)
+        # With n = (x - mean) / scale and g the gradient at n, the gradient at x is
+        # (g - mean(g) - n * mean(g * n)) / scale; an RMSNorm has no means of x and g.
+        inverse_scale = self._centre_(streams)  # [readers or 1, tokens, 1]
         normed = streams.mul_(inverse_scale)
         if hasattr(self._norm, "w"):
             gradients.mul_(self._norm.w)
-        along = _inner_products(gradients, normed) / normed.shape[-1]
+        along = _inner_products(gradients, normed) / normed.shape[-1]  # mean(g * n)
         if self._centred:
             gradients.sub_(gradients.mean(-1, keepdim=True))
         if self._detached_scale:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
@@ -24,7 +25,7 @@ class WriterOutputs:
         self._graph, self._device = graph, model.cfg.device
         self._anatomy = anatomy_of(model)
         self.embedding = EmbeddingOutputs(self._anatomy, split=graph.split_embeddings)
-        self.heads = [HeadOutputs(model, layer) for layer in range(graph.n_layers)]
+        self.heads = [HeadOutputs(model, self._anatomy, layer) for layer in range(graph.n_layers)]
 
     def hand_over(
         self, receive: Receive, edits: Hooks, captures: Hooks, wanted: Sequence[bool] | None = None
@@ -121,10 +122,10 @@ class HeadOutputs:
     gated with it, is shared evenly by the heads.
     """
 
-    def __init__(self, model: HookedTransformer, layer: int) -> None:
+    def __init__(self, model: HookedTransformer, anatomy: Anatomy, layer: int) -> None:
         block: Any = model.blocks[layer]
-        self._attn, self._layer, self._anatomy = block.attn, layer, anatomy_of(model)
-        name = self._anatomy.attn_post_norm
+        self._attn, self._layer, self._anatomy = block.attn, layer, anatomy
+        name = anatomy.attn_post_norm
         self._norm = None if name is None else getattr(block, name)
         self._watched = False
         self._z: Tensor | None = None
@@ -148,11 +149,11 @@ class HeadOutputs:
         """The outputs of some heads, while `attn_out` is written."""
         z, weight = self._of(chosen)
         batch, pos = z.shape[:2]
-        z = z.permute(2, 0, 1, 3).flatten(1, 2)  # [head, batch * pos, d_head]
+        z = rearrange(z, "batch pos head d_head -> head (batch pos) d_head")
         if self._factor is None:
             return torch.bmm(z, weight).unflatten(1, (batch, pos)).to(attn_out.dtype)
         bias = self._shared_bias(z.dtype).expand(len(chosen), 1, -1)
-        out = torch.baddbmm(bias, z, weight).unflatten(1, (batch, pos))
+        out = torch.baddbmm(bias, z, weight).unflatten(1, (batch, pos))  # [head, batch, pos, d]
         return self._through(out).to(attn_out.dtype)
 
     def weighted(
@@ -161,6 +162,7 @@ class HeadOutputs:
         """The sum of some heads' outputs, each times its weight, in one product."""
         z, weight = self._of(chosen)
         weights = weights.to(z.dtype)
+        # One product over all heads' channels: [batch, pos, head * d_head] @ [head * d_head, d].
         out = (z * weights[:, None]).flatten(2) @ weight.flatten(0, 1)
         if self._factor is None:
             return out
@@ -177,7 +179,7 @@ class HeadOutputs:
         return (self._attn.b_O / self._attn.W_O.shape[0]).to(dtype)
 
     def _through(self, out: Tensor) -> Tensor:
-        """Through the gate, or the norm's scale and gain."""
+        """Through the gate, or the norm's scale and gain: all linear, once these are given."""
         assert self._factor is not None
         if isinstance(self._norm, LayerNorm):
             out = out - out.mean(-1, keepdim=True)
