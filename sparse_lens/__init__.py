@@ -6,6 +6,8 @@ Public names are imported when they are first used: `import sparse_lens as sl` i
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from sparse_lens._version import __version__ as __version__
+
 if TYPE_CHECKING:
     from sparse_lens.ablation import Ablation as Ablation
     from sparse_lens.ablation import InterchangeAblation as InterchangeAblation
@@ -61,7 +63,6 @@ _PUBLIC = {
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 
 __all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
-__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:

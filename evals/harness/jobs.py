@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-import sparse_lens
+from sparse_lens._version import __version__
 from sparse_lens.ablation import Ablation
 from sparse_lens.circuit import Circuit
 from sparse_lens.dataclass_json import class_path
@@ -67,7 +67,7 @@ class Job:
                 "target_loss": self.target_loss,
                 "budgets": describe(self.budgets),
                 "random_draws": self.random_draws,
-                "sparse_lens": sparse_lens.__version__,
+                "sparse_lens": __version__,
             }
         )
 
