@@ -51,16 +51,18 @@ class WriterOutputs:
             pass_on = _PassOn(receive, indices, self.embedding.each, inputs)
             captures.add(anatomy.first_stream, pass_on)
             self.embedding.watch(captures)
-        for layer, outputs in enumerate(self.heads):
-            heads, indices = wanted_of(graph.head_writers(layer))
-            if len(heads):
-                outputs.watch(edits, captures)
-                # As an edit, so that those added later run when these outputs are passed on.
-                pass_on = _PassOn(receive, indices, outputs.each, heads)
-                edits.add(anatomy.attn_out(layer), pass_on)
-            mlp, indices = wanted_of(graph.mlp_writer(layer))
-            if len(mlp):
+        for sublayer in graph.sublayers:
+            layer = sublayer.layer
+            writers, indices = wanted_of(sublayer.writers)
+            if not len(writers):
+                continue
+            if sublayer.kind == "mlp":
                 captures.add(anatomy.mlp_out(layer), _PassOn(receive, indices))
+                continue
+            heads = self.heads[layer]
+            heads.watch(edits, captures)
+            # As an edit, so that those added later run when these outputs are passed on.
+            edits.add(anatomy.attn_out(layer), _PassOn(receive, indices, heads.each, writers))
 
 
 class _PassOn:
