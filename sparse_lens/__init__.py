@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from sparse_lens.ablation import Ablation as Ablation
     from sparse_lens.ablation import InterchangeAblation as InterchangeAblation
     from sparse_lens.ablation import MeanAblation as MeanAblation
+    from sparse_lens.ablation import ResampleAblation as ResampleAblation
     from sparse_lens.ablation import ZeroAblation as ZeroAblation
     from sparse_lens.circuit import Circuit as Circuit
     from sparse_lens.evals.compare import compare as compare
@@ -38,7 +39,9 @@ if TYPE_CHECKING:
     from sparse_lens.task import Task as Task
 
 _PUBLIC = {
-    "sparse_lens.ablation": ("Ablation", "InterchangeAblation", "MeanAblation", "ZeroAblation"),
+    "sparse_lens.ablation": (
+        *("Ablation", "InterchangeAblation", "MeanAblation", "ResampleAblation", "ZeroAblation"),
+    ),
     "sparse_lens.circuit": ("Circuit",),
     "sparse_lens.evals.compare": ("compare",),
     "sparse_lens.graphs.channel": ("ChannelGraph",),

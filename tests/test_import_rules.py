@@ -17,10 +17,10 @@ LIBRARY = [
 # From the bottom of the house to the top. A module may import from its own layer and those below.
 LAYERS = (
     ("models", "graphs", "circuit", "circuit_io", "circuit_network", "eap_ig", "scores", "masks",
-     "ablation", "task", "task_io", "objectives", "calibration", "selection", "training", "atomic",
+     "task", "task_io", "objectives", "calibration", "selection", "training", "atomic",
      "versions", "identity", "graph_file", "dataclass_json", "hard_concrete",
-     "learning"),
-    ("patching",),
+     "learning", "plugins"),
+    ("patching", "ablation"),
     ("method", "search", "discovery_io", "ranking_method"),
     ("node_pruning", "node_pruning_search", "baselines", "plotting"),
     ("evals",),

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparse_lens.graphs.component import EDGES, LETTERS, ComponentGraph
-from sparse_lens.patching.binding import BoundAblation
+from sparse_lens.patching.ablations.base import BoundAblation
 from sparse_lens.patching.component.writers import heads_are_coupled
 from sparse_lens.patching.variants.forward import VariantPass
 from sparse_lens.patching.variants.frame import Frame
