@@ -100,8 +100,8 @@ def draw_other_prompts(prompts: Prompts, generator: torch.Generator) -> Int[Tens
     _, text = prompts.clean.cpu().masked_fill(is_padding, -1).unique(dim=0, return_inverse=True)
     if not bool((text != text[0]).any()):
         raise ValueError(
-            f"got {n} prompts, all with the same tokens: there is no other to take values from; "
-            "pass two different ones or more."
+            f"got {n} {'prompts with the same tokens' if n > 1 else 'prompt'}, which has no other "
+            "to take values from; pass two different ones or more."
         )
     drawn = []
     for i in range(n):
