@@ -43,14 +43,13 @@ each_graph = pytest.mark.parametrize(
 each_kind = pytest.mark.parametrize("make", [tiny.random_nodes, tiny.random_edges])
 
 
-def slow_logits(model: Any, circuit: Circuit, prompts: Prompts) -> dict[tuple[int, int], Tensor]:
-    """At the answer of prompt i, which runs alone, under the values of prompt j; by (i, j)."""
-    found = {}
-    for i in range(len(prompts)):
-        for j in range(len(prompts)):
-            ablation = InterchangeAblation(tokens=prompts.clean[j][None])
-            with patched(model, circuit, ablation=ablation, prompts=prompts[i : i + 1]):
-                found[i, j] = answer_logits(model, prompts[i : i + 1])[0]
+def logits_under_each(model: Any, circuit: Circuit, prompts: Prompts) -> list[Tensor]:
+    """By prompt, the answer logits of all prompts while what is absent carries its values there."""
+    found = []
+    for tokens in prompts.clean:
+        ablation = InterchangeAblation(tokens=tokens[None])
+        with patched(model, circuit, ablation=ablation, prompts=prompts):
+            found.append(answer_logits(model, prompts))
     return found
 
 
@@ -61,20 +60,20 @@ def test_values_are_those_of_one_other_prompt_in_batches_of_any_size(
     model: Any, graph: Graph, make: Callable[..., Circuit]
 ) -> None:
     circuit = make(graph, 0.5, 1)
-    slow = slow_logits(model, circuit, PADDED)
+    under = logits_under_each(model, circuit, PADDED)
     assert PADDED.lengths is not None
     lengths = PADDED.lengths.tolist()
     by_seed = []
-    for seed in range(4):
+    for seed in range(3):
         bound = bind(model, graph, ResampleAblation(seed=seed))
         whole = circuit_logits(bound, circuit, PADDED)
         others = []
         for i, logits in enumerate(whole):
-            (other,) = [j for j in range(5) if difference(logits, slow[i, j]) < 1e-9]
+            (other,) = [j for j in range(5) if difference(logits, under[j][i]) < 1e-9]
             assert other != i
             assert lengths[other] >= lengths[i] or lengths[i] == max(lengths)
             others.append(other)
-        for size in (1, 2, 3):
+        for size in (1, 3):
             batched = circuit_logits(bound, circuit, PADDED, batch_size=size)
             assert difference(batched, whole) < 1e-9
         by_seed.append(others)
@@ -98,7 +97,6 @@ IN_BATCHES: dict[str, Method] = {
     "edge pruning": EdgePruning(n_steps=4, batch_size=5, micro_batch_size=2, initial_mean=0.5),
     "attribution": AttributionPatching(batch_size=5),
     "integrated gradients": AttributionPatching(batch_size=5, estimator="eap-ig-inputs"),
-    "exact": AttributionPatching(batch_size=5, estimator="exact"),
 }
 CASES: list[tuple[str, Method]] = [
     *((graph, method) for graph in ("component", "channel") for method in IN_BATCHES.values()),
