@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sparse_lens.patching.ablations.base import Ablation, BoundAblation
+from sparse_lens.patching.ablations.binding import Ablation, BoundAblation
 from sparse_lens.patching.ablations.constants import BoundConstants, MeanAblation, ZeroAblation
 from sparse_lens.patching.ablations.interchange import BoundInterchange, InterchangeAblation
 from sparse_lens.patching.ablations.resample import ResampleAblation, draw_other_prompts

@@ -1,6 +1,6 @@
 """The masked forward pass: a model runs as one of its circuits. Nothing else touches hooks."""
 
-from sparse_lens.patching.ablations.base import BoundAblation, bind
+from sparse_lens.patching.ablations.binding import BoundAblation, bind
 from sparse_lens.patching.activations import mean_activations
 from sparse_lens.patching.exact.effects import exact_edge_effects, exact_node_effects
 from sparse_lens.patching.fit import check_prompts

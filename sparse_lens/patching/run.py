@@ -10,7 +10,7 @@ from transformer_lens import HookedTransformer
 
 from sparse_lens.circuit import Circuit
 from sparse_lens.masks import Masks
-from sparse_lens.patching.ablations.base import Ablation, BoundAblation, bind
+from sparse_lens.patching.ablations.binding import Ablation, BoundAblation, bind
 from sparse_lens.patching.activations import Values, activations
 from sparse_lens.patching.fit import check_prompts
 from sparse_lens.patching.hooks import Attachment

@@ -12,7 +12,7 @@ from transformer_lens import HookedTransformer
 
 from sparse_lens.graphs.base import Graph, did_you_mean
 from sparse_lens.graphs.component import ComponentGraph
-from sparse_lens.patching.ablations.base import Ablation, BoundAblation, check_tokens
+from sparse_lens.patching.ablations.binding import Ablation, BoundAblation, check_tokens
 from sparse_lens.patching.activations import Values, mean_activations
 from sparse_lens.task import Prompts
 

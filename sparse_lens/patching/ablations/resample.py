@@ -10,7 +10,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from sparse_lens.graphs.base import Graph
-from sparse_lens.patching.ablations.base import Ablation, BoundAblation
+from sparse_lens.patching.ablations.binding import Ablation, BoundAblation
 from sparse_lens.patching.ablations.interchange import BoundInterchange
 from sparse_lens.patching.activations import Values
 from sparse_lens.task import Prompts
