@@ -99,24 +99,18 @@ class EdgeGates:
                 0, self._sources.cpu()
             )
             edges = log_p - torch.log(-torch.expm1(log_p)) - offset
-        return Scores(self.graph, edges=self.by_block(edges))
+        return Scores(self.graph, edges=self.by_block(edges), absolute=False)
 
-    def of_scores(self, scores: Scores, *, absolute: bool) -> Float[Tensor, " edges"]:
-        """Scores of a vector's edges, on the CPU; one of node scores has the lower of its ends'.
-
-        Args:
-            absolute: take absolute values first.
-        """
+    def of_scores(self, scores: Scores) -> Float[Tensor, " edges"]:
+        """What a vector's edges rank by, on the CPU; by node scores, the lower of its ends."""
         if scores.graph != self.graph:
             raise ValueError(
                 f"the initial scores are of another graph: {scores.graph}, expected {self.graph}."
             )
         if scores.edges is not None:
             values = self.flat(scores.edges)
-            return values.abs() if absolute else values
-        assert scores.nodes is not None
-        nodes = self.graph.flatten(scores.nodes)
-        nodes = nodes.abs() if absolute else nodes
+            return values.abs() if scores.absolute else values
+        nodes = scores.importance
         lower = {
             block: torch.minimum(nodes[ends.dst][:, None], nodes[ends.src])
             for block, ends in self.graph.ends.items()
