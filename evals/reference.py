@@ -42,14 +42,11 @@ def overlap(found: Circuit, reference: Circuit) -> Overlap:
     )
 
 
-def auroc(scores: Scores, reference: Circuit, *, absolute: bool = True) -> float:
+def auroc(scores: Scores, reference: Circuit) -> float:
     """Area under the receiver operating characteristic of scores.
 
     The probability that a part of the reference circuit scores above one that is not in it, ties
     counted as one half; 1/2 for chance. Edges for scores of edges, nodes for scores of nodes.
-
-    Args:
-        absolute: scores rank by their distance from zero.
 
     Raises:
         ValueError: when they belong to different graphs, or the reference is empty or everything.
@@ -63,7 +60,7 @@ def auroc(scores: Scores, reference: Circuit, *, absolute: bool = True) -> float
             f"the reference has {n_inside} of {len(inside)} parts of the graph; an area takes "
             "some that are in it and some that are not."
         )
-    ranks = _ranks(values.abs() if absolute else values)
+    ranks = _ranks(values.abs() if scores.absolute else values)
     above = ranks[inside].sum() - n_inside * (n_inside + 1) / 2
     return float(above / (n_inside * n_outside))
 

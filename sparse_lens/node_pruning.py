@@ -97,8 +97,8 @@ class NodePruning(RankingMethod):
         start = self._start(bound, task, seed, generator, meter)
         prompts = task.train.to(bound.device)
         tau, history = self._learn(bound.for_prompts(prompts), start, prompts, generator, meter)
-        scores = Scores.of_nodes(bound.graph, bound.graph.unflatten(tau.cpu()))
-        return Ranking(scores, absolute=False, history=tuple(history))
+        scores = Scores.of_nodes(bound.graph, bound.graph.unflatten(tau.cpu()), absolute=False)
+        return Ranking(scores, history=tuple(history))
 
     @property
     def _calibrate(self) -> Calibrate | None:
@@ -116,7 +116,7 @@ class NodePruning(RankingMethod):
         tau = noise * self.init_noise_scale + self.init_noise_bias
         if self.warm_start is not None:
             first = ranking_of(self.warm_start, bound, task, seed=seed, meter=meter)
-            tau += self.warm_start_scale * _places(first, self.warm_start)
+            tau += self.warm_start_scale * _standing(first.scores, self.warm_start)
         return tau.clamp(-1, 1)
 
     def _learn(
@@ -195,19 +195,17 @@ class StraightThrough(torch.autograd.Function):
         return grad_outputs[0] * sigmoid * (1 - sigmoid) / ctx.temperature, None
 
 
-def _places(ranking: Ranking, method: Method) -> Float[Tensor, " nodes"]:
-    """Where each node stands in a ranking, evenly from -1 for the worst to 1 for the best."""
-    scores, graph = ranking.scores, ranking.scores.graph
+def _standing(scores: Scores, method: Method) -> Float[Tensor, " nodes"]:
+    """Where each node stands in the ranking, evenly from -1 for the worst to 1 for the best."""
+    graph = scores.graph
     if scores.nodes is None:
         raise ValueError(
             f"warm_start must score nodes, and {type(method).__name__} scored edges of "
             f"{graph}: choose its option for nodes, such as AttributionPatching(nodes=True)."
         )
-    values = graph.flatten(scores.nodes)
-    order = (values.abs() if ranking.absolute else values).argsort(stable=True)
-    places = torch.empty(graph.n_nodes)
-    places[order] = torch.linspace(-1, 1, graph.n_nodes)
-    return places
+    standing = torch.empty(graph.n_nodes)
+    standing[scores.importance.argsort(stable=True)] = torch.linspace(-1, 1, graph.n_nodes)
+    return standing
 
 
 def _masks(graph: Graph, gates: Float[Tensor, " nodes"]) -> Masks:

@@ -122,7 +122,6 @@ class ACDC(Method):
             chosen=chosen,
             cost=cost,
             seed=seed,
-            absolute=False,
             history=tuple(_row(run) for run in runs),
             circuits=circuits,
         )

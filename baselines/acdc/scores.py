@@ -38,7 +38,7 @@ def scores_of_runs(start: Circuit, runs: Sequence[Run]) -> Scores:
     values = {block: torch.zeros(shape) for block, shape in graph.block_shapes.items()}
     for (block, row, column), place in zip(edges, places.tolist(), strict=True):
         values[block][row, column] = place
-    return Scores(graph, edges=values)
+    return Scores(graph, edges=values, absolute=False)
 
 
 def _size(run: Run, edge: Edge) -> float:

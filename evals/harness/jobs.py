@@ -211,13 +211,7 @@ def _chosen(job: Job, bound: BoundAblation, task: Task, discovery: Discovery) ->
     """What the method chose; searched for here if it knows no target."""
     if discovery.chosen is not None and takes_target(job.method):
         return discovery.chosen
-    return choose_circuit(
-        bound,
-        discovery.scores,
-        task,
-        target_loss=job.target_loss,
-        absolute=discovery.absolute,
-    )
+    return choose_circuit(bound, discovery.scores, task, target_loss=job.target_loss)
 
 
 def takes_target(method: Method) -> bool:
