@@ -125,7 +125,7 @@ class AttributionPatching(RankingMethod):
     def rank(self, bound: BoundAblation, task: Task, *, seed: int, meter: CostMeter) -> Ranking:
         """Estimate the effect of every edge or node."""
         graph = bound.graph
-        effects = self._effects(bound, task.train.to(bound.model.cfg.device or "cpu"), meter)
+        effects = self._effects(bound, task.train.to(bound.device), meter)
         if not self._scores_edges(graph):
             scores = Scores.of_nodes(graph, effects)
         elif self.selection == "greedy":

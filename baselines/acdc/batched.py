@@ -207,7 +207,7 @@ class _Part:
     def __init__(
         self, bound: BoundAblation, prompts: Prompts, objective: Objective, kept: np.ndarray
     ) -> None:
-        self._prompts = prompts.to(bound.model.cfg.device or "cpu")
+        self._prompts = prompts.to(bound.device)
         self.n_prompts = len(prompts)
         self.device = self._prompts.clean.device.type
         self._objective = objective

@@ -160,8 +160,7 @@ class ACDC(Method):
         self, bound: BoundAblation, start: Circuit, task: Task, meter: CostMeter
     ) -> list[Run]:
         """One for each threshold, from the smallest up."""
-        device = bound.model.cfg.device or "cpu"
-        train = task.train.to(device)
+        train = task.train.to(bound.device)
         runs: dict[float, Run] = {}
 
         def run(threshold: float) -> Run:
@@ -177,7 +176,7 @@ class ACDC(Method):
                 task.split("validation")
 
             def loss_of(circuit: Circuit, objective: Objective) -> float:
-                return _loss(bound, circuit, task.split("validation").to(device), objective)
+                return _loss(bound, circuit, task.split("validation").to(bound.device), objective)
 
             def needs_smaller(threshold: float) -> tuple[bool, int]:
                 circuit = run(threshold).circuit
@@ -209,7 +208,7 @@ def _smallest(
     bound: BoundAblation, circuits: tuple[Circuit, ...], task: Task, target: float
 ) -> ChosenCircuit:
     """The smallest circuit that meets a task loss on the validation prompts, or the full one."""
-    prompts = task.split("validation").to(bound.model.cfg.device or "cpu")
+    prompts = task.split("validation").to(bound.device)
     tried = []
     for circuit in sorted(circuits, key=lambda circuit: circuit.n_edges):
         loss = _loss(bound, circuit, prompts, TaskLoss())

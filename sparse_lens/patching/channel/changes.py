@@ -1,26 +1,32 @@
 """What ablating a channel, or cutting what it sends along its weights, changes."""
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from transformer_lens import HookedTransformer
 
 from sparse_lens.graphs.channel import ChannelBlock, ChannelGraph
 from sparse_lens.models.anatomy import anatomy_of
 from sparse_lens.patching.alignment import aligned, like
-from sparse_lens.patching.binding import BoundAblation
 from sparse_lens.patching.channel.attachment import channel_flags, site_channels
 from sparse_lens.patching.hooks import Attachment, Hooks
-from sparse_lens.task import Prompts
 
 
 class ChannelChanges:
     """ablated - live of the channels, of a run of the whole model."""
 
-    def __init__(self, bound: BoundAblation, prompts: Prompts, *, edges: bool) -> None:
-        graph = bound.graph
-        assert isinstance(graph, ChannelGraph)
-        self._model, self._graph, self._anatomy = bound.model, graph, anatomy_of(bound.model)
-        self._ablated = bound.values(prompts)
+    def __init__(
+        self,
+        model: HookedTransformer,
+        graph: ChannelGraph,
+        ablated: Mapping[str, Tensor],
+        *,
+        edges: bool,
+    ) -> None:
+        self._model, self._graph, self._ablated = model, graph, ablated
+        self._anatomy = anatomy_of(model)
         self._live: dict[str, Tensor] = {}
         self.captures = Hooks()
         for name, site in graph.sites.items():

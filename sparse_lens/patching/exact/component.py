@@ -19,10 +19,10 @@ from sparse_lens.patching.run import run_live
 
 
 def component_edges(passes: Passes) -> Float[Tensor, "readers writers"]:
-    model, graph = passes.model, passes.bound.graph
+    graph = passes.bound.graph
     assert isinstance(graph, ComponentGraph)
     cuts = _StreamCuts(passes)
-    effects = torch.zeros(graph.n_readers, graph.n_writers, device=model.cfg.device)
+    effects = torch.zeros(graph.n_readers, graph.n_writers, device=passes.bound.device)
 
     def measure(rows: slice, attach: Callable[[Indices, Indices], Attachment]) -> None:
         readers, writers = graph.block.support[rows].nonzero(as_tuple=True)
@@ -123,7 +123,7 @@ def component_nodes(passes: Passes) -> Mapping[str, Float[Tensor, " width"]]:
             continue
         found = []
         for node in range(site.width):
-            gate = torch.ones(site.width, device=model.cfg.device)
+            gate = torch.ones(site.width, device=passes.bound.device)
             gate[node] = 0
             attachment = component_attachment(model, Masks(graph, {name: gate}, {}), ablated)
             found.append(passes.effects(1, attachment))

@@ -11,7 +11,7 @@ from transformer_lens import HookedTransformer
 from sparse_lens.graphs.component import LETTERS, ComponentGraph
 from sparse_lens.models.anatomy import Anatomy, anatomy_of
 from sparse_lens.objectives import Objective
-from sparse_lens.patching.binding import BoundAblation
+from sparse_lens.patching.ablations.binding import BoundAblation
 from sparse_lens.patching.component.changes import WriterChanges
 from sparse_lens.patching.component.interception import reader_flags
 from sparse_lens.patching.component.mixing import flat, token_chunks
@@ -47,7 +47,7 @@ def component_edge_effects(
     changes = WriterChanges(model, graph, bound.writer_values(prompts))
     if not points.begin_live:
         run_live(model, prompts, changes.attachment())
-    effects = torch.zeros(graph.n_readers, graph.n_writers, device=model.cfg.device)
+    effects = torch.zeros(graph.n_readers, graph.n_writers, device=bound.device)
     for site in points.moved(graph, edges=True):
         columns = slice(0, graph.n_writers) if site is None else graph.node_slices[site]
         moved = slice(0, graph.n_inputs) if site is None else columns

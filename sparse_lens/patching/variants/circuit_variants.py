@@ -8,7 +8,7 @@ from torch import Tensor
 from sparse_lens.graphs.component import LETTERS, ComponentGraph
 from sparse_lens.graphs.reachability import Acting
 from sparse_lens.models.anatomy import anatomy_of
-from sparse_lens.patching.binding import BoundAblation
+from sparse_lens.patching.ablations.binding import BoundAblation
 from sparse_lens.patching.variants.forward import VariantPass
 from sparse_lens.patching.variants.frame import Frame
 from sparse_lens.patching.variants.plan import Plan, what_differs

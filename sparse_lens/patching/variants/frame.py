@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparse_lens.graphs.component import ComponentGraph
+from sparse_lens.patching.ablations.binding import BoundAblation
 from sparse_lens.patching.alignment import aligned, like
-from sparse_lens.patching.binding import BoundAblation, BoundInterchange
 from sparse_lens.patching.variants.bare import bare
 from sparse_lens.patching.variants.full_run import causal_mask, embed, writer_outputs
 from sparse_lens.patching.variants.layer_parts import LayerParts
@@ -31,7 +31,7 @@ class Frame:
     ) -> None:
         model, graph = bound.model, bound.graph
         assert isinstance(graph, ComponentGraph)
-        tokens = prompts.clean.to(model.cfg.device)
+        tokens = prompts.clean.to(bound.device)
         self.graph = graph
         self.layers = [LayerParts(model, layer) for layer in range(graph.n_layers)]
         self._unembed = plain_unembedding(model)
@@ -48,7 +48,11 @@ class Frame:
         self._positions = embedded.positions
         self.shape = tuple(self.inputs.shape[1:])  # batch, pos, d_model
         self._ablated: Tensor | None = None
-        ablated = self._values_of(bound, prompts)
+        ablation_tokens = bound.tokens_of(prompts)
+        if ablation_tokens is None:
+            ablated = bound.writer_values(prompts)
+        else:
+            ablated = writer_outputs(graph, self.layers, embed(model, graph, ablation_tokens))
         if ablated is not None:
             batch, pos = self.shape[:2]
             part = aligned(ablated, "writers", leading=1, batch=batch, pos=pos)
@@ -57,7 +61,7 @@ class Frame:
         self._n_before = 0
         self._before: list[Float[Tensor, "kv heads batch pos d_head"]] = []
         self._causal = causal_mask(self.inputs)
-        if only_where_differing and isinstance(bound, BoundInterchange):
+        if only_where_differing and ablation_tokens is not None:
             self._leave_out(self._n_equal())
         self._causal = self._causal[self._n_before :]
         self._causal_at_answer = self._causal[self._answers, None]
@@ -160,13 +164,6 @@ class Frame:
             if sublayer.kind == "heads":
                 stream = stream + self.layers[sublayer.layer].constant
         return [*backgrounds, stream]
-
-    def _values_of(self, bound: BoundAblation, prompts: Prompts) -> Tensor | None:
-        """What ablated writers carry; see `BoundAblation.writer_values`."""
-        if not isinstance(bound, BoundInterchange):
-            return bound.writer_values(prompts)
-        embedded = embed(bound.model, self.graph, bound.tokens_of(prompts))
-        return writer_outputs(self.graph, self.layers, embedded)
 
     def _sum(self, writers: slice) -> Tensor | float:
         return 0.0 if self._ablated is None else self._ablated[writers].sum(0)
