@@ -21,9 +21,9 @@ from sparse_lens.discovery import Discovery
 from sparse_lens.graphs.base import Graph
 from sparse_lens.graphs.component import ComponentGraph
 from sparse_lens.method import Method, check_task
+from sparse_lens.models.anatomy import anatomy_of
 from sparse_lens.objectives import KLDivergence, Objective, TaskLoss
 from sparse_lens.patching import BoundAblation, bind, full_logits
-from sparse_lens.patching.component.writers import heads_are_coupled
 from sparse_lens.patching.suspension import has_hooks_of_others
 from sparse_lens.search import ChosenCircuit, circuit_logits
 from sparse_lens.task import Prompts, Task
@@ -195,7 +195,8 @@ class ACDC(Method):
     ) -> Run:
         rule = Rule(threshold, self.absolute)
         parts = (bound, prompts, self.objective, start, rule)
-        by_itself = not isinstance(bound.graph, ComponentGraph) or heads_are_coupled(bound.model)
+        coupled = anatomy_of(bound.model).heads_are_coupled
+        by_itself = coupled or not isinstance(bound.graph, ComponentGraph)
         if by_itself or has_hooks_of_others(bound.model):
             return run_one_by_one(*parts, max_tokens=self.max_tokens)
         run = run_in_batches(*parts, max_tokens=self.max_tokens)

@@ -10,6 +10,7 @@ from transformer_lens import HookedTransformer
 
 from sparse_lens.circuit import Circuit
 from sparse_lens.masks import Masks
+from sparse_lens.models.anatomy import anatomy_of
 from sparse_lens.patching.ablations.binding import Ablation, BoundAblation, bind
 from sparse_lens.patching.activations import Values, activations
 from sparse_lens.patching.fit import check_prompts
@@ -114,8 +115,7 @@ def answer_logits(model: HookedTransformer, prompts: Prompts) -> Float[Tensor, "
         return (args[0][rows, answers][:, None],)
 
     tokens = prompts.clean.to(device)
-    sparse_cfg = getattr(model, "sparse_cfg", None)
-    if sparse_cfg is not None and sparse_cfg.enable_bigram_table:
+    if anatomy_of(model).has_bigram_table:  # which needs the tokens at all positions
         return model(tokens)[rows, answers]
     handle = model.unembed.register_forward_pre_hook(at_answers)
     try:

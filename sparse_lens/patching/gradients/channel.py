@@ -8,11 +8,11 @@ from torch import Tensor
 
 from sparse_lens.graphs.base import Site
 from sparse_lens.graphs.channel import ChannelGraph
+from sparse_lens.models.anatomy import anatomy_of
 from sparse_lens.objectives import Objective
 from sparse_lens.patching.ablations.binding import BoundAblation
 from sparse_lens.patching.channel.attachment import channel_flags, site_channels
 from sparse_lens.patching.channel.changes import ChannelChanges
-from sparse_lens.patching.component.writers import FIRST_STREAM
 from sparse_lens.patching.gradients.backward import (
     Captured,
     gradients_at,
@@ -112,7 +112,7 @@ class _Runs:
             edits, captures = Hooks(), Hooks()
             if copies.moved:
                 self._move(moved, copies, edits)
-            edits.add(f"blocks.{self._layer(moved)}.hook_resid_pre", start_graph)
+            edits.add(anatomy_of(model).attn_stream(self._layer(moved)), start_graph)
             if self._relp:
                 add_relp_rules(model, edits, captures)
             if not self.changes.known:
@@ -139,7 +139,8 @@ class _Runs:
     def _move(self, moved: str | None, copies: Copies, edits: Hooks) -> None:
         """Add the edit of the input, or of a site."""
         if moved is None:
-            edits.add(FIRST_STREAM, copies.moving(self._change_of_input()))
+            first_stream = anatomy_of(self._bound.model).first_stream
+            edits.add(first_stream, copies.moving(self._change_of_input()))
             return
         site, change = self.graph.sites[moved], self.changes.of_nodes(moved)
 

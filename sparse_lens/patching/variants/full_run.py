@@ -8,6 +8,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from sparse_lens.graphs.component import LETTERS, ComponentGraph
+from sparse_lens.models.anatomy import anatomy_of
 from sparse_lens.patching.component.writers import EmbeddingOutputs
 from sparse_lens.patching.hooks import Attachment, Hooks
 from sparse_lens.patching.suspension import suspended
@@ -33,7 +34,7 @@ def embed(
     model: HookedTransformer, graph: ComponentGraph, tokens: Int[Tensor, "batch pos"]
 ) -> Embedded:
     """Of tokens on any device."""
-    outputs, captures = EmbeddingOutputs(graph), Hooks()
+    outputs, captures = EmbeddingOutputs(anatomy_of(model), split=graph.split_embeddings), Hooks()
     outputs.watch(captures)
     attachment = Attachment(model, edits={}, captures=captures.merged())
     with suspended(model), attachment.attached():
