@@ -22,7 +22,7 @@ from sparse_lens.graphs.base import Graph
 from sparse_lens.graphs.component import ComponentGraph
 from sparse_lens.method import Method, check_task
 from sparse_lens.objectives import KLDivergence, Objective, TaskLoss
-from sparse_lens.patching import BoundAblation, bind, full_logits
+from sparse_lens.patching import BoundAblation, bind, full_logits_for
 from sparse_lens.patching.component.writers import heads_are_coupled
 from sparse_lens.patching.suspension import has_hooks_of_others
 from sparse_lens.search import ChosenCircuit, circuit_logits
@@ -224,7 +224,7 @@ def _smallest(
 
 @torch.no_grad()
 def _loss(bound: BoundAblation, circuit: Circuit, prompts: Prompts, objective: Objective) -> float:
-    full = full_logits(bound.model, prompts) if objective.needs_full_logits else None
+    full = full_logits_for(objective, bound.model, prompts)
     return float(objective(circuit_logits(bound, circuit, prompts), prompts, full).mean())
 
 
