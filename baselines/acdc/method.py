@@ -12,7 +12,7 @@ from transformer_lens import HookedTransformer
 from sparse_lens.ablation import Ablation
 from sparse_lens.baselines.acdc.batched import run_in_batches
 from sparse_lens.baselines.acdc.one_at_a_time import run_one_by_one
-from sparse_lens.baselines.acdc.run import Rule, Run
+from sparse_lens.baselines.acdc.pruning_run import Rule, Run
 from sparse_lens.baselines.acdc.scores import scores_of_runs
 from sparse_lens.baselines.acdc.targets import LossTarget, Target, bisect
 from sparse_lens.circuit import Circuit

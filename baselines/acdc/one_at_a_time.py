@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from sparse_lens.baselines.acdc.order import sublayers_from_the_output
-from sparse_lens.baselines.acdc.run import Edge, Rule, Run
+from sparse_lens.baselines.acdc.pruning_run import Edge, Rule, Run
 from sparse_lens.circuit import Circuit
 from sparse_lens.objectives import Objective
 from sparse_lens.patching import BoundAblation, answer_logits, full_logits_for, patched
