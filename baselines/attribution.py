@@ -124,7 +124,7 @@ class AttributionPatching(RankingMethod):
     def rank(self, bound: BoundAblation, task: Task, *, seed: int, meter: CostMeter) -> Ranking:
         """Estimate the effect of every edge or node."""
         graph = bound.graph
-        effects = self._effects(bound, task.train.to(bound.model.cfg.device or "cpu"), meter)
+        effects = self._effects(bound, task.train.to(bound.device), meter)
         absolute = self.selection != "signed"
         if not self._scores_edges(graph):
             return Ranking(Scores.of_nodes(graph, effects, absolute=absolute))

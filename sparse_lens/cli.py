@@ -116,7 +116,10 @@ def compare(
     ] = None,
     methods: Annotated[list[str] | None, typer.Option(help="Names, likewise.")] = None,
     graph: Annotated[str | None, typer.Option(help="channel or component.")] = None,
-    ablation: Annotated[str | None, typer.Option(help="mean, zero or interchange.")] = None,
+    ablation: Annotated[
+        str | None,
+        typer.Option(help="mean, zero, interchange, resample, or one that another package brings."),
+    ] = None,
     seeds: Annotated[int | None, typer.Option(help="How many seeds.")] = None,
     target_loss: Annotated[float | None, typer.Option(help="Nats that circuits must meet.")] = None,
     questions: Annotated[

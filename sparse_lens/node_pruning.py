@@ -95,8 +95,8 @@ class NodePruning(RankingMethod):
         """Learn a gate for every node; the history has a row a step."""
         generator = torch.Generator().manual_seed(seed)
         start = self._start(bound, task, seed, generator, meter)
-        prompts = task.train.to(bound.model.cfg.device or "cpu")
-        tau, history = self._learn(bound, start, prompts, generator, meter)
+        prompts = task.train.to(bound.device)
+        tau, history = self._learn(bound.for_prompts(prompts), start, prompts, generator, meter)
         scores = Scores.of_nodes(bound.graph, bound.graph.unflatten(tau.cpu()), absolute=False)
         return Ranking(scores, history=tuple(history))
 

@@ -131,7 +131,7 @@ class EdgePruning(RankingMethod):
             FileNotFoundError: when its folder does not exist.
         """
         with frozen(bound.model):
-            gates = EdgeGates(bound.graph, writers=self.writer_gates, device=bound.model.cfg.device)
+            gates = EdgeGates(bound.graph, writers=self.writer_gates, device=bound.device)
             order = self._order(gates, bound, task, seed, meter)
             training = Training(self, bound, gates, task.train, order, seed)
             training.run(meter)

@@ -171,7 +171,7 @@ def _run(job: Job, bench: Workbench) -> Outcome:
         questions=job.questions if chosen.met_target else Questions.none(),
         seed=job.seed,
     )
-    validation = task.split("validation").to(bound.model.cfg.device or "cpu")
+    validation = task.split("validation").to(bound.device)
     logits = model_logits(bound.model, validation)
     full = compare_logits(logits, logits, validation).means()
     record = replace(
@@ -193,8 +193,8 @@ def _run(job: Job, bench: Workbench) -> Outcome:
         forward_passes=discovery.cost.forward_passes,
         backward_passes=discovery.cost.backward_passes,
         peak_memory=discovery.cost.peak_memory,
-        device=str(bound.model.cfg.device),
-        hardware=hardware(bound.model.cfg.device),
+        device=str(bound.device),
+        hardware=hardware(bound.device),
         measurements=measurements,
     )
     drawing = None
