@@ -16,7 +16,7 @@ from sparse_lens.learning import PromptOrder, share_of_peak
 from sparse_lens.masks import Masks
 from sparse_lens.method import Method
 from sparse_lens.objectives import Objective, TaskLoss
-from sparse_lens.patching import BoundAblation, answer_logits, frozen, full_logits, patched
+from sparse_lens.patching import BoundAblation, answer_logits, frozen, full_logits_for, patched
 from sparse_lens.ranking_method import Ranking, RankingMethod, ranking_of
 from sparse_lens.scores import Scores
 from sparse_lens.search import Calibrate
@@ -160,9 +160,7 @@ class NodePruning(RankingMethod):
         self, bound: BoundAblation, tau: Float[Tensor, " nodes"], batch: Prompts
     ) -> tuple[Row, Tensor]:
         model, graph = bound.model, bound.graph
-        full = None
-        if self.objective.needs_full_logits:
-            full = full_logits(model, batch)
+        full = full_logits_for(self.objective, model, batch)
         gates = StraightThrough.apply(tau, self.temperature)
         assert isinstance(gates, Tensor)
         masks = _masks(graph, gates)

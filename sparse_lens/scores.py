@@ -123,8 +123,7 @@ class Scores:
 
     @cached_property
     def _from_output(self) -> EdgesFromOutput:
-        edges = {b: e.abs() if self.absolute else e for b, e in (self.edges or {}).items()}
-        return EdgesFromOutput(self.graph, edges)
+        return EdgesFromOutput(self.graph, self.graph.unflatten_edges(self.importance))
 
     def _within_edges(self, n_edges: int) -> Circuit:
         """More nodes never have fewer edges between them, so bisection finds the last that fit."""

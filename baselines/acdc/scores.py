@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from sparse_lens.baselines.acdc.run import Edge, Run
+from sparse_lens.baselines.acdc.pruning_run import Edge, Run
 from sparse_lens.circuit import Circuit
 from sparse_lens.scores import Scores
 

@@ -12,6 +12,7 @@ from sparse_lens.patching.run import (
     answer_logits,
     circuit_activations,
     full_logits,
+    full_logits_for,
     patched,
     run_circuit,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "exact_node_effects",
     "frozen",
     "full_logits",
+    "full_logits_for",
     "has_norms",
     "mean_activations",
     "node_effects",
