@@ -14,19 +14,19 @@ from sparse_lens.method import Method, registry
 
 
 def describe_methods() -> Group:
-    """Of each installed method its registered name, what it does, its fields with defaults."""
+    """The registered name, summary and fields with defaults of each installed method."""
     return describe(registry())
 
 
 def describe(methods: Mapping[str, type[Method]]) -> Group:
-    """The same of some methods, by name."""
+    """The name, summary and fields of methods by name."""
     parts: list[RenderableType] = []
     for name, cls in methods.items():
-        own = "\n".join(_field(f) for f in fields(cls))
+        field_lines = "\n".join(_field(f) for f in fields(cls))
         parts += [
             Text(name, style="bold"),
             Padding(Text(_first_line(cls)), (0, 0, 0, 2)),
-            Padding(Text(own, style="dim"), (0, 0, 1, 4)),
+            Padding(Text(field_lines, style="dim"), (0, 0, 1, 4)),
         ]
     return Group(*parts, Text("Set a field with: sparse-lens compare --set NAME.FIELD=VALUE"))
 
@@ -49,7 +49,7 @@ def _default(field: Field[Any]) -> Any:
 
 
 def _short(value: Any) -> str:
-    """As one would write it: what is all at its defaults without its fields."""
+    """The value as code; a dataclass with all fields at their defaults is written without them."""
     if is_dataclass(value) and all(getattr(value, f.name) == _default(f) for f in fields(value)):
         return f"{type(value).__name__}()"
     return repr(value)
