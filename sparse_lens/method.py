@@ -7,9 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from os import PathLike
-from typing import Any
 
 import torch
 from transformer_lens import HookedTransformer
@@ -19,6 +17,7 @@ from sparse_lens.circuit import Circuit
 from sparse_lens.graphs.base import Graph
 from sparse_lens.objectives import Objective
 from sparse_lens.patching import BoundAblation, check_prompts, counted
+from sparse_lens.plugins import installed_classes
 from sparse_lens.scores import Scores
 from sparse_lens.search import ChosenCircuit
 from sparse_lens.task import Task
@@ -197,18 +196,4 @@ def registry() -> dict[str, type[Method]]:
     Raises:
         ImportError: when one cannot be imported, naming the package that it comes from.
     """
-    points = sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name)
-    return {point.name: _load(point) for point in points}
-
-
-def _load(point: Any) -> type[Method]:
-    """The class that an entry point names. Where the backport of importlib.metadata is installed,
-    that is an entry point of the backport."""
-    try:
-        return point.load()
-    except (ImportError, AttributeError) as error:
-        package = "an unknown package" if point.dist is None else point.dist.name
-        raise ImportError(
-            f"the method {point.name!r} of {package} cannot be imported from {point.value}: "
-            f"{error}. Mend or uninstall that package."
-        ) from error
+    return installed_classes(ENTRY_POINT_GROUP, Method)

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from sparse_lens.cli import app
 from sparse_lens.commands import compare as command
-from sparse_lens.evals.presets import QUICK
+from sparse_lens.commands.compare_presets import QUICK
 from sparse_lens.evals.questions import QUESTIONS
 from sparse_lens.evals.results import Results
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from sparse_lens.cli import app
-from sparse_lens.commands.methods import describe
+from sparse_lens.commands.installed import describe
 from sparse_lens.method import Method, registry
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -19,7 +19,7 @@ LAYERS = (
     ("models", "graphs", "circuit", "circuit_io", "circuit_network", "eap_ig", "scores", "masks",
      "ablation", "task", "task_io", "objectives", "calibration", "selection", "training", "atomic",
      "versions", "identity", "graph_file", "dataclass_json", "hard_concrete",
-     "learning"),
+     "learning", "plugins"),
     ("patching",),
     ("method", "search", "discovery_io", "ranking_method"),
     ("node_pruning", "node_pruning_search", "baselines", "plotting"),

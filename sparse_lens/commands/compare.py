@@ -6,7 +6,7 @@ import ast
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,15 +14,15 @@ from rich.console import Console
 
 from sparse_lens.ablation import Ablation, InterchangeAblation, MeanAblation, ZeroAblation
 from sparse_lens.commands.compare_console import Display
-from sparse_lens.evals import tasks
-from sparse_lens.evals.compare import compare
+from sparse_lens.commands.compare_presets import PRESETS
+from sparse_lens.evals import tasks as task_registry
+from sparse_lens.evals.compare import Comparison
 from sparse_lens.evals.harness.sources import GraphOf
-from sparse_lens.evals.presets import PRESETS, ComparePreset
-from sparse_lens.evals.questions import QUESTIONS, Questions
+from sparse_lens.evals.question import registry as question_registry
 from sparse_lens.evals.results import Results
 from sparse_lens.graphs.channel import ChannelGraph
 from sparse_lens.graphs.component import ComponentGraph
-from sparse_lens.method import Method, registry
+from sparse_lens.method import registry as method_registry
 from sparse_lens.models import zoo
 from sparse_lens.models.tokenizer import load_tokenizer
 
@@ -36,59 +36,69 @@ ABLATIONS: Mapping[str, Callable[[], Ablation]] = {
     "interchange": InterchangeAblation,
 }
 
-Thing = TypeVar("Thing")
+Value = TypeVar("Value")
 
 
-@dataclass(frozen=True)
-class CompareOptions:
-    """The command's flags; None where one was not given and the preset decides.
+def comparison_of(
+    preset: str,
+    *,
+    console: Console,
+    models: Sequence[str] | None = None,
+    tasks: Sequence[str] | None = None,
+    methods: Sequence[str] | None = None,
+    graph: str | None = None,
+    ablation: str | None = None,
+    questions: Sequence[str] | None = None,
+    steps: int | None = None,
+    assignments: Sequence[str] = (),
+    **settings: Any,
+) -> Comparison:
+    """A preset with the fields replaced that flags give; None where one was not given.
 
-    Lists of names are as typed: each may hold several, separated by commas.
+    Args:
+        console: where tasks are named that `all` leaves out.
+        models: like `tasks`, `methods` and `questions` as typed: each string may hold several
+            names, separated by commas.
+        steps: of all methods that learn.
+        assignments: `NAME.FIELD=VALUE`, of a method or a question.
+        settings: other fields of the comparison, as they are.
     """
-
-    preset: str = "quick"
-    models: Sequence[str] | None = None
-    tasks: Sequence[str] | None = None
-    methods: Sequence[str] | None = None
-    graph: str | None = None
-    ablation: str | None = None
-    n_seeds: int | None = None
-    target_loss: float | None = None
-    questions: Sequence[str] | None = None
-    steps: int | None = None
-    fields: tuple[str, ...] = ()
-    """`METHOD.FIELD=VALUE`."""
-
-    device: str | None = None
+    comparison = _named("preset", PRESETS, preset)
+    changes = {name: value for name, value in settings.items() if value is not None}
+    if models is not None:
+        changes["models"] = _names(models)
+    if tasks is not None:
+        changes["tasks"] = _names(tasks)
+    if changes.get("tasks") == ("all",):
+        changes["tasks"] = _tasks_that_fit(changes.get("models", comparison.models), console)
+    if graph is not None:
+        changes["graph"] = _named("graph", GRAPHS, graph)
+    if ablation is not None:
+        changes["ablation"] = _named("ablation", ABLATIONS, ablation)()
+    changes["methods"] = comparison.named_methods
+    if methods is not None:
+        changes["methods"] = _chosen(
+            "method", _names(methods), comparison.named_methods, method_registry()
+        )
+    changes["questions"] = comparison.named_questions
+    if questions is not None:
+        names = _question_names(questions)
+        changes["questions"] = _chosen(
+            "question", names, comparison.named_questions, question_registry()
+        )
+    for assignment in assignments:
+        _assign(assignment, changes["methods"], changes["questions"])
+    if steps is not None:
+        changes["methods"] = _with_steps(changes["methods"], steps)
+    return replace(comparison, **changes)
 
 
 def run(
-    options: CompareOptions, out: Path, *, workers: int, report: bool, console: Console
+    comparison: Comparison, out: Path, *, workers: int, report: bool, console: Console
 ) -> Results:
     """Run a comparison with progress, print its summary, and write the report."""
-    preset = _with_flags(_named("preset", PRESETS, options.preset), options)
-    methods = {name: _method(name, given) for name, given in preset.methods.items()}
-    methods = _with_steps(_with_fields(methods, options.fields), options.steps)
-    if preset.tasks == ("all",):
-        preset = replace(preset, tasks=_tasks_that_fit(preset.models, console))
     with Display(console) as display, _how_to_go_on(console):
-        results = compare(
-            preset.models,
-            preset.tasks,
-            methods,
-            out=out,
-            graph=_named("graph", GRAPHS, preset.graph),
-            ablation=_named("ablation", ABLATIONS, preset.ablation)(),
-            seeds=preset.n_seeds,
-            target_loss=preset.target_loss,
-            budgets=preset.budgets,
-            random_draws=preset.random_draws,
-            questions=preset.questions,
-            splits=preset.splits,
-            device=options.device,
-            workers=workers,
-            progress=display.show,
-        )
+        results = comparison.run(out, workers=workers, progress=display.show)
     display.summary(results)
     console.print(f"Results: {out / 'results.jsonl'}", soft_wrap=True)
     if report and results.done:
@@ -108,42 +118,17 @@ def _how_to_go_on(console: Console) -> Iterator[None]:
         raise
 
 
-def _with_flags(preset: ComparePreset, options: CompareOptions) -> ComparePreset:
-    given: dict[str, Any] = {
-        name: getattr(options, name)
-        for name in ("graph", "ablation", "n_seeds", "target_loss")
-        if getattr(options, name) is not None
-    }
-    if options.models is not None:
-        given["models"] = _names(options.models)
-    if options.tasks is not None:
-        given["tasks"] = _names(options.tasks)
-    if options.methods is not None:
-        given["methods"] = {name: preset.methods.get(name, {}) for name in _names(options.methods)}
-    if options.questions is not None:
-        given["questions"] = _asked(preset.questions, options.questions)
-    return replace(preset, **given)
-
-
-def _asked(preset: Questions, given: Sequence[str]) -> Questions:
-    shorthands: dict[tuple[str, ...], tuple[str, ...]] = {
-        ("all",): tuple(QUESTIONS),
-        ("none",): (),
-    }
-    names = _names(given)
-    return preset.only(shorthands.get(names, names))
-
-
-def _tasks_that_fit(models: Iterable[str], console: Console) -> tuple[str, ...]:
+def _tasks_that_fit(models: Iterable[Any], console: Console) -> tuple[str, ...]:
     """The Python tasks that all the models' tokenizers can carry; the others are printed."""
     problems: dict[str, str] = {}
     for model in models:
-        for name, problem in tasks.validate(load_tokenizer(zoo.resolve(model)), "python").items():
+        tokenizer = load_tokenizer(zoo.resolve(model))
+        for name, problem in task_registry.validate(tokenizer, "python").items():
             if problem is not None:
                 problems.setdefault(name, problem)
     for problem in problems.values():
         console.print(f"Left out: {problem}", soft_wrap=True, highlight=False)
-    return tuple(name for name in tasks.names() if name not in problems)
+    return tuple(name for name in task_registry.names() if name not in problems)
 
 
 def _names(given: Sequence[str]) -> tuple[str, ...]:
@@ -152,59 +137,70 @@ def _names(given: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in parts if name)
 
 
-def _named(what: str, known: Mapping[str, Thing], name: str) -> Thing:
+def _question_names(given: Sequence[str]) -> tuple[str, ...]:
+    """The same, with `all` for every installed question and `none` for nothing."""
+    names = _names(given)
+    if names == ("all",):
+        return tuple(question_registry())
+    return () if names == ("none",) else names
+
+
+def _named(what: str, known: Mapping[str, Value], name: str) -> Value:
     if name not in known:
         raise ValueError(f"no {what} {name!r}; there are {', '.join(known)}.")
     return known[name]
 
 
-def _method(name: str, given: Mapping[str, Any]) -> Method:
-    return _with_known_fields(name, _named("method", registry(), name)(), given)  # type: ignore[call-arg]
+def _chosen(
+    what: str,
+    names: Iterable[str],
+    in_preset: Mapping[str, Value],
+    installed: Mapping[str, type[Value]],
+) -> dict[str, Value]:
+    """Those of some names: as the preset has them, else with their fields at the defaults."""
+    return {
+        name: in_preset[name] if name in in_preset else _named(what, installed, name)()
+        for name in names
+    }
 
 
-def _with_known_fields(label: str, method: Method, given: Mapping[str, Any]) -> Method:
-    known = [f.name for f in dataclasses.fields(method)]
-    for name in given:
-        if name not in known:
-            raise ValueError(f"{label} has no field {name!r}; it has {', '.join(known)}.")
-    return replace(method, **given)
+def _with_field(name: str, value: Value, field: str, new: Any) -> Value:
+    known = [f.name for f in dataclasses.fields(value)]  # type: ignore[arg-type]
+    if field not in known:
+        raise ValueError(f"{name} has no field {field!r}; it has {', '.join(known)}.")
+    return replace(value, **{field: new})  # type: ignore[type-var]
 
 
-def _with_steps(methods: dict[str, Method], steps: int | None) -> dict[str, Method]:
-    if steps is None:
-        return methods
+def _with_steps(methods: Mapping[str, Value], steps: int) -> dict[str, Value]:
     learning = [name for name, method in methods.items() if hasattr(method, "n_steps")]
     if not learning:
         raise ValueError(f"--steps: none of {', '.join(methods)} takes steps.")
     return {
-        name: _with_known_fields(name, method, {"n_steps": steps} if name in learning else {})
+        name: _with_field(name, method, "n_steps", steps) if name in learning else method
         for name, method in methods.items()
     }
 
 
-def _with_fields(methods: dict[str, Method], assignments: Sequence[str]) -> dict[str, Method]:
-    methods = dict(methods)
-    for assignment in assignments:
-        target, equals, text = assignment.partition("=")
-        label, dot, name = target.partition(".")
-        if not (equals and dot):
-            raise ValueError(
-                f"--set takes METHOD.FIELD=VALUE, as in node-pruning.k_coef=1e-3; got "
-                f"{assignment!r}."
-            )
-        method = _named("method in this comparison", methods, label)
-        methods[label] = _with_known_fields(
-            label, method, {name: _value(assignment, text, getattr(method, name, None))}
+def _assign(assignment: str, methods: dict[str, Any], questions: dict[str, Any]) -> None:
+    """Replace the method or the question whose field is set."""
+    target, equals, text = assignment.partition("=")
+    name, dot, field = target.partition(".")
+    if not (equals and dot):
+        raise ValueError(
+            f"--set takes NAME.FIELD=VALUE, as in node-pruning.k_coef=1e-3; got {assignment!r}."
         )
-    return methods
+    value = _named("method or question in this comparison", {**methods, **questions}, name)
+    owner = methods if name in methods else questions
+    literal = _literal(assignment, text, getattr(value, field, None))
+    owner[name] = _with_field(name, value, field, literal)
 
 
-def _value(assignment: str, text: str, now: Any) -> Any:
+def _literal(assignment: str, text: str, current: Any) -> Any:
     """A literal; where the field holds a string now, also a bare word."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
-        if isinstance(now, str):
+        if isinstance(current, str):
             return text
         raise ValueError(
             f"--set {assignment!r}: {text!r} is not a number, True, False, None, a quoted string "

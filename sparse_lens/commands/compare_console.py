@@ -13,11 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from sparse_lens.commands.time_left import in_words, seconds_left
-from sparse_lens.evals.compare import Progress
+from sparse_lens.evals.harness.running import Progress
 from sparse_lens.evals.intervals import geometric_mean
 from sparse_lens.evals.records import Record
 from sparse_lens.evals.results import Results
-from sparse_lens.evals.stability import sentences, stability
+from sparse_lens.evals.seed_stability import sentences, stability
 from sparse_lens.evals.summary import MeanSize, Summary, pretraining_sentence, summarize
 
 # Heading, width, and whether it is text.

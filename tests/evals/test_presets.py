@@ -2,8 +2,8 @@
 
 import pytest
 
+from sparse_lens.commands.compare_presets import PRESETS
 from sparse_lens.evals import tasks
-from sparse_lens.evals.presets import PRESETS
 from sparse_lens.models import zoo
 from sparse_lens.models.tokenizer import load_tokenizer
 

@@ -14,7 +14,12 @@ from sparse_lens.evals.answers import Answer
 from sparse_lens.evals.controls import complement
 from sparse_lens.evals.metrics import measure
 from sparse_lens.evals.questions import (
-    Questions,
+    Completeness,
+    Minimality,
+    Necessity,
+    PromptStability,
+    RandomSubsets,
+    ResampledValues,
     kl_over_positions,
     necessity,
     partly_ablated,
@@ -23,7 +28,7 @@ from sparse_lens.evals.questions import (
     resampled,
     transfer,
 )
-from sparse_lens.evals.questions.other_ablations import other_prompts
+from sparse_lens.evals.questions.resampled_values import other_prompts
 from sparse_lens.graphs import ChannelGraph, ComponentGraph
 from sparse_lens.method import Discovery, Method, metered
 from sparse_lens.objectives import Objective, TaskLoss
@@ -345,14 +350,19 @@ def test_bad_numbers_are_refused(bad: dict[str, Any], message: str) -> None:
         partly_ablated(bound, circuit, PROMPTS, **bad)
 
 
-def test_which_questions_are_asked() -> None:
-    quick = Questions(resample_draws=0, subset_draws=4, dispensable_below=0.1)
-    assert quick.any
-    only = quick.only(["resample", "subsets"])
-    assert only == Questions(2, False, 4, minimality_nodes=0, dispensable_below=0.1)
-    assert not Questions.none().any
-    with pytest.raises(ValueError, match="no question 'nothing'; there are resample, frozen-norms"):
-        quick.only(["nothing"])
-    for bad in ({"subset_draws": -1}, {"subset_share": 0.0}):
-        with pytest.raises(ValueError, match="got"):
-            Questions(**bad)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("question", "bad", "message"),
+    [
+        (Completeness, {"draws": 0}, "draws must be 1 or more, got 0"),
+        (Completeness, {"share": 0.0}, r"share must lie in \(0, 1\], got 0"),
+        (Minimality, {"nodes": 0}, "nodes must be 1 or more, got 0"),
+        (Necessity, {"draws": -1}, "draws must be 1 or more, got -1"),
+        (PromptStability, {"resamples": 1}, "two resamples or more, got 1"),
+        (RandomSubsets, {"draws": 0}, "draws must be 1 or more, got 0"),
+        (RandomSubsets, {"share": 1.5}, r"share must lie in \(0, 1\], got 1.5"),
+        (ResampledValues, {"draws": 0}, "draws must be 1 or more, got 0"),
+    ],
+)
+def test_questions_refuse_bad_numbers(question: Any, bad: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        question(**bad)

@@ -9,11 +9,11 @@ from typing import Any
 
 from sparse_lens.evals.report.cells import Cells
 from sparse_lens.evals.report.figures import METRICS, setting_sizes, task_curves
-from sparse_lens.evals.report.frontier import frontier_section
+from sparse_lens.evals.report.frontier_section import frontier_section
 from sparse_lens.evals.report.headline import headline, measured, models_section
 from sparse_lens.evals.report.legend import curves_legend
-from sparse_lens.evals.report.overlap import overlap_section
-from sparse_lens.evals.report.stability import stability_section
+from sparse_lens.evals.report.overlap_section import overlap_section
+from sparse_lens.evals.report.seed_stability_section import stability_section
 from sparse_lens.evals.report.table import (
     circuit_caption,
     controls_legend,
@@ -21,7 +21,7 @@ from sparse_lens.evals.report.table import (
     numbers_tables,
 )
 from sparse_lens.evals.results import Results
-from sparse_lens.evals.stability import stability
+from sparse_lens.evals.seed_stability import stability
 from sparse_lens.evals.summary import Summary, summarize
 from sparse_lens.evals.task_overlap import task_overlaps
 from sparse_lens.plotting.drawing import network_spec

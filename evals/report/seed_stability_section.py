@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from sparse_lens.evals.report.cells import Cells
-from sparse_lens.evals.stability import Stability, mean_over_tasks
+from sparse_lens.evals.seed_stability import Stability, mean_over_tasks
 
 MOST_LEVEL = 6
 """More headings than this stand upright, to stay on the screen."""
