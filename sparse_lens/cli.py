@@ -139,7 +139,7 @@ def compare(
     """Find the smallest circuits of several models with several methods, and measure them."""
     from rich.console import Console
 
-    from sparse_lens.commands import compare as command
+    from sparse_lens.commands import compare_command as command
 
     console = Console()
     comparison = command.comparison_of(

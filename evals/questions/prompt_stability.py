@@ -78,7 +78,7 @@ class PromptStabilityResult:
     @property
     def ious(self) -> tuple[float, ...]:
         """What two circuits both keep over what either keeps, of every pair."""
-        return tuple(one.iou(other) for one, other in combinations(self.circuits, 2))
+        return tuple(first.iou(second) for first, second in combinations(self.circuits, 2))
 
     @property
     def mean_iou(self) -> float | None:

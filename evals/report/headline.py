@@ -81,21 +81,21 @@ def _subtitle(cells: Cells) -> str:
 
 
 def _card(cells: Cells, model: str, means: Sequence[MeanSize], ratios: Sequence[Ratio]) -> str:
-    own = [mean for mean in means if mean.model == model]
+    of_model = [mean for mean in means if mean.model == model]
     name = f"<div>{_chip(cells.colour(model))}{escape(model)}</div>"
-    if not own:
+    if not of_model:
         return f'<div class="card">{name}<p class="note">no result</p></div>'
-    edges = [mean.edges for mean in own]
+    edges = [mean.edges for mean in of_model]
     lines = [_ratio_line(ratio) for ratio in ratios if ratio.dense == model]
     if len(edges) > 1:
         lines.append(f"seeds {_three_digits(min(edges))} to {_three_digits(max(edges))}")
     for what, tasks in (
         (
             '<span class="mark">target unmet</span>, counted as the full graph',
-            [t for mean in own for t in mean.unmet],
+            [t for mean in of_model for t in mean.unmet],
         ),
-        ("no edge, counted as one", [t for mean in own for t in mean.zero]),
-        ("missed on held-out prompts", [t for mean in own for t in mean.unmet_on_held_out]),
+        ("no edge, counted as one", [t for mean in of_model for t in mean.zero]),
+        ("missed on held-out prompts", [t for mean in of_model for t in mean.unmet_on_held_out]),
     ):
         if tasks:
             lines.append(f"{what}: {escape(shared(tasks))}")

@@ -97,8 +97,8 @@ def _starts(group: Group, column: Column) -> str:
 def _verdict(cell: Cell) -> str:
     if not cell.met:
         failed = sum(not record.met_on_validation for record in cell.records)
-        some = f" ({failed} of {len(cell.records)} seeds)" if failed < len(cell.records) else ""
-        return f'<span class="mark">unmet{some}</span>'
+        seeds = f" ({failed} of {len(cell.records)} seeds)" if failed < len(cell.records) else ""
+        return f'<span class="mark">unmet{seeds}</span>'
     if not cell.met_on_held_out:
         return (
             '<span class="mark" title="met on validation, missed on held-out prompts">missed</span>'
