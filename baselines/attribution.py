@@ -9,9 +9,9 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
+from sparse_lens.cost import CostMeter
 from sparse_lens.graphs.base import Graph
 from sparse_lens.graphs.component import ComponentGraph
-from sparse_lens.method import CostMeter
 from sparse_lens.objectives import Objective, TaskLoss
 from sparse_lens.patching import (
     BoundAblation,
@@ -125,7 +125,7 @@ class AttributionPatching(RankingMethod):
     def rank(self, bound: BoundAblation, task: Task, *, seed: int, meter: CostMeter) -> Ranking:
         """Estimate the effect of every edge or node."""
         graph = bound.graph
-        effects = self._effects(bound, task.train.to(bound.model.cfg.device or "cpu"), meter)
+        effects = self._effects(bound, task.train.to(bound.device), meter)
         if not self._scores_edges(graph):
             scores = Scores.of_nodes(graph, effects)
         elif self.selection == "greedy":

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from sparse_lens.method import Discovery, Method
+from sparse_lens.discovery import Discovery
+from sparse_lens.method import Method
 from sparse_lens.patching import BoundAblation
 from sparse_lens.search import ChosenCircuit, choose_circuit
 from sparse_lens.task import Task

@@ -14,7 +14,7 @@ from sparse_lens.circuit import Circuit
 from sparse_lens.evals.metrics import CircuitMetrics
 from sparse_lens.method import Method
 from sparse_lens.patching import BoundAblation
-from sparse_lens.plugins import installed_classes
+from sparse_lens.plugins import load_entry_points
 from sparse_lens.task import Prompts, Task
 
 ENTRY_POINT_GROUP = "sparse_lens.questions"
@@ -113,5 +113,6 @@ def registry() -> dict[str, type[Question]]:
 
     Raises:
         ImportError: when one cannot be imported, naming the package that it comes from.
+        ValueError: when one is no `Question`.
     """
-    return installed_classes(ENTRY_POINT_GROUP, Question)
+    return load_entry_points(ENTRY_POINT_GROUP, Question)

@@ -48,7 +48,7 @@ def transfer_table(
         raise ValueError(f"{FULL_MODEL!r} is the row of the model itself; rename that circuit.")
     rows = []
     for style, batch in prompts.items():
-        batch = batch.to(bound.model.cfg.device or "cpu")
+        batch = batch.to(bound.device)
         logits = model_logits(bound.model, batch, batch_size=batch_size)
         measured = {FULL_MODEL: (bound.graph.n_edges, compare_logits(logits, logits, batch))}
         for name, circuit in circuits.items():

@@ -52,9 +52,9 @@ AnyModelName = Annotated[
 
 def _print_version(wanted: bool | None) -> None:
     if wanted:
-        import sparse_lens
+        from sparse_lens._version import __version__
 
-        typer.echo(sparse_lens.__version__)
+        typer.echo(__version__)
         raise typer.Exit
 
 
@@ -116,7 +116,10 @@ def compare(
     ] = None,
     methods: Annotated[list[str] | None, typer.Option(help="Names, likewise.")] = None,
     graph: Annotated[str | None, typer.Option(help="channel or component.")] = None,
-    ablation: Annotated[str | None, typer.Option(help="mean, zero or interchange.")] = None,
+    ablation: Annotated[
+        str | None,
+        typer.Option(help="mean, zero, interchange, resample, or one that another package brings."),
+    ] = None,
     seeds: Annotated[int | None, typer.Option(help="How many seeds.")] = None,
     target_loss: Annotated[float | None, typer.Option(help="Nats that circuits must meet.")] = None,
     questions: Annotated[

@@ -10,10 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparse_lens.calibration import fit_calibration
+from sparse_lens.cost import CostMeter
 from sparse_lens.graphs.base import Graph
 from sparse_lens.learning import PromptOrder, share_of_peak
 from sparse_lens.masks import Masks
-from sparse_lens.method import CostMeter, Method
+from sparse_lens.method import Method
 from sparse_lens.objectives import Objective, TaskLoss
 from sparse_lens.patching import BoundAblation, answer_logits, frozen, full_logits, patched
 from sparse_lens.ranking_method import Ranking, RankingMethod, ranking_of
@@ -94,8 +95,8 @@ class NodePruning(RankingMethod):
         """Learn a gate for every node; the history has a row a step."""
         generator = torch.Generator().manual_seed(seed)
         start = self._start(bound, task, seed, generator, meter)
-        prompts = task.train.to(bound.model.cfg.device or "cpu")
-        tau, history = self._learn(bound, start, prompts, generator, meter)
+        prompts = task.train.to(bound.device)
+        tau, history = self._learn(bound.for_prompts(prompts), start, prompts, generator, meter)
         scores = Scores.of_nodes(bound.graph, bound.graph.unflatten(tau.cpu()))
         return Ranking(scores, absolute=False, history=tuple(history))
 

@@ -56,8 +56,7 @@ def choose_circuit(
         absolute: rank scores by absolute value.
         calibrate: fits a calibration of each circuit's logits on the train prompts first.
     """
-    device = bound.model.cfg.device or "cpu"
-    train, validation = task.train.to(device), task.split("validation").to(device)
+    train, validation = task.train.to(bound.device), task.split("validation").to(bound.device)
     graph = bound.graph
 
     def at(size: int) -> Circuit:

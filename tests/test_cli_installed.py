@@ -99,7 +99,7 @@ import torch
 
 import sparse_lens as sl
 from sparse_lens.evals.question import Column, Question
-from sparse_lens.method import Cost
+from sparse_lens.cost import Cost
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
+from sparse_lens.ablation import BoundConstants
 from sparse_lens.baselines.acdc.order import sublayers_from_the_output
 from sparse_lens.baselines.acdc.run import Edge, Rule, Run
 from sparse_lens.circuit import Circuit
 from sparse_lens.objectives import Objective
 from sparse_lens.patching import BoundAblation, answer_logits, full_logits, patched
-from sparse_lens.patching.binding import BoundConstants
 from sparse_lens.patching.variants.needs import acting_rows
 from sparse_lens.task import Prompts
 
@@ -46,12 +46,12 @@ class _Search:
         max_tokens: int,
     ) -> None:
         self._graph, self._model, self._start = bound.graph, bound.model, start
-        self._kept = {block: start.edge_mask(block) for block in bound.graph.edge_support}
+        self._kept = {block: start.edge_mask(block) for block in bound.graph.blocks}
         self._objective, self._n = objective, len(prompts)
         size = max(1, max_tokens // prompts.clean.shape[1])
         self._parts = []
         for part, part_bound in bound.batches(prompts, size):
-            part = part.to(bound.model.cfg.device or "cpu")
+            part = part.to(bound.device)
             # Values on other tokens are the same in every test: compute them once.
             constants = BoundConstants(self._model, self._graph, part_bound.values(part))
             full = full_logits(self._model, part) if objective.needs_full_logits else None

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from sparse_lens.atomic import write_atomically
 from sparse_lens.baselines.edge_pruning.gates import EdgeGates
+from sparse_lens.cost import CostMeter
 from sparse_lens.identity import tensor_hash
 from sparse_lens.learning import PromptOrder, share_of_peak
-from sparse_lens.method import CostMeter
 from sparse_lens.patching import BoundAblation, answer_logits, full_logits, patched
 from sparse_lens.task import Prompts
 
@@ -44,16 +44,16 @@ class Training:
         order: Tensor | None,
         seed: int,
     ) -> None:
-        device = bound.model.cfg.device or "cpu"
-        self._method, self._bound, self._gates = method, bound, gates
-        self._prompts, self._order, self._seed = prompts.to(device), order, seed
+        self._method, self._gates = method, gates
+        self._prompts, self._order, self._seed = prompts.to(bound.device), order, seed
+        self._bound = bound.for_prompts(self._prompts)
         self._generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(gates.n_gates, generator=self._generator)
         log_alpha = method.initial_mean + method.initial_std * noise
         if order is not None:
             log_alpha[: gates.n_edges] -= method.initial_spread * (1 - order)
-        self.log_alpha = log_alpha.to(device).requires_grad_()
-        self._multipliers = torch.zeros(2, device=device, requires_grad=True)
+        self.log_alpha = log_alpha.to(bound.device).requires_grad_()
+        self._multipliers = torch.zeros(2, device=bound.device, requires_grad=True)
         self._optimizer = torch.optim.AdamW(
             [{"params": [self.log_alpha]}, {"params": [self._multipliers], "maximize": True}],
             weight_decay=method.weight_decay,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-import sparse_lens
+from sparse_lens._version import __version__
 from sparse_lens.ablation import Ablation, MeanAblation
 from sparse_lens.circuit import Circuit
 from sparse_lens.dataclass_json import class_path
@@ -112,7 +112,7 @@ class Job:
                 "method": [self.label, class_path(type(self.method)), describe_fields(self.method)],
                 "seed": self.seed,
                 "settings": describe_fields(self.settings),
-                "sparse_lens": sparse_lens.__version__,
+                "sparse_lens": __version__,
             }
         )
 
@@ -230,11 +230,11 @@ def _run(job: Job, inputs: LoadedInputs) -> Outcome:
         circuit_given_by="nodes" if chosen.circuit.is_node_circuit else "edges",
         search=chosen.tried,
         **asdict(discovery.cost),
-        device=str(bound.model.cfg.device),
-        hardware=hardware(bound.model.cfg.device),
+        device=str(bound.device),
+        hardware=hardware(bound.device),
         measurements=measurements,
     )
-    validation = task.split("validation").to(bound.model.cfg.device or "cpu")
+    validation = task.split("validation").to(bound.device)
     record = _with_full_model(record, bound, validation)
     drawing = None
     if chosen.met_target:

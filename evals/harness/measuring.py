@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 
 from sparse_lens.circuit import Circuit
+from sparse_lens.discovery import Discovery
 from sparse_lens.evals.component_weights import component_weights
 from sparse_lens.evals.controls import complement, random_circuit
 from sparse_lens.evals.metrics import CircuitMetrics, compare_logits, measure, model_logits
 from sparse_lens.evals.records import Measurement, MeasurementKind
-from sparse_lens.method import Discovery
 from sparse_lens.patching import BoundAblation
 from sparse_lens.task import Prompts
 
@@ -19,7 +19,7 @@ class Meter:
 
     def __init__(self, bound: BoundAblation, prompts: Prompts) -> None:
         self.bound = bound
-        self.prompts = prompts.to(bound.model.cfg.device or "cpu")
+        self.prompts = prompts.to(bound.device)
         self.full_logits = model_logits(bound.model, self.prompts)
         self._weights = component_weights(bound.model, bound.graph)
         self._metrics: dict[tuple[bool, Circuit], CircuitMetrics] = {}

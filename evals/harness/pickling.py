@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 
 import cloudpickle
 
-import sparse_lens
+from sparse_lens._version import __version__
 from sparse_lens.evals.harness.jobs import Job, LoadedInputs, Outcome, run_job
 
 
@@ -73,11 +73,11 @@ def outcome_of(job: Job, answer: Outcome | str) -> Outcome:
     if isinstance(answer, str):
         return failure(job, answer)
     worker_version = answer.record.versions["sparse-lens"]
-    if worker_version != sparse_lens.__version__:
+    if worker_version != __version__:
         return failure(
             job,
             f"the worker has sparse-lens {worker_version}, and this process "
-            f"{sparse_lens.__version__}: results of two versions do not compare. Install the same "
+            f"{__version__}: results of two versions do not compare. Install the same "
             "on all machines.",
         )
     return answer

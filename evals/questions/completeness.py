@@ -156,7 +156,7 @@ def completeness(
     """
     removable, whole = removable_nodes(circuit), whole_like(circuit)
     subsets = random_subsets(len(removable), share=share, draws=draws, seed=seed)
-    prompts = prompts.to(bound.model.cfg.device or "cpu")
+    prompts = prompts.to(bound.device)
 
     def differences(candidate: Circuit) -> Float[Tensor, " n"]:
         logits = circuit_logits(bound, candidate, prompts, batch_size=batch_size)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from sparse_lens.ablation import InterchangeAblation
+from sparse_lens.ablation import InterchangeAblation, draw_other_prompts
 from sparse_lens.circuit import Circuit
 from sparse_lens.evals.draws import Draws, check_count, generator_of
 from sparse_lens.evals.metrics import measure, with_full_logits
@@ -73,7 +72,7 @@ def resampled(
     """The circuit while absent nodes and edges carry their values on another prompt.
 
     As in causal scrubbing (Chan et al. 2022), the other prompt is drawn at random, here one for all
-    that is absent and in place of whatever `bound` would put there. See `other_prompts` for how.
+    that is absent and in place of whatever `bound` would put there. How says `draw_other_prompts`.
     Values that vary with another prompt do not cancel as those of one fixed mean can.
 
     Args:
@@ -82,39 +81,15 @@ def resampled(
         full_logits: the full model's, from `model_logits`, where they are at hand.
 
     Raises:
-        ValueError: for a single prompt.
+        ValueError: where a prompt has no other.
     """
     generator = generator_of(seed, draws)
     prompts, full_logits = with_full_logits(bound, prompts, full_logits, batch_size)
     metrics = []
     for _ in range(draws):
-        sources = other_prompts(prompts, generator).to(prompts.clean.device)  # [n]
+        sources = draw_other_prompts(prompts, generator).to(prompts.clean.device)  # [n]
         ablation = bind(bound.model, bound.graph, InterchangeAblation(prompts.clean[sources]))
         metrics.append(
             measure(ablation, circuit, prompts, full_logits=full_logits, batch_size=batch_size)
         )
     return Draws((circuit,) * draws, tuple(metrics))
-
-
-def other_prompts(prompts: Prompts, generator: torch.Generator) -> Int[Tensor, " n"]:
-    """For each prompt the number of another one, drawn uniformly from those at least as long.
-
-    So no value comes from padding, except for a prompt that is longer than all others, for which
-    the longest of these are drawn from.
-
-    Raises:
-        ValueError: for a single prompt.
-    """
-    n = len(prompts)
-    if n < 2:
-        raise ValueError("a single prompt has no other to take values from; pass two or more.")
-    lengths = torch.full((n,), prompts.clean.shape[1])
-    if prompts.lengths is not None:
-        lengths = prompts.lengths.cpu()
-    sources = []
-    for i in range(n):
-        is_other = torch.arange(n) != i
-        needed_length = torch.minimum(lengths[i], lengths[is_other].max())
-        candidates = (is_other & (lengths >= needed_length)).nonzero().flatten()
-        sources.append(candidates[torch.randint(len(candidates), (), generator=generator)])
-    return torch.stack(sources)

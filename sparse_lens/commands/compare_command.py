@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from rich.console import Console
 
-from sparse_lens.ablation import Ablation, InterchangeAblation, MeanAblation, ZeroAblation
+from sparse_lens.ablation import registry as ablation_registry
 from sparse_lens.commands.compare_console import Display
 from sparse_lens.commands.compare_presets import PRESETS
 from sparse_lens.evals import tasks as task_registry
@@ -29,11 +29,6 @@ from sparse_lens.models.tokenizer import load_tokenizer
 GRAPHS: Mapping[str, GraphOf] = {
     "channel": ChannelGraph.from_model,
     "component": ComponentGraph.from_model,
-}
-ABLATIONS: Mapping[str, Callable[[], Ablation]] = {
-    "mean": MeanAblation,
-    "zero": ZeroAblation,
-    "interchange": InterchangeAblation,
 }
 
 Value = TypeVar("Value")
@@ -74,7 +69,7 @@ def comparison_of(
     if graph is not None:
         changes["graph"] = _named("graph", GRAPHS, graph)
     if ablation is not None:
-        changes["ablation"] = _named("ablation", ABLATIONS, ablation)()
+        changes["ablation"] = _named("ablation", ablation_registry(), ablation)()
     changes["methods"] = comparison.named_methods
     if methods is not None:
         changes["methods"] = _chosen(

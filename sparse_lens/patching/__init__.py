@@ -1,7 +1,7 @@
 """The masked forward pass: a model runs as one of its circuits. Nothing else touches hooks."""
 
+from sparse_lens.patching.ablations.binding import BoundAblation, bind
 from sparse_lens.patching.activations import mean_activations
-from sparse_lens.patching.binding import BoundAblation, bind
 from sparse_lens.patching.exact.effects import exact_edge_effects, exact_node_effects
 from sparse_lens.patching.fit import check_prompts
 from sparse_lens.patching.gradients.effects import edge_effects, node_effects

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from sparse_lens.ablation import InterchangeAblation, MeanAblation, ZeroAblation
+from sparse_lens.ablation import InterchangeAblation, MeanAblation, ZeroAblation, draw_other_prompts
 from sparse_lens.circuit import Circuit
+from sparse_lens.cost import metered
+from sparse_lens.discovery import Discovery
 from sparse_lens.evals.answers import Answer
 from sparse_lens.evals.controls import complement
 from sparse_lens.evals.metrics import measure
@@ -28,9 +30,8 @@ from sparse_lens.evals.questions import (
     resampled,
     transfer,
 )
-from sparse_lens.evals.questions.resampled_values import other_prompts
 from sparse_lens.graphs import ChannelGraph, ComponentGraph
-from sparse_lens.method import Discovery, Method, metered
+from sparse_lens.method import Method
 from sparse_lens.objectives import Objective, TaskLoss
 from sparse_lens.patching import bind, patched, run_circuit
 from sparse_lens.scores import Scores
@@ -100,7 +101,7 @@ def test_resampled_values_are_those_of_another_prompt(graph_of: Any, make: Any) 
     found = resampled(bound, circuit, PROMPTS, draws=2, seed=3, batch_size=4)
     generator = torch.Generator().manual_seed(3)
     for metrics in found.metrics:
-        others = other_prompts(PROMPTS, generator)
+        others = draw_other_prompts(PROMPTS, generator)
 
         def ablation(i: int, others: Any = others) -> InterchangeAblation:
             return InterchangeAblation(PROMPTS.clean[others[i]][None])
@@ -119,7 +120,7 @@ def test_other_prompts_are_at_least_as_long_and_all_are_drawn() -> None:
     generator = torch.Generator().manual_seed(0)
     drawn: list[Counter[int]] = [Counter() for _ in lengths]
     for _ in range(200):
-        for i, other in enumerate(other_prompts(PROMPTS, generator).tolist()):
+        for i, other in enumerate(draw_other_prompts(PROMPTS, generator).tolist()):
             drawn[i][other] += 1
     for i, counts in enumerate(drawn):
         candidates = [j for j in range(10) if j != i and lengths[j] >= lengths[i]]

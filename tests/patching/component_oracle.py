@@ -50,7 +50,7 @@ class SlowModel:
         else:
             written.append(stream)
         for layer, block in enumerate(model.blocks):
-            rows = graph.head_readers(layer)
+            rows = graph.heads(layer).readers
             streams = [seen(row, layer) for row in range(rows.start, rows.stop)]
             heads, constant = self.attention(block, streams, positions)
             written += heads
@@ -58,7 +58,7 @@ class SlowModel:
             if not graph.attn_only:
                 before = layer if graph.parallel else layer + 1
                 written.append(
-                    self.mlp(block, seen(graph.mlp_reader(layer).start, before), positions)
+                    self.mlp(block, seen(graph.mlp(layer).readers.start, before), positions)
                 )
         final = seen(graph.n_readers - 1, graph.n_layers)
         logits = model(final, start_at_layer=graph.n_layers, tokens=tokens)

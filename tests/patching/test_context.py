@@ -201,12 +201,12 @@ def test_caches_hold_what_the_circuit_computes() -> None:
     kept = circuit.connected()
     for layer in range(graph.n_layers):
         z, weight = cache[f"blocks.{layer}.attn.hook_z"], model.blocks[layer].attn.W_O
-        for head, column in enumerate(range(*graph.head_writers(layer).indices(99))):
+        for head, column in enumerate(range(*graph.heads(layer).writers.indices(99))):
             if bool(kept.node_masks[f"blocks.{layer}.heads"][head]):
                 assert difference(z[:, :, head] @ weight[head], written[column]) < 1e-9
         if bool(kept.node_masks[f"blocks.{layer}.mlp"]):
             found = cache[f"blocks.{layer}.hook_mlp_out"]
-            assert difference(found, written[graph.mlp_writer(layer)][0]) < 1e-9
+            assert difference(found, written[graph.mlp(layer).writers][0]) < 1e-9
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sparse_lens.graphs.component import EDGES, ComponentGraph
 from sparse_lens.objectives import Objective
-from sparse_lens.patching.binding import BoundAblation
+from sparse_lens.patching.ablations.binding import BoundAblation
 from sparse_lens.patching.gradients.channel import channel_edge_effects, channel_node_effects
 from sparse_lens.patching.gradients.component import component_edge_effects
 from sparse_lens.patching.gradients.points import GradientPoints
@@ -60,7 +60,7 @@ def node_effects(
     graph = bound.graph
     if isinstance(graph, ComponentGraph):
         edges = component_edge_effects(bound, prompts, objective, points, relp=relp, copies=copies)
-        effects = (edges * graph.edge_support[EDGES].to(edges.device)).sum(0)
+        effects = (edges * graph.block.support.to(edges.device)).sum(0)
         return {
             name: effects[where] for name, where in graph.node_slices.items() if name != "logits"
         }

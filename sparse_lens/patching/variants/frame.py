@@ -1,5 +1,6 @@
 """What all circuits of a model have in common when they run on the same prompts."""
 
+from bisect import bisect_right
 from typing import Any
 
 import torch
@@ -7,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparse_lens.graphs.component import ComponentGraph
+from sparse_lens.patching.ablations.binding import BoundAblation
 from sparse_lens.patching.alignment import aligned, like
-from sparse_lens.patching.binding import BoundAblation, BoundInterchange
 from sparse_lens.patching.variants.bare import bare
 from sparse_lens.patching.variants.full_run import causal_mask, embed, writer_outputs
 from sparse_lens.patching.variants.layer_parts import LayerParts
@@ -30,7 +31,7 @@ class Frame:
     ) -> None:
         model, graph = bound.model, bound.graph
         assert isinstance(graph, ComponentGraph)
-        tokens = prompts.clean.to(model.cfg.device)
+        tokens = prompts.clean.to(bound.device)
         self.graph = graph
         self.layers = [LayerParts(model, layer) for layer in range(graph.n_layers)]
         self._unembed = plain_unembedding(model)
@@ -47,7 +48,11 @@ class Frame:
         self._positions = embedded.positions
         self.shape = tuple(self.inputs.shape[1:])  # batch, pos, d_model
         self._ablated: Tensor | None = None
-        ablated = self._values_of(bound, prompts)
+        ablation_tokens = bound.tokens_of(prompts)
+        if ablation_tokens is None:
+            ablated = bound.writer_values(prompts)
+        else:
+            ablated = writer_outputs(graph, self.layers, embed(model, graph, ablation_tokens))
         if ablated is not None:
             batch, pos = self.shape[:2]
             part = aligned(ablated, "writers", leading=1, batch=batch, pos=pos)
@@ -56,7 +61,7 @@ class Frame:
         self._n_before = 0
         self._before: list[Float[Tensor, "kv heads batch pos d_head"]] = []
         self._causal = causal_mask(self.inputs)
-        if only_where_differing and isinstance(bound, BoundInterchange):
+        if only_where_differing and ablation_tokens is not None:
             self._leave_out(self._n_equal())
         self._causal = self._causal[self._n_before :]
         self._causal_at_answer = self._causal[self._answers, None]
@@ -71,10 +76,9 @@ class Frame:
 
     def background(self, row: int, *, everywhere: bool) -> Float[Tensor, "batch *pos d_model"]:
         """The stream that a reader sees when all its edges are cut."""
-        layer, place = divmod(row, 3 * self.graph.n_heads + (not self.graph.attn_only))
-        is_mlp = place == 3 * self.graph.n_heads
         streams = self._backgrounds if everywhere else self._backgrounds_at_answer
-        return streams[2 * layer + is_mlp]
+        stops = [sublayer.readers.stop for sublayer in self.graph.sublayers]
+        return streams[bisect_right(stops, row)]
 
     def at_answer(self, values: Float[Tensor, "*any batch pos d"]) -> Float[Tensor, "*any batch d"]:
         """Of each prompt the values at the answer position."""
@@ -150,21 +154,16 @@ class Frame:
         return logits.view(*stream.shape[:2], -1)
 
     def _all_backgrounds(self) -> list[Float[Tensor, "batch pos d_model"]]:
-        """By sublayer (two a layer), and of the final stream."""
-        graph, found = self.graph, []
+        """By sublayer, and of the final stream."""
+        graph, backgrounds = self.graph, []
         stream = self.inputs.new_zeros(self.shape) + self._sum(slice(0, graph.n_inputs))
-        for layer, parts in enumerate(self.layers):
-            after = stream + self._sum(graph.head_writers(layer)) + parts.constant
-            found += [stream, stream if graph.parallel else after]
-            stream = after + self._sum(graph.mlp_writer(layer))
-        return [*found, stream]
-
-    def _values_of(self, bound: BoundAblation, prompts: Prompts) -> Tensor | None:
-        """What ablated writers carry; see `BoundAblation.writer_values`."""
-        if not isinstance(bound, BoundInterchange):
-            return bound.writer_values(prompts)
-        embedded = embed(bound.model, self.graph, bound.tokens_of(prompts))
-        return writer_outputs(self.graph, self.layers, embedded)
+        for sublayer in graph.sublayers:
+            in_parallel = graph.parallel and sublayer.kind == "mlp"
+            backgrounds.append(backgrounds[-1] if in_parallel else stream)
+            stream = stream + self._sum(sublayer.writers)
+            if sublayer.kind == "heads":
+                stream = stream + self.layers[sublayer.layer].constant
+        return [*backgrounds, stream]
 
     def _sum(self, writers: slice) -> Tensor | float:
         return 0.0 if self._ablated is None else self._ablated[writers].sum(0)
@@ -189,7 +188,7 @@ class Frame:
         batch, pos, width = self.shape
         readers = tuple(range(3 * self.graph.n_heads))
         for layer, parts in enumerate(self.layers):
-            row = self.graph.head_readers(layer).start
+            row = self.graph.heads(layer).readers.start
             stream = self.background(row, everywhere=True)[:, :n].flatten(0, 1)
             positions = None if self._positions is None else self._positions[:, :n]
             read = parts.read_(stream[None].clone(), positions).expand(len(readers), -1, -1)

@@ -8,6 +8,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from sparse_lens.graphs.component import LETTERS, ComponentGraph
+from sparse_lens.models.anatomy import anatomy_of
 from sparse_lens.patching.component.writers import EmbeddingOutputs
 from sparse_lens.patching.hooks import Attachment, Hooks
 from sparse_lens.patching.suspension import suspended
@@ -33,7 +34,7 @@ def embed(
     model: HookedTransformer, graph: ComponentGraph, tokens: Int[Tensor, "batch pos"]
 ) -> Embedded:
     """Of tokens on any device."""
-    outputs, captures = EmbeddingOutputs(graph), Hooks()
+    outputs, captures = EmbeddingOutputs(anatomy_of(model), split=graph.split_embeddings), Hooks()
     outputs.watch(captures)
     attachment = Attachment(model, edits={}, captures=captures.merged())
     with suspended(model), attachment.attached():
@@ -73,12 +74,12 @@ def writer_outputs(
         else:
             by_head = (one.permute(1, 2, 0, 3) for one in (queries, keys, values))
             z = parts.attend(everyone, *by_head, embedded.mask).permute(2, 0, 1, 3)
-        heads = outputs[graph.head_writers(layer)]
+        heads = outputs[graph.heads(layer).writers]
         heads.copy_(parts.write(everyone, z.flatten(1, 2)).view_as(heads))
         after = stream + heads.sum(0) + parts.constant
         if not graph.attn_only:
             mlp = parts.mlp(stream if graph.parallel else after, positions)
-            outputs[graph.mlp_writer(layer)] = mlp
+            outputs[graph.mlp(layer).writers] = mlp
             after = after + mlp
         stream = after
     return outputs

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from transformer_lens import HookedTransformer
 from transformer_lens.components.attention import Attention
 from transformer_lens.components.grouped_query_attention import GroupedQueryAttention
-from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 
 from sparse_lens.graphs.component import LETTERS
+from sparse_lens.models.anatomy import anatomy_of
 from sparse_lens.patching.component.reading import attention_reader, fused_norm
 from sparse_lens.patching.variants.bare import HeadsAlone, bare
 from sparse_lens.patching.variants.plain import plain_mlp
@@ -30,11 +30,10 @@ class LayerParts:
     def __init__(self, model: HookedTransformer, layer: int) -> None:
         block: Any = model.blocks[layer]
         self._attn, self._block = block.attn, bare(block)
-        self._is_sparse = getattr(model, "sparse_cfg", None) is not None
-        self._is_post_norm = model.cfg.original_architecture in POST_NORM_ARCHITECTURES
+        self._anatomy = anatomy = anatomy_of(model)
         self._reader = attention_reader(model, layer)
-        self._ln2 = fused_norm(getattr(self._block, "ln2", nn.Identity()))
-        self._plain_mlp = None if self._is_sparse or model.cfg.attn_only else plain_mlp(block)
+        self._ln2 = fused_norm(self._block.ln2 if anatomy.mlp_norms else nn.Identity())
+        self._plain_mlp = None if anatomy.attn_only else plain_mlp(block, anatomy)
         self._n_heads = int(model.cfg.n_heads)
         self._projection = lru_cache(_N_RECENT)(self._chosen_projection)
         self._outputs = lru_cache(_N_RECENT)(self._chosen_outputs)
@@ -104,16 +103,12 @@ class LayerParts:
     @cached_property
     def is_plain(self) -> bool:
         """Whether heads do nothing but to attend to earlier positions by q and k."""
-        attn, cfg = self._attn, self._attn.cfg
+        attn = self._attn
         return (
             type(attn) in (Attention, GroupedQueryAttention)
-            and not self._is_sparse
-            and cfg.positional_embedding_type == "standard"
+            and self._anatomy.plain_attention
             and self.is_causal
             and attn.attn_type == "global"
-            and cfg.attn_scores_soft_cap <= 0
-            and cfg.clip_qkv is None
-            and not (cfg.use_qk_norm or cfg.use_logn_attn or cfg.use_attention_sinks)
         )
 
     def attend_plainly(
@@ -147,6 +142,6 @@ class LayerParts:
         block = self._block
         if self._plain_mlp is not None:
             return self._plain_mlp(self._ln2(stream))
-        if self._is_sparse:
-            return block.apply_mlp(block.read_mlp(stream, positions))
-        return block.apply_mlp(stream if self._is_post_norm else self._ln2(stream))
+        if self._anatomy.mlp_reads_norm:
+            return block.apply_mlp(self._ln2(stream))
+        return block.apply_mlp(block.read_mlp(stream, positions))
