@@ -72,7 +72,7 @@ def resampled(
     """The circuit while absent nodes and edges carry their values on another prompt.
 
     As in causal scrubbing (Chan et al. 2022), the other prompt is drawn at random, here one for all
-    that is absent and in place of whatever `bound` would put there. How says `draw_other_prompts`.
+    that is absent and in place of whatever `bound` would put there; see `draw_other_prompts`.
     Values that vary with another prompt do not cancel as those of one fixed mean can.
 
     Args:

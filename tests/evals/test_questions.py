@@ -132,17 +132,17 @@ def test_other_prompts_are_at_least_as_long_and_all_are_drawn() -> None:
 def test_the_longest_prompt_takes_the_next_longest_and_one_alone_is_refused() -> None:
     tokens = torch.zeros(3, 6, dtype=torch.long)
     prompts = Prompts(
-        clean=tokens,
+        clean=torch.arange(3)[:, None].expand(3, 6),
         corrupted=tokens,
         answers=torch.full((3,), 3),
         distractors=torch.full((3,), 7),
         lengths=torch.tensor([4, 6, 5]),
     )
     for seed in range(5):
-        others = other_prompts(prompts, torch.Generator().manual_seed(seed)).tolist()
+        others = draw_other_prompts(prompts, torch.Generator().manual_seed(seed)).tolist()
         assert others[1:] == [2, 1]
-    with pytest.raises(ValueError, match="a single prompt has no other"):
-        other_prompts(prompts[:1], torch.Generator())
+    with pytest.raises(ValueError, match="has no other to take values from"):
+        draw_other_prompts(prompts[:1], torch.Generator())
 
 
 @each_graph
