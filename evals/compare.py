@@ -15,8 +15,9 @@ from sparse_lens.ablation import Ablation
 from sparse_lens.evals.budgets import EdgeBudgets
 from sparse_lens.evals.choosing import takes_target
 from sparse_lens.evals.harness.executing import JobExecutor
-from sparse_lens.evals.harness.jobs import Job, JobSettings
+from sparse_lens.evals.harness.jobs import Job
 from sparse_lens.evals.harness.running import Progress, check_workers, run_jobs
+from sparse_lens.evals.harness.settings import JobSettings
 from sparse_lens.evals.harness.sources import GraphOf, ModelSource, TaskSource
 from sparse_lens.evals.labels import check_list, check_objects, labelled, refuse_duplicates
 from sparse_lens.evals.question import Question

@@ -19,6 +19,9 @@ from sparse_lens.task import Prompts, Task
 
 ENTRY_POINT_GROUP = "sparse_lens.questions"
 
+CONTROLS = "controls: two-way loss"
+"""Group of columns of what stands beside a circuit: the full model, random circuits, ..."""
+
 FAITHFULNESS = "is it the model's"
 """Group of columns of the questions how near a circuit comes to its model."""
 

@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 import time
 import traceback
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import torch
 
 from sparse_lens._version import __version__
-from sparse_lens.ablation import Ablation, MeanAblation
 from sparse_lens.circuit import Circuit
 from sparse_lens.dataclass_json import class_path
-from sparse_lens.evals.budgets import EdgeBudgets
 from sparse_lens.evals.choosing import choose
 from sparse_lens.evals.controls import complement
 from sparse_lens.evals.harness.asking import answers_of
 from sparse_lens.evals.harness.measuring import Meter, measurements_of
 from sparse_lens.evals.harness.profiling import profiles_of
+from sparse_lens.evals.harness.settings import JobSettings
 from sparse_lens.evals.harness.sources import ModelSource, TaskSource
-from sparse_lens.evals.labels import check_objects, labelled
 from sparse_lens.evals.metrics import compare_logits, model_logits
-from sparse_lens.evals.question import Question, Subject
-from sparse_lens.evals.question import registry as question_registry
-from sparse_lens.evals.questions import DEFAULT_QUESTIONS
+from sparse_lens.evals.question import Subject
 from sparse_lens.evals.records import Record
 from sparse_lens.identity import describe, describe_fields, json_hash, task_hash
 from sparse_lens.method import Method
@@ -36,56 +30,6 @@ from sparse_lens.patching import BoundAblation, bind
 from sparse_lens.plotting.network import Network
 from sparse_lens.task import Prompts, Task
 from sparse_lens.versions import hardware, installed_versions
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class JobSettings:
-    """What all jobs of a comparison have in common.
-
-    Raises:
-        ValueError: for a target that is not positive, a negative number of draws, or what is no
-            ablation or question.
-    """
-
-    ablation: Ablation = field(default_factory=MeanAblation)
-    """What absent nodes and edges carry; the mean over the model's reference tokens by default."""
-
-    target_loss: float = 0.15
-    """Two-way loss in nats a prompt that the smallest circuit must meet (as in Gao et al. 2025). It
-    replaces the methods' own `target_loss`."""
-
-    budgets: EdgeBudgets = field(default_factory=EdgeBudgets)
-    """Numbers of edges for the curve."""
-
-    random_draws: int = 3
-    """Random circuits of the chosen one's size, as a control."""
-
-    questions: Sequence[Question] | Mapping[str, Question] = DEFAULT_QUESTIONS
-    """What else is asked of each circuit that met the target; `()` for nothing. The answers are
-    recorded by the questions' registered names, or by labels of your own."""
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.ablation, Ablation):
-            raise ValueError(
-                f"ablation is an object such as ZeroAblation(), got {self.ablation!r}."
-            )
-        if not 0 < self.target_loss < math.inf:
-            raise ValueError(
-                f"target_loss must be positive and finite, in nats, got {self.target_loss}."
-            )
-        if self.random_draws < 0:
-            raise ValueError(f"random_draws must be 0 or more, got {self.random_draws}.")
-        check_objects("questions", self.questions, Question, "Minimality()")
-        _ = self.named_questions
-
-    @property
-    def named_questions(self) -> dict[str, Question]:
-        """The questions by their names in the records.
-
-        Raises:
-            ValueError: for two that have the same name.
-        """
-        return labelled("questions", self.questions, question_registry)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from sparse_lens.circuit import Circuit
 from sparse_lens.evals.controls import complement, random_circuit
 from sparse_lens.evals.draws import Draws, check_count, generator_of
 from sparse_lens.evals.metrics import CircuitMetrics, measure, with_full_logits
-from sparse_lens.evals.question import Answers, Column, Question, Subject
+from sparse_lens.evals.question import CONTROLS, Answers, Column, Question, Subject
 from sparse_lens.patching import BoundAblation
 from sparse_lens.search import BATCH_SIZE
 from sparse_lens.task import Prompts
@@ -52,7 +52,7 @@ class Necessity(Question):
                 answer="task_loss",
                 heading="random ablated",
                 title="two-way loss with random circuits of the same size ablated",
-                group="controls: two-way loss",
+                group=CONTROLS,
                 meaning=(
                     "Random circuits of the chosen one's size are ablated and the rest kept: a "
                     "circuit that is necessary leaves a higher loss than these when it is ablated."

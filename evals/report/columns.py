@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from sparse_lens.evals import question
 from sparse_lens.evals.question import Column as AnswerColumn
 from sparse_lens.evals.records import MeasurementKind, Record
 from sparse_lens.evals.report.cells import Cell, Cells, Value
@@ -74,7 +75,7 @@ CONTROLS = (
     Group("circuit", (
         _measured("loss", "two-way loss, nats", "chosen", lambda m: m.task_loss),
     )),
-    Group("controls: two-way loss", (
+    Group(question.CONTROLS, (
         _measured("full", "two-way loss of the full model", "full", lambda m: m.task_loss),
         _measured("random", "two-way loss of random circuits of the same size", "random",
                   lambda m: m.task_loss),
@@ -88,9 +89,9 @@ CONTROLS = (
 def controls(cells: Cells) -> tuple[Group, ...]:
     """The controls, and the answers to the questions that the records hold, by their groups."""
     groups = {group.heading: list(group.columns) for group in CONTROLS}
-    for question, columns in _answer_columns(cells.done).items():
+    for name, columns in _answer_columns(cells.done).items():
         for column in columns:
-            groups.setdefault(column.group, []).append(_answered(question, column))
+            groups.setdefault(column.group, []).append(_answered(name, column))
     return tuple(Group(heading, tuple(columns)) for heading, columns in groups.items())
 
 
@@ -108,18 +109,19 @@ def meanings(cells: Cells) -> dict[str, str]:
 
 def _answer_columns(records: Sequence[Record]) -> dict[str, tuple[AnswerColumn, ...]]:
     """The columns of every question that was asked, as the first record of it has them."""
-    found: dict[str, tuple[AnswerColumn, ...]] = {}
+    by_question: dict[str, tuple[AnswerColumn, ...]] = {}
     for record in records:
-        for question, columns in record.columns.items():
-            found.setdefault(question, tuple(AnswerColumn(**column) for column in columns))
-    return found
+        for name, columns in record.columns.items():
+            by_question.setdefault(name, tuple(AnswerColumn(**column) for column in columns))
+    return by_question
 
 
-def _answered(question: str, column: AnswerColumn) -> Column:
+def _answered(name: str, column: AnswerColumn) -> Column:
+    """The column of an answer to the question of that name."""
     return Column(
         column.heading,
         column.title,
-        lambda cell: cell.answers(question, column.answer),
+        lambda cell: cell.answers(name, column.answer),
         column.form,
         AGGREGATES[column.over_draws],
     )

@@ -13,7 +13,8 @@ import torch
 
 import sparse_lens as sl
 from sparse_lens.evals.compare import Comparison, ComparisonSettings
-from sparse_lens.evals.harness.jobs import Job, JobSettings, run_job
+from sparse_lens.evals.harness.jobs import Job, run_job
+from sparse_lens.evals.harness.settings import JobSettings
 from sparse_lens.evals.questions import Minimality, RandomSubsets
 from sparse_lens.evals.results import Results
 from sparse_lens.graphs import ChannelGraph, ComponentGraph

@@ -18,7 +18,7 @@ def carried() -> list[str]:
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_task_can_be_put_to_every_model(name: str, carried: list[str]) -> None:
     preset = PRESETS[name]
-    vocabularies = [load_tokenizer(zoo.resolve(model)).get_vocab() for model in preset.models]
+    vocabularies = [load_tokenizer(zoo.resolve(str(model))).get_vocab() for model in preset.models]
     assert vocabularies == [load_tokenizer(zoo.resolve("py-sparse")).get_vocab()] * len(
         preset.models
     )
