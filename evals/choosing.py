@@ -21,13 +21,7 @@ def choose(
     """
     if discovery.chosen is not None and takes_target(discovery.method):
         return discovery.chosen
-    return choose_circuit(
-        bound,
-        discovery.scores,
-        task,
-        target_loss=target_loss,
-        absolute=discovery.absolute,
-    )
+    return choose_circuit(bound, discovery.scores, task, target_loss=target_loss)
 
 
 def takes_target(method: Method) -> bool:

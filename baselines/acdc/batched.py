@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sparse_lens.baselines.acdc.guesses import Guesses
 from sparse_lens.baselines.acdc.order import Rows, sublayers_from_the_output
-from sparse_lens.baselines.acdc.run import Edge, Rule, Run
+from sparse_lens.baselines.acdc.pruning_run import Edge, Rule, Run
 from sparse_lens.baselines.acdc.trials import (
     Trial,
     best_informed,

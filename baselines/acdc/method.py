@@ -12,7 +12,7 @@ from transformer_lens import HookedTransformer
 from sparse_lens.ablation import Ablation
 from sparse_lens.baselines.acdc.batched import run_in_batches
 from sparse_lens.baselines.acdc.one_at_a_time import run_one_by_one
-from sparse_lens.baselines.acdc.run import Rule, Run
+from sparse_lens.baselines.acdc.pruning_run import Rule, Run
 from sparse_lens.baselines.acdc.scores import scores_of_runs
 from sparse_lens.baselines.acdc.targets import LossTarget, Target, bisect
 from sparse_lens.circuit import Circuit
@@ -23,7 +23,7 @@ from sparse_lens.graphs.component import ComponentGraph
 from sparse_lens.method import Method, check_task
 from sparse_lens.models.anatomy import anatomy_of
 from sparse_lens.objectives import KLDivergence, Objective, TaskLoss
-from sparse_lens.patching import BoundAblation, bind, full_logits
+from sparse_lens.patching import BoundAblation, bind, full_logits_for
 from sparse_lens.patching.suspension import has_hooks_of_others
 from sparse_lens.search import ChosenCircuit, circuit_logits
 from sparse_lens.task import Prompts, Task
@@ -122,7 +122,6 @@ class ACDC(Method):
             chosen=chosen,
             cost=cost,
             seed=seed,
-            absolute=False,
             history=tuple(_row(run) for run in runs),
             circuits=circuits,
         )
@@ -225,7 +224,7 @@ def _smallest(
 
 @torch.no_grad()
 def _loss(bound: BoundAblation, circuit: Circuit, prompts: Prompts, objective: Objective) -> float:
-    full = full_logits(bound.model, prompts) if objective.needs_full_logits else None
+    full = full_logits_for(objective, bound.model, prompts)
     return float(objective(circuit_logits(bound, circuit, prompts), prompts, full).mean())
 
 

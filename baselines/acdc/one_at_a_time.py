@@ -6,10 +6,10 @@ import torch
 
 from sparse_lens.ablation import BoundConstants
 from sparse_lens.baselines.acdc.order import sublayers_from_the_output
-from sparse_lens.baselines.acdc.run import Edge, Rule, Run
+from sparse_lens.baselines.acdc.pruning_run import Edge, Rule, Run
 from sparse_lens.circuit import Circuit
 from sparse_lens.objectives import Objective
-from sparse_lens.patching import BoundAblation, answer_logits, full_logits, patched
+from sparse_lens.patching import BoundAblation, answer_logits, full_logits_for, patched
 from sparse_lens.patching.variants.needs import acting_rows
 from sparse_lens.task import Prompts
 
@@ -54,7 +54,7 @@ class _Search:
             part = part.to(bound.device)
             # Values on other tokens are the same in every test: compute them once.
             constants = BoundConstants(self._model, self._graph, part_bound.values(part))
-            full = full_logits(self._model, part) if objective.needs_full_logits else None
+            full = full_logits_for(objective, self._model, part)
             self._parts.append((part, constants, full))
         self._changes: dict[Edge, float] = {}
         self._margin, self._n_passes = float("inf"), 0

@@ -17,7 +17,7 @@ from sparse_lens.baselines.edge_pruning.gates import EdgeGates
 from sparse_lens.cost import CostMeter
 from sparse_lens.identity import tensor_hash
 from sparse_lens.learning import PromptOrder, share_of_peak
-from sparse_lens.patching import BoundAblation, answer_logits, full_logits, patched
+from sparse_lens.patching import BoundAblation, answer_logits, full_logits, full_logits_for, patched
 from sparse_lens.task import Prompts
 
 if TYPE_CHECKING:
@@ -116,13 +116,14 @@ class Training:
         """The mean over some prompts; with a meter its gradient is added to that of the gates."""
         method, model = self._method, self._bound.model
         total = 0.0
-        for some in rows.split(method.micro_batch_size or len(rows)):
-            part, full = self._prompts[some], None
-            if method.objective.needs_full_logits:
-                full = full_logits(model, part) if self._full is None else self._full[some]
-            ablation = self._bound.rows(some)
-            with patched(model, self._gates.masks(gates), ablation=ablation, prompts=part):
-                loss = method.objective(answer_logits(model, part), part, full).sum()
+        for indices in rows.split(method.micro_batch_size or len(rows)):
+            batch, ablation = self._prompts[indices], self._bound.rows(indices)
+            if self._full is None:
+                full = full_logits_for(method.objective, model, batch)
+            else:
+                full = self._full[indices]
+            with patched(model, self._gates.masks(gates), ablation=ablation, prompts=batch):
+                loss = method.objective(answer_logits(model, batch), batch, full).sum()
             if meter is not None:
                 (loss / len(rows)).backward()
                 meter.backward_passes += 1

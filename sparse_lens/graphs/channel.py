@@ -216,7 +216,8 @@ def _blocks(model: HookedTransformer, sites: Mapping[str, Site]) -> dict[str, Ch
 
 def _weights(model: HookedTransformer) -> Iterator[tuple[str, str, Float[Tensor, "dst src"]]]:
     """Source, destination and matrix of each block, in forward order."""
-    gained = _with_gain if anatomy_of(model).channels_precede_gain else (lambda w, _: w)
+    anatomy = anatomy_of(model)
+    gained = _with_gain if anatomy.channels_precede_gain else (lambda w, _: w)
     for layer, block in enumerate(model.blocks):
         attn: Any = block.attn
         matrices = {
@@ -225,7 +226,7 @@ def _weights(model: HookedTransformer) -> Iterator[tuple[str, str, Float[Tensor,
         }
         matrices["attn_out"] = rearrange(attn.W_O, "head d_head d_model -> d_model (head d_head)")
         pairs = _ATTENTION
-        if not model.cfg.attn_only:
+        if not anatomy.attn_only:
             mlp: Any = block.mlp
             pairs += _MLP
             matrices["mlp_post"] = gained(mlp.W_in.T, block.ln2)

@@ -1,7 +1,7 @@
 """The masked forward pass: a model runs as one of its circuits. Nothing else touches hooks."""
 
 from sparse_lens.patching.ablations.binding import BoundAblation, bind
-from sparse_lens.patching.activations import mean_activations
+from sparse_lens.patching.activations import Values, activations, mean_activations
 from sparse_lens.patching.exact.effects import exact_edge_effects, exact_node_effects
 from sparse_lens.patching.fit import check_prompts
 from sparse_lens.patching.gradients.effects import edge_effects, node_effects
@@ -12,6 +12,7 @@ from sparse_lens.patching.run import (
     answer_logits,
     circuit_activations,
     full_logits,
+    full_logits_for,
     patched,
     run_circuit,
 )
@@ -19,6 +20,8 @@ from sparse_lens.patching.run import (
 __all__ = [
     "BoundAblation",
     "GradientPoints",
+    "Values",
+    "activations",
     "answer_logits",
     "bind",
     "check_prompts",
@@ -29,6 +32,7 @@ __all__ = [
     "exact_node_effects",
     "frozen",
     "full_logits",
+    "full_logits_for",
     "has_norms",
     "mean_activations",
     "node_effects",

@@ -11,6 +11,7 @@ from transformer_lens import HookedTransformer
 from sparse_lens.circuit import Circuit
 from sparse_lens.masks import Masks
 from sparse_lens.models.anatomy import anatomy_of
+from sparse_lens.objectives import Objective
 from sparse_lens.patching.ablations.binding import Ablation, BoundAblation, bind
 from sparse_lens.patching.activations import Values, activations
 from sparse_lens.patching.fit import check_prompts
@@ -129,6 +130,13 @@ def full_logits(model: HookedTransformer, prompts: Prompts) -> Float[Tensor, "n 
     """The same of the whole model, whatever circuit it is patched to be."""
     with suspended(model):
         return answer_logits(model, prompts)
+
+
+def full_logits_for(
+    objective: Objective, model: HookedTransformer, prompts: Prompts
+) -> Float[Tensor, "n vocab"] | None:
+    """The same for an objective that compares with them; None for one that does not."""
+    return full_logits(model, prompts) if objective.needs_full_logits else None
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from sparse_lens.ablation import InterchangeAblation, MeanAblation, ZeroAblation
 from sparse_lens.baselines import AttributionPatching
 from sparse_lens.baselines.acdc import ACDC
 from sparse_lens.baselines.acdc.order import sublayers_from_the_output
-from sparse_lens.baselines.acdc.run import Rule, Run
+from sparse_lens.baselines.acdc.pruning_run import Rule, Run
 from sparse_lens.baselines.acdc.scores import scores_of_runs
 from sparse_lens.baselines.acdc.targets import EdgeBudget, LossTarget, bisect
 from sparse_lens.circuit import Circuit

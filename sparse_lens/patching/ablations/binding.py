@@ -25,32 +25,33 @@ from sparse_lens.task import Prompts
 
 @dataclass(frozen=True)
 class Ablation(ABC):
-    """What an absent node or edge carries.
+    """What an absent node or edge carries: a specification, without tensors of any model.
 
-    A specification without tensors of any model, so that one serves a whole comparison. To write
-    one, make a frozen dataclass of numbers, strings and tensors (they are written down with the
-    results) that says how it is bound. An installed package offers it to the command line through
-    an entry point in the group `sparse_lens.ablations`.
+    One specification serves a whole comparison, where it is bound to one model after the other. A
+    new ablation is a frozen dataclass with a method `bind`; results record its fields, which are
+    numbers, strings, tensors, or sequences, mappings and dataclasses of these. A package adds it to
+    the command line through an entry point in the group `sparse_lens.ablations`.
     """
 
     @abstractmethod
     def bind(self, model: HookedTransformer, graph: Graph) -> BoundAblation:
-        """Compute, once, what does not depend on the prompts.
+        """Compute what does not depend on the prompts.
 
-        Called through :func:`bind`, which has made sure that the graph is the model's. Where values
-        do not depend on the prompts at all, a :class:`BoundConstants` is what to return.
+        Called by :func:`bind`, which checks before that the graph is the model's. If nothing
+        depends on the prompts, return a :class:`BoundConstants`.
         """
 
 
 @dataclass(frozen=True, eq=False)
 class BoundAblation(ABC):
-    """An ablation that was bound to a model and one of its graphs.
+    """A model, one of its graphs, and what absent nodes and edges carry in it.
 
-    These three are what a circuit needs to run, and so what methods and evaluations take, as
-    `bound`. A subclass says by `values` what absent nodes and edges carry on a batch of prompts.
-    Where that differs from prompt to prompt, it also overrides `rows`; where it takes the whole
-    set of prompts to know (random draws, say), `for_prompts`, so that nothing depends on how a
-    set is divided into batches.
+    Nothing else is needed to run circuits of the graph, so this is what methods and evaluations
+    take as `bound`; :func:`bind` makes it of an :class:`Ablation`.
+
+    A subclass defines `values`. If these differ between prompts, it also overrides `rows`; if they
+    depend on a whole set of prompts, such as random draws do, also `for_prompts`. Results then do
+    not depend on the batch size.
     """
 
     model: HookedTransformer = field(repr=False)
@@ -81,18 +82,18 @@ class BoundAblation(ABC):
         )
 
     def tokens_of(self, prompts: Prompts | None) -> Int[Tensor, "n pos"] | None:
-        """Tokens on which the whole model carries exactly these values; None of constants.
+        """Tokens on which these values are the full model's activations; None if there are none.
 
-        With tokens at hand, what the model does before its nodes can be ablated, too (the embedding
-        under a channel graph), and what it does alike on both need not be computed twice.
+        Given these, a method can also ablate what comes before the first node (the embeddings, on a
+        channel graph), and skip positions at which the clean and the ablated run are the same.
         """
         return None
 
     def for_prompts(self, prompts: Prompts) -> BoundAblation:
-        """The ablation for a whole set of prompts, of which `rows` takes parts.
+        """The ablation for a whole set of prompts, from which `rows` selects.
 
-        What is drawn at random for each prompt is drawn here. Ablations that are for a set of
-        prompts already, or the same for all prompts, stay as they are.
+        Random values are drawn here. An ablation that was made for a set of prompts already, or
+        that draws nothing, returns itself.
         """
         return self
 
@@ -102,10 +103,10 @@ class BoundAblation(ABC):
 
     def batches(self, prompts: Prompts, size: int) -> Iterator[tuple[Prompts, BoundAblation]]:
         """A set of prompts `size` at a time, each batch with its part of the ablation."""
-        whole = self.for_prompts(prompts)
-        for start in range(0, len(prompts), size):
-            batch = slice(start, start + size)
-            yield prompts[batch], whole.rows(batch)
+        whole, start = self.for_prompts(prompts), 0
+        for batch in prompts.batches(size):
+            yield batch, whole.rows(slice(start, start + len(batch)))
+            start += len(batch)
 
     @property
     def device(self) -> torch.device:
@@ -124,11 +125,11 @@ class BoundAblation(ABC):
 def bind(
     model: HookedTransformer, graph: Graph, ablation: Ablation | BoundAblation
 ) -> BoundAblation:
-    """Bind an ablation to a model and its graph; one that is bound to them already stays as it is.
+    """Bind an ablation to a model and its graph; returns one that is bound to them already.
 
     Raises:
-        ValueError: for what is no ablation, when the graph is not the model's, or when the
-            ablation cannot be had of this model (means without reference tokens, say).
+        ValueError: when it is no ablation, the graph is not the model's, or the ablation lacks
+            something of this model (a mean its reference tokens, for example).
     """
     if isinstance(ablation, BoundAblation):
         other = "graph" if ablation.model is model else "model"
@@ -148,10 +149,10 @@ def bind(
 
 
 def check_tokens(tokens: object) -> None:
-    """Refuse tokens of an ablation that are no matrix.
+    """Check the tokens that were given to an ablation.
 
     Raises:
-        ValueError: naming what they are.
+        ValueError: unless they are None or a tensor with two axes.
     """
     if tokens is not None and not (isinstance(tokens, Tensor) and tokens.ndim == 2):
         shape = f" of shape {tuple(tokens.shape)}" if isinstance(tokens, Tensor) else ""

@@ -20,34 +20,34 @@ from sparse_lens.task import Prompts
 class ResampleAblation(Ablation):
     """An absent node or edge carries its value in a run on another prompt, drawn at random.
 
-    As in causal scrubbing (Chan et al. 2022), with one other prompt for all that is absent. It is
-    the clean one of another row of the same set of prompts: of a method's train prompts, or of the
-    held-out prompts of an evaluation; how it is drawn says :func:`draw_other_prompts`. It is drawn
-    once for the set, so that a prompt has the same in every pass, whatever batches it is run in.
+    The resampling of causal scrubbing (Chan et al. 2022), with one other prompt for everything that
+    is absent. It is a clean prompt of the same set (a method's train prompts, an evaluation's
+    held-out prompts), see :func:`draw_other_prompts`. These are drawn once for the set, so a prompt
+    keeps its other prompt in every forward pass, and results do not depend on the batch size.
     """
 
     seed: int = 0
-    """Of the draws: other seeds draw other prompts."""
+    """Of the draws."""
 
     def bind(self, model: HookedTransformer, graph: Graph) -> BoundResample:
-        """Nothing is drawn before the set of prompts is known."""
+        """Draws follow when the set of prompts is known."""
         return BoundResample(model, graph, self.seed)
 
 
 @dataclass(frozen=True, eq=False)
 class BoundResample(BoundAblation):
-    """Activations on other prompts of a set; `for_prompts` draws them.
+    """Activations on other prompts of a set, which `for_prompts` draws.
 
-    Where it is used without that, the prompts that are passed are the set.
+    Without `for_prompts`, the prompts that are passed to a forward pass are the whole set.
     """
 
     seed: int
 
     def for_prompts(self, prompts: Prompts) -> BoundInterchange:
-        """The ablation for a set of prompts, each with another one of the set.
+        """Interchange with the other prompt that is drawn for each prompt of a set.
 
         Raises:
-            ValueError: when there is no other one.
+            ValueError: when all prompts of the set are the same.
         """
         generator = torch.Generator().manual_seed(self.seed)
         others = draw_other_prompts(prompts, generator).to(prompts.clean.device)
@@ -66,7 +66,7 @@ class BoundResample(BoundAblation):
         return self._drawn_for(prompts).tokens_of(prompts)
 
     def rows(self, rows: Int[Tensor, " rows"] | slice) -> BoundAblation:
-        """Refused: rows of a set that is not known.
+        """Not defined before `for_prompts`.
 
         Raises:
             ValueError: always.
@@ -86,27 +86,28 @@ class BoundResample(BoundAblation):
 
 
 def draw_other_prompts(prompts: Prompts, generator: torch.Generator) -> Int[Tensor, " n"]:
-    """For each prompt the row of another one, drawn uniformly from those at least as long.
+    """For each prompt the row of another prompt, drawn uniformly from those at least as long.
 
-    So no value comes from padding, except for a prompt that is longer than all others, for which
-    the longest of these are drawn from. A row with the same tokens is no other prompt.
+    Its values then never come from padding. A prompt that is longer than all others gets one of the
+    longest of these. Rows with the same tokens are not other prompts.
 
     Raises:
-        ValueError: for a prompt without any other.
+        ValueError: when all rows have the same tokens.
     """
     n, width = prompts.clean.shape
     lengths = torch.full((n,), width) if prompts.lengths is None else prompts.lengths.cpu()
     is_padding = torch.arange(width) >= lengths[:, None]  # [n, pos]
-    _, text = prompts.clean.cpu().masked_fill(is_padding, -1).unique(dim=0, return_inverse=True)
+    tokens = prompts.clean.cpu().masked_fill(is_padding, -1)
+    text = tokens.unique(dim=0, return_inverse=True)[1]  # [n]; equal for rows with the same tokens
     if not bool((text != text[0]).any()):
         raise ValueError(
-            f"got {n} {'prompts with the same tokens' if n > 1 else 'prompt'}, which has no other "
-            "to take values from; pass two different ones or more."
+            "resampling takes values from another prompt, and there is no other one: the number of "
+            f"prompts is {n}, all with the same tokens. Pass at least two different prompts."
         )
-    drawn = []
-    for i in range(n):
-        is_other = text != text[i]
-        enough = torch.minimum(lengths[i], lengths[is_other].max())
-        candidates = (is_other & (lengths >= enough)).nonzero().flatten()
-        drawn.append(candidates[torch.randint(len(candidates), (), generator=generator)])
-    return torch.stack(drawn)
+    rows = []
+    for row in range(n):
+        is_other = text != text[row]
+        min_length = torch.minimum(lengths[row], lengths[is_other].max())
+        candidates = (is_other & (lengths >= min_length)).nonzero().flatten()
+        rows.append(candidates[torch.randint(len(candidates), (), generator=generator)])
+    return torch.stack(rows)
