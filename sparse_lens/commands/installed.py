@@ -15,23 +15,23 @@ from sparse_lens.method import registry as method_registry
 
 
 def describe_methods() -> Group:
-    """Of each installed method its registered name, what it does, its fields with defaults."""
+    """The registered name, summary and fields with defaults of each installed method."""
     return describe(method_registry())
 
 
 def describe_questions() -> Group:
-    """Of each installed question its registered name, what it asks, its fields with defaults."""
+    """The registered name, summary and fields with defaults of each installed question."""
     return describe(question_registry())
 
 
 def describe(classes: Mapping[str, type[Any]]) -> Group:
-    """The same of some dataclasses, by name."""
+    """The name, summary and fields of dataclasses by name."""
     parts: list[RenderableType] = []
     for name, cls in classes.items():
         parts += [Text(name, style="bold"), Padding(Text(_first_line(cls)), (0, 0, 0, 2))]
         if fields(cls):
-            listed = "\n".join(map(_field, fields(cls)))
-            parts.append(Padding(Text(listed, style="dim"), (0, 0, 0, 4)))
+            field_lines = "\n".join(map(_field, fields(cls)))
+            parts.append(Padding(Text(field_lines, style="dim"), (0, 0, 0, 4)))
         parts.append(Text())
     return Group(*parts, Text("Set a field with: sparse-lens compare --set NAME.FIELD=VALUE"))
 
@@ -54,7 +54,7 @@ def _default(field: Field[Any]) -> Any:
 
 
 def _short(value: Any) -> str:
-    """As one would write it: what is all at its defaults without its fields."""
+    """The value as code; a dataclass with all fields at their defaults is written without them."""
     if is_dataclass(value) and all(getattr(value, f.name) == _default(f) for f in fields(value)):
         return f"{type(value).__name__}()"
     return repr(value)
