@@ -8,10 +8,10 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 Store = Callable[[Any], Any]
-"""Puts a value that is no JSON elsewhere and returns, as JSON, where; None for other values."""
+"""Stores a value that is no JSON and returns a JSON reference to it; None for other values."""
 
 Fetch = Callable[[Any], Any]
-"""Gives back what a `Store` put there."""
+"""Returns the value that a `Store` returned a reference for."""
 
 
 def class_path(cls: type) -> str:
@@ -23,21 +23,21 @@ def to_json(value: Any, store: Store | None = None) -> Any:
     """A value as JSON: dataclasses by their class and fields, sequences as lists.
 
     Args:
-        store: is offered every value first.
+        store: called with every value first.
 
     Raises:
         ValueError: for anything that cannot be read back.
     """
-    where = None if store is None else store(value)
-    if where is not None:
-        return {"stored": where}
+    reference = None if store is None else store(value)
+    if reference is not None:
+        return {"stored": reference}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, (tuple, list)):
         return [to_json(item, store) for item in value]
     if _is_frozen(type(value)):
-        own = {f.name: to_json(getattr(value, f.name), store) for f in fields(value) if f.init}
-        return {"class": class_path(type(value)), "fields": own}
+        values = {f.name: to_json(getattr(value, f.name), store) for f in fields(value) if f.init}
+        return {"class": class_path(type(value)), "fields": values}
     raise ValueError(
         f"cannot write down {value!r}: expected numbers, strings, sequences, and frozen "
         "dataclasses whose fields are such values."
@@ -83,11 +83,11 @@ def make(cls: type, values: dict[str, Any], fetch: Fetch | None = None) -> Any:
 def _imported(path: str) -> type:
     parts = path.split(".")
     for n in range(len(parts) - 1, 0, -1):
-        found: Any = sys.modules.get(".".join(parts[:n]))
+        value: Any = sys.modules.get(".".join(parts[:n]))
         for name in parts[n:]:
-            found = getattr(found, name, None)
-        if isinstance(found, type) and _is_frozen(found):
-            return found
+            value = getattr(value, name, None)
+        if isinstance(value, type) and _is_frozen(value):
+            return value
     raise ValueError(f"no frozen dataclass {path} is imported: import the module that defines it.")
 
 

@@ -38,9 +38,9 @@ def save(discovery: Discovery, path: str | os.PathLike[str]) -> None:
     """
     graph, chosen = discovery.scores.graph, discovery.chosen
     tensors = _prefixed("scores.", _pack_scores(discovery.scores))
-    starts = _Starts(graph)
+    held = _HeldByMethod(graph)
     header = {
-        "method": _name_method(discovery.method, starts.store),
+        "method": _name_method(discovery.method, held.store),
         "task": discovery.task,
         "seed": discovery.seed,
         "absolute": discovery.scores.absolute,
@@ -62,7 +62,7 @@ def save(discovery: Discovery, path: str | os.PathLike[str]) -> None:
         tensors |= _prefixed("chosen.", circuit_io.to_tensors(chosen.circuit))
     for i, circuit in enumerate(discovery.circuits):
         tensors |= _prefixed(f"circuits.{i}.", circuit_io.to_tensors(circuit))
-    graph_file.write(Path(path), KIND, graph, tensors | starts.tensors, header)
+    graph_file.write(Path(path), KIND, graph, tensors | held.tensors, header)
 
 
 def load(path: str | os.PathLike[str], graph: Graph) -> Discovery:
@@ -78,7 +78,7 @@ def load(path: str | os.PathLike[str], graph: Graph) -> Discovery:
     path = Path(path)
     tensors, header = graph_file.read(path, KIND, graph)
     try:
-        method = _find_method(header["method"], _Starts(graph, tensors).fetch)
+        method = _find_method(header["method"], _HeldByMethod(graph, tensors).fetch)
     except ValueError as error:
         raise ValueError(f"the method of {path} cannot be made again: {error}") from error
     return Discovery(
@@ -97,7 +97,7 @@ def load(path: str | os.PathLike[str], graph: Graph) -> Discovery:
     )
 
 
-class _Starts:
+class _HeldByMethod:
     """Scores and circuits that a method holds, such as those that it starts from, as tensors."""
 
     def __init__(self, graph: Graph, tensors: Mapping[str, Tensor] | None = None) -> None:
@@ -106,7 +106,7 @@ class _Starts:
         self._count = 0
 
     def store(self, value: Any) -> dict[str, Any] | None:
-        """Keep one of these; where, and what is not in the tensors."""
+        """Store scores or a circuit; a reference that `fetch` takes, None for other values."""
         if not isinstance(value, (Scores, Circuit)):
             return None
         if value.graph != self._graph:
@@ -121,13 +121,13 @@ class _Starts:
         self.tensors |= _prefixed(prefix, _pack_scores(value))
         return {"scores": prefix, "absolute": value.absolute, "greedy": value.greedy}
 
-    def fetch(self, where: Mapping[str, Any]) -> Scores | Circuit:
-        """What was kept there."""
-        if "circuit" in where:
-            tensors = _under(where["circuit"], self.tensors)
-            return circuit_io.from_tensors(self._graph, where["given_by"], tensors)
-        tensors = _under(where["scores"], self.tensors)
-        return _unpack_scores(self._graph, tensors, where)
+    def fetch(self, reference: Mapping[str, Any]) -> Scores | Circuit:
+        """What was stored under this reference."""
+        if "circuit" in reference:
+            tensors = _under(reference["circuit"], self.tensors)
+            return circuit_io.from_tensors(self._graph, reference["given_by"], tensors)
+        tensors = _under(reference["scores"], self.tensors)
+        return _unpack_scores(self._graph, tensors, reference)
 
 
 def _name_method(method: Method, store: Store) -> dict[str, Any]:

@@ -27,8 +27,8 @@ def write(
     Raises:
         FileNotFoundError: when there is no such folder.
     """
-    own = {"format": _format(kind), "fingerprint": graph.fingerprint, "graph": _describe(graph)}
-    metadata = {kind: json.dumps({**own, **header})}
+    common = {"format": _format(kind), "fingerprint": graph.fingerprint, "graph": _describe(graph)}
+    metadata = {kind: json.dumps({**common, **header})}
     write_atomically(path, safetensors.torch.save(tensors, metadata=metadata))
 
 

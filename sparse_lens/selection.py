@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from sparse_lens.graphs.base import Graph
@@ -28,7 +28,7 @@ class EdgesFromOutput:
     """
 
     def __init__(self, graph: Graph, edges: Mapping[str, Float[Tensor, "dst src"]]) -> None:
-        """Of `edges`, by block, the largest comes first."""
+        """Order the edges by their values, matrices by block, from the largest down."""
         self._graph, self._values = graph, edges
         self._taken: list[int] = []
         self._edges = self._in_order()
@@ -40,45 +40,41 @@ class EdgesFromOutput:
 
     def _in_order(self) -> Iterator[int]:
         graph = self._graph
-        places = graph.unflatten_edges(torch.arange(graph.n_edges))
-        candidates: list[tuple[float, int, int]] = []  # minus score, place, which row
-        rows: list[Iterator[tuple[float, int, int]]] = []
-        sources: list[tuple[str, int]] = []
-        opened: set[Row] = set()  # asked for membership only
+        edge_indices = graph.unflatten_edges(torch.arange(graph.n_edges))
+        # The best edge left in each open row: minus its value, its index, its row, its source.
+        candidates: list[tuple[float, int, Row, int]] = []
+        open_rows: dict[Row, Iterator[tuple[float, int, int]]] = {}
 
-        def offer(row: int) -> None:
-            best = next(rows[row], None)
+        def offer_next(row: Row) -> None:
+            best = next(open_rows[row], None)
             if best is not None:
-                value, place, source = best
-                sources[row] = (sources[row][0], source)
-                heapq.heappush(candidates, (-value, place, row))
+                value, index, source = best
+                heapq.heappush(candidates, (-value, index, row, source))
 
         def open_row(row: Row) -> None:
-            if row in opened:
-                return
-            opened.add(row)
-            rows.append(self._best_first(*row, places[row[0]]))
-            sources.append((row[0], -1))
-            offer(len(rows) - 1)
+            if row not in open_rows:
+                open_rows[row] = self._best_first(*row, edge_indices[row[0]])
+                offer_next(row)
 
         for row in _rows_at_output(graph):
             open_row(row)
         while candidates:
-            _, place, row = heapq.heappop(candidates)
-            block, source = sources[row]
-            offer(row)
-            for behind in _rows_behind(graph, block, source):
-                open_row(behind)
-            yield place
+            _, index, row, source = heapq.heappop(candidates)
+            offer_next(row)
+            for upstream in _rows_behind(graph, row[0], source):
+                open_row(upstream)
+            yield index
 
-    def _best_first(self, block: str, row: int, places: Tensor) -> Iterator[tuple[float, int, int]]:
-        """Score, place and source of the edges of a row."""
+    def _best_first(
+        self, block: str, row: int, edge_indices: Int[Tensor, "dst src"]
+    ) -> Iterator[tuple[float, int, int]]:
+        """Value, index and source of the edges of a row, from the largest value down."""
         columns = self._graph.blocks[block].support[row].nonzero().flatten()
         values = self._values[block][row, columns]
         order = values.argsort(descending=True, stable=True)
         columns = columns[order]
-        of_edges = (values[order], places[row, columns], columns)
-        return zip(*(one.tolist() for one in of_edges), strict=True)
+        edges = (values[order], edge_indices[row, columns], columns)
+        return zip(*(column.tolist() for column in edges), strict=True)
 
 
 def _rows_at_output(graph: Graph) -> list[Row]:

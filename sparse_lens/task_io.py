@@ -54,7 +54,7 @@ def load(
         ValueError: for malformed lines, each with its number and the reason.
     """
     path = Path(path)
-    found: list[tuple[str, Row]] = []
+    rows: list[tuple[str, Row]] = []
     problems: list[str] = []
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
         if not line.strip():
@@ -65,11 +65,11 @@ def load(
             problems.append(f"line {number}: not JSON ({error.msg})")
             continue
         if isinstance(row, dict):
-            found.append((f"line {number}", row))
+            rows.append((f"line {number}", row))
         else:
             problems.append(f"line {number}: expected an object, got {type(row).__name__}")
     reader = _RowReader(tokenizer, prepend_bos=prepend_bos)
-    return _task(name or path.stem, found, reader, problems, str(path))
+    return _task(name or path.stem, rows, reader, problems, str(path))
 
 
 def from_rows(
@@ -98,25 +98,25 @@ def from_rows(
     Raises:
         ValueError: for malformed rows, each with its number (from 0) and the reason.
     """
-    found: list[tuple[str, Row]] = []
+    labelled: list[tuple[str, Row]] = []
     problems: list[str] = []
 
-    def add(place: str, row: Any, **known: str) -> None:
+    def add(label: str, row: Any, **known: str) -> None:
         if isinstance(row, Mapping):
-            found.append((place, dict(row) | known))
+            labelled.append((label, dict(row) | known))
         else:
-            problems.append(f"{place}: expected a mapping, got {type(row).__name__}")
+            problems.append(f"{label}: expected a mapping, got {type(row).__name__}")
 
     if isinstance(rows, Mapping):
-        for split, part in rows.items():
+        for split, rows_of_split in rows.items():
             split = "held_out" if split == _ALSO_HELD_OUT else str(split)
-            for i, row in enumerate(part):
+            for i, row in enumerate(rows_of_split):
                 add(f"{split} row {i}", row, split=split)
     else:
         for i, row in enumerate(rows):
             add(f"row {i}", row)
     reader = _RowReader(tokenizer, prepend_bos=prepend_bos)
-    return _task(name, found, reader, problems, f"task {name!r}")
+    return _task(name, labelled, reader, problems, f"task {name!r}")
 
 
 @dataclass(frozen=True)
@@ -167,9 +167,9 @@ class _RowReader:
             if both:
                 raise ValueError(f"token {both[0]} is both answer and distractor")
         position = row.get("position")
-        own = len(clean) - (len(self._first) if isinstance(row["clean"], str) else 0)
-        if position is not None and (not _is_token(position) or position >= own):
-            raise ValueError(f"position {position!r} is none of the {own} tokens'")
+        n_tokens = len(clean) - (len(self._first) if isinstance(row["clean"], str) else 0)
+        if position is not None and (not _is_token(position) or position >= n_tokens):
+            raise ValueError(f"position {position!r} is none of the {n_tokens} tokens'")
         if position is not None and isinstance(row["clean"], str):
             position += len(self._first)
         return _Example(split, clean, corrupted, answers, distractors, position)
@@ -186,18 +186,18 @@ class _RowReader:
 
     def _set(self, row: Row, key: str) -> list[int]:
         value = row[key]
-        several = value if isinstance(value, (list, tuple)) else [value]
-        if not several:
+        items = value if isinstance(value, (list, tuple)) else [value]
+        if not items:
             raise ValueError(f"{key} has no tokens")
         tokens = []
-        for one in several:
-            if isinstance(one, str):
-                pieces = self._encode(one, key)
+        for item in items:
+            if isinstance(item, str):
+                pieces = self._encode(item, key)
                 if len(pieces) != 1:
-                    raise ValueError(f"{key}: {one!r} is not one token but {len(pieces)}")
+                    raise ValueError(f"{key}: {item!r} is not one token but {len(pieces)}")
                 tokens += pieces
             else:
-                tokens += self._tokens([one], key)
+                tokens += self._tokens([item], key)
         if len(set(tokens)) < len(tokens):
             raise ValueError(f"{key} has a token twice")
         return tokens
@@ -222,14 +222,14 @@ def _task(
     problems: list[str],
     source: str,
 ) -> Task:
-    """The task of rows, each with what it is called in messages."""
+    """The task of rows, each with its label in messages."""
     examples: dict[str, list[_Example]] = {split: [] for split in SPLITS}
-    for place, row in rows:
+    for label, row in rows:
         try:
             example = reader.read(row)
             _check_like(examples[example.split], example)
         except ValueError as problem:
-            problems.append(f"{place}: {problem}")
+            problems.append(f"{label}: {problem}")
         else:
             examples[example.split].append(example)
     if problems:
@@ -241,7 +241,7 @@ def _task(
         )
     if not examples["train"]:
         raise ValueError(f"{source} has no train rows, which every task needs.")
-    prompts = {split: _prompts(found) for split, found in examples.items() if found}
+    prompts = {split: _prompts(rows) for split, rows in examples.items() if rows}
     return Task(
         name,
         train=prompts["train"],
@@ -250,9 +250,9 @@ def _task(
     )
 
 
-def _check_like(others: Sequence[_Example], example: _Example) -> None:
-    """The distractors of a split are all given, or all are every other token."""
-    if others and (others[0].distractors is None) != (example.distractors is None):
+def _check_like(earlier: Sequence[_Example], example: _Example) -> None:
+    """Refuse a row with distractors in a split without, or the other way around."""
+    if earlier and (earlier[0].distractors is None) != (example.distractors is None):
         raise ValueError("distractors must be given in all rows of a split or in none")
 
 
@@ -265,8 +265,9 @@ def _prompts(examples: Sequence[_Example]) -> Prompts:
 
     positions = None
     if any(example.position is not None for example in examples):
-        places = [len(e.clean) - 1 if e.position is None else e.position for e in examples]
-        positions = torch.tensor(places)
+        positions = torch.tensor(
+            [len(e.clean) - 1 if e.position is None else e.position for e in examples]
+        )
     distractors = [example.distractors for example in examples if example.distractors is not None]
     return Prompts(
         clean=padded(example.clean for example in examples),

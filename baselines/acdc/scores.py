@@ -15,8 +15,8 @@ def scores_of_runs(start: Circuit, runs: Sequence[Run]) -> Scores:
 
     Of those kept up to the same threshold the one whose removal changed the objective more in that
     run comes first; edges that no run kept are ordered by the change in the run of the smallest
-    threshold, with those never tested last. The score is the place in this order, from 1 for the
-    last; edges that are equal in both share a place, and edges outside the starting circuit have 0.
+    threshold, with those never tested last. The score is the rank in this order, from 1 for the
+    last; edges that are equal in both share a rank, and edges outside the starting circuit have 0.
     """
     graph, runs = start.graph, sorted(runs, key=lambda run: run.rule.threshold)
     edges: list[Edge] = []
@@ -34,10 +34,10 @@ def scores_of_runs(start: Circuit, runs: Sequence[Run]) -> Scores:
         _size(runs[max(level - 1, 0)], edge)
         for edge, level in zip(edges, levels.tolist(), strict=True)
     ]
-    places = _places(levels, np.array(changes))
+    ranks = _ranks(levels, np.array(changes))
     values = {block: torch.zeros(shape) for block, shape in graph.block_shapes.items()}
-    for (block, row, column), place in zip(edges, places.tolist(), strict=True):
-        values[block][row, column] = place
+    for (block, row, column), rank in zip(edges, ranks.tolist(), strict=True):
+        values[block][row, column] = rank
     return Scores(graph, edges=values, absolute=False)
 
 
@@ -46,11 +46,11 @@ def _size(run: Run, edge: Edge) -> float:
     return abs(change) if run.rule.absolute and np.isfinite(change) else change
 
 
-def _places(levels: np.ndarray, changes: np.ndarray) -> np.ndarray:
-    """Places in ascending order of both, from 1; equal ones share one."""
+def _ranks(levels: np.ndarray, changes: np.ndarray) -> np.ndarray:
+    """Ranks in ascending order of both, from 1; equal edges share one."""
     order = np.lexsort((changes, levels))
     level, change = levels[order], changes[order]
     new = (level[1:] != level[:-1]) | (change[1:] != change[:-1])
-    places = np.empty(len(order), dtype=np.int64)
-    places[order] = 1 + np.concatenate([[0], np.cumsum(new)]) if len(order) else 0
-    return places
+    ranks = np.empty(len(order), dtype=np.int64)
+    ranks[order] = 1 + np.concatenate([[0], np.cumsum(new)]) if len(order) else 0
+    return ranks

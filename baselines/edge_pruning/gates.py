@@ -72,13 +72,13 @@ class EdgeGates:
             edges = log_p - torch.log(-torch.expm1(log_p)) - offset
         return Scores(self.graph, edges=self.graph.unflatten_edges(edges), absolute=False)
 
-    def of_scores(self, scores: Scores) -> Float[Tensor, " edges"]:
-        """What a vector's edges rank by, on the CPU; by node scores, the lower of its ends."""
+    def importance(self, scores: Scores) -> Float[Tensor, " edges"]:
+        """The importance of each edge, on the CPU; by node scores, the lower of its ends'."""
         if scores.graph != self.graph:
             raise ValueError(
                 f"the initial scores are of another graph: {scores.graph}, expected {self.graph}."
             )
-        if scores.edges is not None:
+        if scores.nodes is None:
             return scores.importance
         nodes = scores.importance
         lower = {

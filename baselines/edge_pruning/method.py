@@ -64,9 +64,9 @@ class EdgePruning(RankingMethod):
     """Give every writer a gate as well, which closes all its edges at once."""
 
     initial: Scores | Method | None = None
-    """Scores, or the method to find them, by which gates start in order: edges of low scores lower
-    than others. Scores are taken by absolute value, those of a method as it ranks by them; of node
-    scores an edge has the lower of its ends'."""
+    """Scores, or a method that gives them, in whose order the gates start: those of less important
+    edges lower (see `Scores.importance`). By node scores an edge is as important as the less
+    important of its ends."""
 
     initial_spread: float = 8.0
     """With `initial`: how much lower the log alpha of the last edge starts than that of the first;
@@ -147,5 +147,5 @@ class EdgePruning(RankingMethod):
         scores = self.initial
         if isinstance(scores, Method):
             scores = ranking_of(scores, bound, task, seed=seed, meter=meter).scores
-        distinct, rank = gates.of_scores(scores).unique(return_inverse=True)
+        distinct, rank = gates.importance(scores).unique(return_inverse=True)
         return rank.float() / max(1, len(distinct) - 1)

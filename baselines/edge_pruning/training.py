@@ -113,7 +113,7 @@ class Training:
     def _objective(
         self, gates: Tensor, rows: Int[Tensor, " rows"], meter: CostMeter | None = None
     ) -> float:
-        """The mean over some prompts; with a meter its gradient is added to that of the gates."""
+        """The mean over prompts by index; with a meter, its gradient is added to the gates'."""
         method, model = self._method, self._bound.model
         total = 0.0
         for indices in rows.split(method.micro_batch_size or len(rows)):
@@ -158,15 +158,15 @@ class Training:
 
     def _load(self, path: Path, identity: dict[str, Any]) -> None:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        for name, here in identity.items():
-            there = state["identity"].get(name)
-            same = here == there
-            if name == _PROBE and there is not None:
-                same = math.isclose(here, there, rel_tol=0.02, abs_tol=1e-4)
+        for name, expected in identity.items():
+            saved = state["identity"].get(name)
+            same = expected == saved
+            if name == _PROBE and saved is not None:
+                same = math.isclose(expected, saved, rel_tol=0.02, abs_tol=1e-4)
             if not same:
                 raise ValueError(
-                    f"the checkpoint {path} is of another run: its {name} is {there}, here it is "
-                    f"{here}. Pass another path, or remove the file to start anew."
+                    f"the checkpoint {path} is of another run: its {name} is {saved}, here it is "
+                    f"{expected}. Pass another path, or remove the file to start anew."
                 )
         with torch.no_grad():
             self.log_alpha.copy_(state["log_alpha"])

@@ -6,8 +6,8 @@ from collections import Counter
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from sparse_lens.evals.tasks.base_spec import Spec
 from sparse_lens.evals.tasks.encoding import EncodedContrast, Encoder, Misfit
-from sparse_lens.evals.tasks.spec import Spec
 from sparse_lens.evals.tasks.splits import USUAL_SIZES
 from sparse_lens.task import Prompts, Task, stack_sets
 
@@ -98,8 +98,8 @@ def _draw(spec: Spec, encoder: Encoder, split: str, n: int, seed: int) -> list[E
         reasons = "; ".join(f"{why} ({times} times)" for why, times in misfits.most_common(3))
         raise ValueError(
             f"task {spec.name!r} found {len(encoded)} of the {n} {split} prompts asked for that "
-            f"fit this tokenizer. Most often: {reasons}. Ask for fewer, or use a tokenizer that keeps "
-            "these words whole."
+            f"fit this tokenizer. Most often: {reasons}. Ask for fewer, or use a tokenizer that "
+            "keeps these words whole."
         )
     return encoded
 

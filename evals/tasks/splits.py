@@ -70,8 +70,8 @@ IDENTIFIERS = Splits(
     ),
 )
 
-# Openings use the letters `$s` to `$z` and the numbers `$8` and `$9`. Statements use the others, and
-# as names in scope the `$x` and `$y` of the functions. Bodies of functions are indented by four.
+# Openings use the letters `$s` to `$z` and the digits `$8` and `$9`. Statements use the others, and
+# `$x` and `$y` for names in the scope of the function. Bodies of functions are indented by four.
 FUNCTION_OPENINGS = Splits(
     train=(
         "def $s($x, $y):\n    $u = $x + $8\n",

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
+from sparse_lens.commands.compare_presets import PRESETS
 from sparse_lens.evals import tasks
-from sparse_lens.evals.presets import PRESETS
 from sparse_lens.models import zoo
 from sparse_lens.models.checkpoint import load_sparse_gpt
 from sparse_lens.objectives import TaskLoss, logit_difference

@@ -1,4 +1,4 @@
-"""Whether a circuit holds on prompts of other templates than those it was found on."""
+"""Transfer: whether a circuit holds on prompts of other templates than those it was found on."""
 
 from __future__ import annotations
 
@@ -7,13 +7,42 @@ from dataclasses import dataclass
 from sparse_lens.circuit import Circuit
 from sparse_lens.evals.intervals import Estimate, ends_of_interval, resampled_means
 from sparse_lens.evals.metrics import CircuitMetrics, MetricName, measure
+from sparse_lens.evals.question import ROBUSTNESS, Answers, Column, Question, Subject
 from sparse_lens.patching import BoundAblation
 from sparse_lens.search import BATCH_SIZE
 from sparse_lens.task import Task
 
 
+@dataclass(frozen=True)
+class Transfer(Question):
+    """How well a circuit does on the train prompts, to set beside the held-out ones.
+
+    See :func:`transfer`.
+    """
+
+    def ask(self, subject: Subject) -> Answers:
+        """The metrics on the train prompts; those on held-out ones are the circuit's own."""
+        return measure(subject.bound, subject.circuit, subject.task.train).means()
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The task loss on the train prompts."""
+        return (
+            Column(
+                answer="task_loss",
+                heading="train",
+                title="two-way loss on the train prompts",
+                group=ROBUSTNESS,
+                meaning=(
+                    "On the train prompts, of other templates than the held-out ones: a circuit "
+                    "that holds for its own templates alone has a much smaller loss there."
+                ),
+            ),
+        )
+
+
 @dataclass(frozen=True, eq=False)
-class Transfer:
+class TransferResult:
     """A circuit on the prompts that it was found on, and on held-out ones."""
 
     train: CircuitMetrics
@@ -35,7 +64,7 @@ class Transfer:
 
 def transfer(
     bound: BoundAblation, circuit: Circuit, task: Task, *, batch_size: int = BATCH_SIZE
-) -> Transfer:
+) -> TransferResult:
     """Measure a circuit on the train and the held-out split.
 
     The splits of this package's tasks have templates of their own, so the change between them is
@@ -44,7 +73,7 @@ def transfer(
     Raises:
         ValueError: when the task has no held-out split.
     """
-    return Transfer(
+    return TransferResult(
         train=measure(bound, circuit, task.train, batch_size=batch_size),
         held_out=measure(bound, circuit, task.split("held_out"), batch_size=batch_size),
     )

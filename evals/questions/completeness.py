@@ -10,17 +10,79 @@ from torch import Tensor
 
 from sparse_lens.circuit import Circuit
 from sparse_lens.evals.answers import Answer
+from sparse_lens.evals.draws import check_count, check_share, random_subsets
 from sparse_lens.evals.intervals import ends_of_interval, resampled_means
 from sparse_lens.evals.parts import node_names, removable_nodes, whole_like, without_nodes
-from sparse_lens.evals.questions.draws import random_subsets
+from sparse_lens.evals.question import MINIMAL_AND_COMPLETE, Answers, Column, Question, Subject
 from sparse_lens.objectives import logit_difference
 from sparse_lens.patching import BoundAblation
 from sparse_lens.search import BATCH_SIZE, circuit_logits
 from sparse_lens.task import Prompts
 
 
+@dataclass(frozen=True)
+class Completeness(Question):
+    """How far apart circuit and model are when the same nodes are removed from both.
+
+    See :func:`completeness`.
+    """
+
+    draws: int = 8
+    """Random subsets of the circuit's nodes that are removed; each runs circuit and model anew."""
+
+    share: float = 0.5
+    """Probability with which a node of the circuit is in such a subset."""
+
+    def __post_init__(self) -> None:
+        check_count("draws", self.draws)
+        check_share(self.share)
+
+    def ask(self, subject: Subject) -> Answers:
+        """The incompleteness score: its mean over draws, and that of the worst draw."""
+        scores = completeness(
+            subject.bound,
+            subject.circuit,
+            subject.prompts,
+            share=self.share,
+            draws=self.draws,
+            seed=subject.seed,
+        ).scores
+        return {
+            "incompleteness": float(scores.mean()),
+            "worst_incompleteness": float(scores.max()),
+        }
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The mean and the worst incompleteness score."""
+        return (
+            Column(
+                answer="incompleteness",
+                heading="missing",
+                title=(
+                    "difference of circuit and model when parts of the circuit are removed from "
+                    "both, in logits, mean over parts"
+                ),
+                group=MINIMAL_AND_COMPLETE,
+                meaning=(
+                    "Random parts of the circuit are removed from it and from the model: how far "
+                    "their logit differences are then apart, on average and for the worst part. 0 "
+                    "in a complete circuit; where the model has other nodes that stand in for "
+                    "those removed, it is large."
+                ),
+            ),
+            Column(
+                answer="worst_incompleteness",
+                heading="worst",
+                title="the same, of the worst part",
+                group=MINIMAL_AND_COMPLETE,
+                over_draws="max",
+            ),
+        )
+
+
 @dataclass(frozen=True, eq=False)
-class Completeness:
+class CompletenessResult:
     """Logit differences of the circuit and of the model, both without some of its nodes."""
 
     removed: tuple[tuple[str, ...], ...]
@@ -73,7 +135,7 @@ def completeness(
     draws: int = 8,
     seed: int = 0,
     batch_size: int = BATCH_SIZE,
-) -> Completeness:
+) -> CompletenessResult:
     """Remove the same random nodes of the circuit from the circuit and from the whole model.
 
     The completeness of Wang et al. 2022 (2211.00593, section 4): |F(C without K) - F(M without
@@ -92,18 +154,18 @@ def completeness(
     Raises:
         ValueError: for a share outside (0, 1].
     """
-    candidates, whole = removable_nodes(circuit), whole_like(circuit)
-    subsets = random_subsets(len(candidates), share=share, draws=draws, seed=seed)
+    removable, whole = removable_nodes(circuit), whole_like(circuit)
+    subsets = random_subsets(len(removable), share=share, draws=draws, seed=seed)
     prompts = prompts.to(bound.device)
 
-    def differences(one: Circuit) -> Float[Tensor, " n"]:
-        logits = circuit_logits(bound, one, prompts, batch_size=batch_size)
+    def differences(candidate: Circuit) -> Float[Tensor, " n"]:
+        logits = circuit_logits(bound, candidate, prompts, batch_size=batch_size)
         return logit_difference(logits, prompts)
 
     removed, of_circuit, of_model = [], [], []
     for subset in subsets:
-        nodes = candidates & subset
+        nodes = removable & subset
         removed.append(tuple(node_names(circuit.graph, nodes)))
         of_circuit.append(differences(without_nodes(circuit, nodes)))
         of_model.append(differences(without_nodes(whole, nodes)))
-    return Completeness(tuple(removed), torch.stack(of_circuit), torch.stack(of_model))
+    return CompletenessResult(tuple(removed), torch.stack(of_circuit), torch.stack(of_model))

@@ -21,15 +21,15 @@ def frontier_section(cells: Cells, summary: Summary, figures: dict[str, Spec]) -
     points = frontier_points(summary)
     methods = {}
     for i, setting in enumerate(cells.settings):
-        own = [point for point in points if point.setting == setting]
-        if len(own) < AT_LEAST or (setting.method == RANDOM and methods):
+        of_setting = [point for point in points if point.setting == setting]
+        if len(of_setting) < AT_LEAST or (setting.method == RANDOM and methods):
             continue
-        figures[f"frontier-{i}"] = frontier_spec(frontier_marks(cells, own))
+        figures[f"frontier-{i}"] = frontier_spec(frontier_marks(cells, of_setting))
         methods[str(i)] = cells.setting_name(setting)
     if not methods:
         return ""
     first = next(iter(methods))
-    place = figure_place(
+    figure = figure_place(
         f"frontier-{first}",
         height=int(figures[f"frontier-{first}"]["layout"]["height"]),
         label="Edges a task over pretraining loss, model by model",
@@ -42,7 +42,7 @@ def frontier_section(cells: Cells, summary: Summary, figures: dict[str, Spec]) -
         "lines join the models of a kind that no other of its kind beats in both. A model with "
         "more than half of its weights at zero is sparse.</p>"
         f'<div class="bar">{choice("frontier", methods, first)}</div>'
-        f'<div class="card">{place}</div>'
+        f'<div class="card">{figure}</div>'
     )
 
 

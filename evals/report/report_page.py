@@ -9,11 +9,11 @@ from typing import Any
 
 from sparse_lens.evals.report.cells import Cells
 from sparse_lens.evals.report.figures import METRICS, setting_sizes, task_curves
-from sparse_lens.evals.report.frontier import frontier_section
+from sparse_lens.evals.report.frontier_section import frontier_section
 from sparse_lens.evals.report.headline import headline, measured, models_section
 from sparse_lens.evals.report.legend import curves_legend
-from sparse_lens.evals.report.overlap import overlap_section
-from sparse_lens.evals.report.stability import stability_section
+from sparse_lens.evals.report.overlap_section import overlap_section
+from sparse_lens.evals.report.seed_stability_section import stability_section
 from sparse_lens.evals.report.table import (
     circuit_caption,
     controls_legend,
@@ -21,7 +21,7 @@ from sparse_lens.evals.report.table import (
     numbers_tables,
 )
 from sparse_lens.evals.results import Results
-from sparse_lens.evals.stability import stability
+from sparse_lens.evals.seed_stability import stability
 from sparse_lens.evals.summary import Summary, summarize
 from sparse_lens.evals.task_overlap import task_overlaps
 from sparse_lens.plotting.drawing import network_spec
@@ -76,7 +76,7 @@ def report_html(results: Results) -> str:
 
 
 def _agreement(cells: Cells, results: Results, figures: Figures) -> str:
-    """How alike circuits of seeds and of tasks are, which their files tell."""
+    """How alike circuits of seeds and of tasks are, which is read from their files."""
     if results.folder is not None and not results.has_circuits:
         return (
             '<p class="warn">Some circuits are not beside the results, so that agreement over '
@@ -112,25 +112,25 @@ def _sizes(cells: Cells, summary: Summary, figures: Figures) -> str:
 
 
 def _curves(cells: Cells, figures: Figures) -> str:
-    places = []
+    cards = []
     for i, task in enumerate(cells.tasks):
         for metric in METRICS:
             figures[f"curve-{i}-{metric.field}"] = task_curves(cells, task, metric)
         first = f"curve-{i}-{METRICS[0].field}"
-        place = figure_place(
+        figure = figure_place(
             first,
             height=int(figures[first]["layout"]["height"]),
             label=f"Curves over edges, task {task}",
             group="curves",
             pattern=f"curve-{i}-*",
         )
-        places.append(f'<div class="card"><h3>{escape(task)}</h3>{place}</div>')
+        cards.append(f'<div class="card"><h3>{escape(task)}</h3>{figure}</div>')
     metrics = {metric.field: metric.label for metric in METRICS}
     return (
         "<h2>Curves over edge budgets</h2>"
         '<p class="note">The best circuit of each size on held-out prompts, means over seeds.</p>'
         f'<div class="bar">{choice("curves", metrics, METRICS[0].field)}{curves_legend(cells)}'
-        f'</div><div class="grid">{"".join(places)}</div>'
+        f'</div><div class="grid">{"".join(cards)}</div>'
     )
 
 

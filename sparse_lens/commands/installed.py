@@ -1,4 +1,4 @@
-"""`sparse-lens methods`: what there is to compare, and what can be set."""
+"""`sparse-lens methods` and `sparse-lens questions`: what is installed, and what can be set."""
 
 from __future__ import annotations
 
@@ -10,28 +10,33 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from sparse_lens.method import Method, registry
+from sparse_lens.evals.question import registry as question_registry
+from sparse_lens.method import registry as method_registry
 
 
 def describe_methods() -> Group:
-    """Of each installed method its registered name, what it does, its fields with defaults."""
-    return describe(registry())
+    """The registered name, summary and fields with defaults of each installed method."""
+    return describe(method_registry())
 
 
-def describe(methods: Mapping[str, type[Method]]) -> Group:
-    """The same of some methods, by name."""
+def describe_questions() -> Group:
+    """The registered name, summary and fields with defaults of each installed question."""
+    return describe(question_registry())
+
+
+def describe(classes: Mapping[str, type[Any]]) -> Group:
+    """The name, summary and fields of dataclasses by name."""
     parts: list[RenderableType] = []
-    for name, cls in methods.items():
-        own = "\n".join(_field(f) for f in fields(cls))
-        parts += [
-            Text(name, style="bold"),
-            Padding(Text(_first_line(cls)), (0, 0, 0, 2)),
-            Padding(Text(own, style="dim"), (0, 0, 1, 4)),
-        ]
+    for name, cls in classes.items():
+        parts += [Text(name, style="bold"), Padding(Text(_first_line(cls)), (0, 0, 0, 2))]
+        if fields(cls):
+            field_lines = "\n".join(map(_field, fields(cls)))
+            parts.append(Padding(Text(field_lines, style="dim"), (0, 0, 0, 4)))
+        parts.append(Text())
     return Group(*parts, Text("Set a field with: sparse-lens compare --set NAME.FIELD=VALUE"))
 
 
-def _first_line(cls: type[Method]) -> str:
+def _first_line(cls: type[Any]) -> str:
     text = (cls.__doc__ or "").strip()
     # A dataclass without a docstring has been given its signature.
     return "" if text.startswith(f"{cls.__name__}(") else text.partition("\n")[0]
@@ -49,7 +54,7 @@ def _default(field: Field[Any]) -> Any:
 
 
 def _short(value: Any) -> str:
-    """As one would write it: what is all at its defaults without its fields."""
+    """The value as code; a dataclass with all fields at their defaults is written without them."""
     if is_dataclass(value) and all(getattr(value, f.name) == _default(f) for f in fields(value)):
         return f"{type(value).__name__}()"
     return repr(value)

@@ -47,15 +47,15 @@ def transfer_table(
     if FULL_MODEL in circuits:
         raise ValueError(f"{FULL_MODEL!r} is the row of the model itself; rename that circuit.")
     rows = []
-    for style, own in prompts.items():
-        own = own.to(bound.device)
-        logits = model_logits(bound.model, own, batch_size=batch_size)
-        found = {FULL_MODEL: (bound.graph.n_edges, compare_logits(logits, logits, own))}
+    for style, batch in prompts.items():
+        batch = batch.to(bound.device)
+        logits = model_logits(bound.model, batch, batch_size=batch_size)
+        measured = {FULL_MODEL: (bound.graph.n_edges, compare_logits(logits, logits, batch))}
         for name, circuit in circuits.items():
-            metrics = measure(bound, circuit, own, full_logits=logits, batch_size=batch_size)
-            found[name] = circuit.n_edges, metrics
+            metrics = measure(bound, circuit, batch, full_logits=logits, batch_size=batch_size)
+            measured[name] = circuit.n_edges, metrics
         rows += [
             {"circuit": name, "prompts": style, "n_edges": n_edges, **metrics.means()}
-            for name, (n_edges, metrics) in found.items()
+            for name, (n_edges, metrics) in measured.items()
         ]
     return pd.DataFrame(rows)

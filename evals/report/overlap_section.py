@@ -12,40 +12,40 @@ from sparse_lens.plotting.page import choice, figure_place
 from sparse_lens.plotting.spec import Spec
 
 
-def overlap_section(cells: Cells, found: Sequence[TaskOverlap], figures: dict[str, Spec]) -> str:
+def overlap_section(cells: Cells, overlaps: Sequence[TaskOverlap], figures: dict[str, Spec]) -> str:
     """A heat map for each model, by method; nothing where no two tasks have circuits."""
     settings = [
         setting
         for setting in cells.settings
-        if setting.method != RANDOM and any(one.setting == setting for one in found)
+        if setting.method != RANDOM and any(overlap.setting == setting for overlap in overlaps)
     ]
     if not settings:
         return ""
     methods = {str(cells.style(setting)): cells.setting_name(setting) for setting in settings}
     first = next(iter(methods))
-    places = []
+    cards = []
     for i, model in enumerate(cells.models):
         for setting in settings:
             shares = {
-                one.tasks: (one.iou, one.by_chance)
-                for one in found
-                if (one.setting, one.model) == (setting, model)
+                overlap.tasks: (overlap.iou, overlap.by_chance)
+                for overlap in overlaps
+                if (overlap.setting, overlap.model) == (setting, model)
             }
             figures[f"overlap-{i}-{cells.style(setting)}"] = overlaps_spec(cells.tasks, shares)
         height = int(figures[f"overlap-{i}-{first}"]["layout"]["height"])
-        place = figure_place(
+        figure = figure_place(
             f"overlap-{i}-{first}",
             height=height,
             label=f"What circuits of different tasks share in {model}",
             group="overlap",
             pattern=f"overlap-{i}-*",
         )
-        places.append(f'<div class="card"><h3>{escape(model)}</h3>{place}</div>')
+        cards.append(f'<div class="card"><h3>{escape(model)}</h3>{figure}</div>')
     return (
         "<h2>Do tasks share their circuits?</h2>"
         '<p class="note">What the circuits of two tasks both keep over what either keeps, mean '
         "over seeds; point at a number for what random circuits of the same sizes would share. "
         "Circuits that miss the target are left out.</p>"
         f'<div class="bar">{choice("overlap", methods, first)}</div>'
-        f'<div class="grid">{"".join(places)}</div>'
+        f'<div class="grid">{"".join(cards)}</div>'
     )

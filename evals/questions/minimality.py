@@ -1,4 +1,4 @@
-"""Minimality: what becomes of a circuit as one of its nodes is removed."""
+"""Minimality: how many nodes of a circuit could each be spared."""
 
 from __future__ import annotations
 
@@ -10,17 +10,71 @@ from torch import Tensor
 
 from sparse_lens.circuit import Circuit
 from sparse_lens.evals.answers import Answer
+from sparse_lens.evals.draws import check_count
 from sparse_lens.evals.intervals import Estimate, ends_of_interval, resampled_means
 from sparse_lens.evals.parts import node_names, removable_nodes, without_nodes
-from sparse_lens.evals.questions.asked import DISPENSABLE_BELOW
+from sparse_lens.evals.question import MINIMAL_AND_COMPLETE, Answers, Column, Question, Subject
 from sparse_lens.objectives import TaskLoss
 from sparse_lens.patching import BoundAblation
 from sparse_lens.search import BATCH_SIZE, circuit_logits
 from sparse_lens.task import Prompts
 
+DISPENSABLE_BELOW = 0.01
+"""Nats: a node whose removal raises the task loss by less does not hurt."""
+
+
+@dataclass(frozen=True)
+class Minimality(Question):
+    """The share of a circuit's nodes whose removal alone does not raise the task loss.
+
+    See :func:`minimality`.
+    """
+
+    nodes: int = 32
+    """Nodes of the circuit that are removed, each alone; drawn at random where it has more."""
+
+    dispensable_below: float = DISPENSABLE_BELOW
+    """Nats: a node whose removal raises the task loss by less does not hurt."""
+
+    def __post_init__(self) -> None:
+        check_count("nodes", self.nodes)
+
+    def ask(self, subject: Subject) -> Answers:
+        """How many nodes were removed, and the share of them that is dispensable."""
+        result = minimality(
+            subject.bound,
+            subject.circuit,
+            subject.prompts,
+            dispensable_below=self.dispensable_below,
+            max_nodes=self.nodes,
+            circuit_loss=subject.metrics.task_loss,
+            seed=subject.seed,
+        )
+        n_removed = len(result.nodes)
+        share = len(result.dispensable) / n_removed if n_removed else None
+        return {"removed_nodes": n_removed, "dispensable_share": share}
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The share of dispensable nodes."""
+        return (
+            Column(
+                answer="dispensable_share",
+                heading="spare",
+                title="share of nodes whose removal alone does not hurt",
+                group=MINIMAL_AND_COMPLETE,
+                meaning=(
+                    "Of the circuit's nodes (some of them, drawn at random, in a large one), the "
+                    "share whose removal alone raises the two-way loss by less than "
+                    f"{self.dispensable_below} nats: 0% in a minimal circuit."
+                ),
+                form=".0%",
+            ),
+        )
+
 
 @dataclass(frozen=True, eq=False)
-class Minimality:
+class MinimalityResult:
     """How the task loss changes as each node alone is removed from a circuit."""
 
     nodes: tuple[str, ...]
@@ -78,7 +132,7 @@ def minimality(
     circuit_loss: Float[Tensor, " n"] | None = None,
     seed: int = 0,
     batch_size: int = BATCH_SIZE,
-) -> Minimality:
+) -> MinimalityResult:
     """Remove each node of a circuit by itself and see whether the task loss rises.
 
     The minimality of Wang et al. 2022 (2211.00593, section 4) with nothing else removed: they
@@ -101,14 +155,15 @@ def minimality(
         generator = torch.Generator().manual_seed(seed)
         nodes = nodes[torch.randperm(len(nodes), generator=generator)[:max_nodes].sort().values]
 
-    def loss(one: Circuit) -> Float[Tensor, " n"]:
-        return TaskLoss()(circuit_logits(bound, one, prompts, batch_size=batch_size), prompts)
+    def task_loss(candidate: Circuit) -> Float[Tensor, " n"]:
+        return TaskLoss()(circuit_logits(bound, candidate, prompts, batch_size=batch_size), prompts)
 
-    kept = loss(circuit) if circuit_loss is None else circuit_loss
-    changes = kept.new_empty(len(nodes), len(prompts))
+    if circuit_loss is None:
+        circuit_loss = task_loss(circuit)
+    changes = circuit_loss.new_empty(len(nodes), len(prompts))
     names: list[str] = []
     for row, node in enumerate(nodes.tolist()):
-        alone = torch.arange(circuit.graph.n_nodes) == node
-        names += node_names(circuit.graph, alone)
-        changes[row] = loss(without_nodes(circuit, alone)) - kept
-    return Minimality(tuple(names), changes, dispensable_below)
+        removed = torch.arange(circuit.graph.n_nodes) == node
+        names += node_names(circuit.graph, removed)
+        changes[row] = task_loss(without_nodes(circuit, removed)) - circuit_loss
+    return MinimalityResult(tuple(names), changes, dispensable_below)

@@ -6,28 +6,28 @@ from collections.abc import Sequence
 from html import escape
 
 from sparse_lens.evals.report.cells import Cells
-from sparse_lens.evals.stability import Stability, mean_over_tasks
+from sparse_lens.evals.seed_stability import Stability, mean_over_tasks
 
 MOST_LEVEL = 6
 """More headings than this stand upright, to stay on the screen."""
 
 
-def stability_section(cells: Cells, found: Sequence[Stability]) -> str:
+def stability_section(cells: Cells, stabilities: Sequence[Stability]) -> str:
     """A row for each method and model, a column for each task; nothing where there is one seed."""
-    if not found:
+    if not stabilities:
         return ""
-    by_cell = {(one.setting, one.model, one.task): one for one in found}
-    means = mean_over_tasks(found)
+    by_cell = {(each.setting, each.model, each.task): each for each in stabilities}
+    means = mean_over_tasks(stabilities)
     rows = []
     for setting in cells.settings:
         for model in cells.models:
             if (setting, model) not in means:
                 continue
-            each = [_cell(by_cell.get((setting, model, task))) for task in cells.tasks]
+            of_tasks = [_cell(by_cell.get((setting, model, task))) for task in cells.tasks]
             rows.append(
                 f'<tr><td class="text">{escape(cells.setting_name(setting))}</td>'
                 f'<td class="text">{escape(model)}</td>'
-                f"<td><b>{means[setting, model]:.2f}</b></td>{''.join(each)}</tr>"
+                f"<td><b>{means[setting, model]:.2f}</b></td>{''.join(of_tasks)}</tr>"
             )
     tall = ' class="tall"' if len(cells.tasks) > MOST_LEVEL else ""
     heads = "".join(f"<th{tall}><span>{escape(task)}</span></th>" for task in cells.tasks)
@@ -42,8 +42,9 @@ def stability_section(cells: Cells, found: Sequence[Stability]) -> str:
     )
 
 
-def _cell(one: Stability | None) -> str:
-    if one is None:
+def _cell(stability: Stability | None) -> str:
+    if stability is None:
         return "<td></td>"
-    detail = f"{min(one.ious):.2f} to {max(one.ious):.2f}, {len(one.seeds)} seeds"
-    return f'<td title="{detail}">{one.mean_iou:.2f}</td>'
+    ious = stability.ious
+    detail = f"{min(ious):.2f} to {max(ious):.2f}, {len(stability.seeds)} seeds"
+    return f'<td title="{detail}">{stability.mean_iou:.2f}</td>'

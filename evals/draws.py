@@ -27,6 +27,11 @@ class Draws:
     def __len__(self) -> int:
         return len(self.metrics)
 
+    def means(self) -> dict[str, list[float]]:
+        """Each metric's mean over the examples, one of every draw, by name."""
+        means = [metrics.means() for metrics in self.metrics]
+        return {name: [of_draw[name] for of_draw in means] for name in means[0]} if means else {}
+
     def values(self, metric: MetricName) -> Float[Tensor, "draws n"]:
         """One metric of every draw and example."""
         return torch.stack([getattr(metrics, metric) for metrics in self.metrics])
@@ -57,8 +62,7 @@ def random_subsets(
     Raises:
         ValueError: for no draws, or a share outside (0, 1].
     """
-    if not 0 < share <= 1:
-        raise ValueError(f"share must lie in (0, 1], got {share}.")
+    check_share(share)
     generator = generator_of(seed, draws)
     return tuple(torch.rand(n, generator=generator) < share for _ in range(draws))
 
@@ -69,6 +73,25 @@ def generator_of(seed: int, draws: int) -> torch.Generator:
     Raises:
         ValueError: for no draws.
     """
-    if draws < 1:
-        raise ValueError(f"draws must be 1 or more, got {draws}.")
+    check_count("draws", draws)
     return torch.Generator().manual_seed(seed)
+
+
+def check_count(name: str, count: int) -> None:
+    """Refuse a number of draws, nodes or runs that is below one.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    if count < 1:
+        raise ValueError(f"{name} must be 1 or more, got {count}.")
+
+
+def check_share(share: float) -> None:
+    """Refuse a probability of being drawn that draws nothing.
+
+    Raises:
+        ValueError: for a share outside (0, 1].
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share must lie in (0, 1], got {share}.")

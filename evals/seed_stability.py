@@ -48,36 +48,36 @@ def stability(results: Results) -> tuple[Stability, ...]:
         if record.met_on_validation:
             key = (Setting.of(record), record.model, record.task)
             groups.setdefault(key, []).append(record)
-    found = []
+    stabilities = []
     for (setting, model, task), records in groups.items():
         records.sort(key=lambda record: record.seed)
         if len(records) > 1:
             saved = [SavedParts.read(results.circuit_path(record)) for record in records]
             seeds = tuple(record.seed for record in records)
-            ious = tuple(one.iou(other) for one, other in combinations(saved, 2))
-            found.append(Stability(setting, model, task, seeds, ious))
-    return tuple(found)
+            ious = tuple(first.iou(second) for first, second in combinations(saved, 2))
+            stabilities.append(Stability(setting, model, task, seeds, ious))
+    return tuple(stabilities)
 
 
-def mean_over_tasks(found: Sequence[Stability]) -> dict[tuple[Setting, str], float]:
+def mean_over_tasks(stabilities: Sequence[Stability]) -> dict[tuple[Setting, str], float]:
     """Of the mean IoUs, by setting and model."""
     by_key: dict[tuple[Setting, str], list[float]] = {}
-    for one in found:
-        by_key.setdefault((one.setting, one.model), []).append(one.mean_iou)
+    for stability in stabilities:
+        by_key.setdefault((stability.setting, stability.model), []).append(stability.mean_iou)
     return {key: fmean(means) for key, means in by_key.items()}
 
 
-def sentences(found: Sequence[Stability]) -> tuple[str, ...]:
+def sentences(stabilities: Sequence[Stability]) -> tuple[str, ...]:
     """The same in words, one for each method."""
     by_method: dict[Setting, list[str]] = {}
-    for (setting, model), mean in mean_over_tasks(found).items():
+    for (setting, model), mean in mean_over_tasks(stabilities).items():
         by_method.setdefault(setting, []).append(f"{mean:.2f} on {model}")
-    told = []
+    lines = []
     for setting, means in by_method.items():
-        counts = [len(one.seeds) for one in found if one.setting == setting]
+        counts = [len(each.seeds) for each in stabilities if each.setting == setting]
         seeds = " to ".join(map(str, sorted({min(counts), max(counts)})))
-        told.append(
+        lines.append(
             f"{setting.method}: mean pairwise IoU of circuits over {seeds} seeds "
             f"{', '.join(means)}."
         )
-    return tuple(told)
+    return tuple(lines)

@@ -1,59 +1,50 @@
-"""Faithfulness beyond `measure`: the recovered logit difference, and KL at several positions."""
+"""Faithfulness at all positions of the prompts, and not at the answer alone."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
 from sparse_lens.circuit import Circuit
 from sparse_lens.evals.answers import Answer
-from sparse_lens.evals.curve_area import recovered_fractions
-from sparse_lens.evals.intervals import ends_of_interval, resampled_means
-from sparse_lens.evals.metrics import measure, with_full_logits
-from sparse_lens.objectives import KLDivergence, logit_difference
+from sparse_lens.evals.question import FAITHFULNESS, Answers, Column, Question, Subject
+from sparse_lens.objectives import KLDivergence
 from sparse_lens.patching import BoundAblation, patched
 from sparse_lens.patching.suspension import suspended
 from sparse_lens.search import BATCH_SIZE
 from sparse_lens.task import Prompts
 
 
-def recovered_fraction(
-    bound: BoundAblation,
-    circuit: Circuit,
-    prompts: Prompts,
-    *,
-    full_logits: Float[Tensor, "n vocab"] | None = None,
-    seed: int = 0,
-    batch_size: int = BATCH_SIZE,
-) -> Answer:
-    """The share of the logit difference that a circuit recovers.
+@dataclass(frozen=True)
+class KLOverPositions(Question):
+    """KL(full model || circuit) as a mean over all positions of the prompts.
 
-    (m(circuit) - m(empty)) / (m(full) - m(empty)) with m the mean logit difference, as in Mueller
-    et al. 2025 (2504.13151). A ratio of means: an example's value is its part in it,
-    (m_i(circuit) - m_i(empty)) over the same mean denominator.
-
-    Args:
-        full_logits: the full model's, from `model_logits`, where they are at hand.
-        seed: of the bootstrap, which draws examples for all three means together.
-
-    Raises:
-        ValueError: when the full model and the empty circuit do not differ.
+    See :func:`kl_over_positions`.
     """
-    prompts, full_logits = with_full_logits(bound, prompts, full_logits, batch_size)
-    kept, empty = (
-        measure(
-            bound, one, prompts, full_logits=full_logits, batch_size=batch_size
-        ).logit_difference.double()
-        for one in (circuit, Circuit.empty(bound.graph))
-    )
-    full = logit_difference(full_logits, prompts).double()
-    (fraction,) = recovered_fractions(
-        [float(kept.mean())], full=float(full.mean()), empty=float(empty.mean())
-    )
-    means = resampled_means(torch.stack([kept - empty, full - empty], -1), seed=seed)
-    low, high = ends_of_interval(means[:, 0] / means[:, 1])
-    return Answer(fraction, low, high, (kept - empty) / (full - empty).mean())
+
+    def ask(self, subject: Subject) -> Answers:
+        """The mean in nats, with the ends of its interval over examples."""
+        answer = kl_over_positions(subject.bound, subject.circuit, subject.prompts)
+        return {"kl": answer.mean, "low": answer.low, "high": answer.high}
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The mean."""
+        return (
+            Column(
+                answer="kl",
+                heading="KL everywhere",
+                title="KL(full || circuit) over all positions, nats",
+                group=FAITHFULNESS,
+                meaning=(
+                    "The mean over all positions that are not padding: how much of what the model "
+                    "predicts on the way to the answer the circuit predicts, too."
+                ),
+            ),
+        )
 
 
 @torch.no_grad()
@@ -86,12 +77,12 @@ def kl_over_positions(
     if nowhere:
         raise ValueError(f"no position counts of prompts {nowhere[:5]}; mark one of each or more.")
     values, start = [], 0
-    for batch, its_ablation in bound.batches(prompts, batch_size):
+    for batch, batch_ablation in bound.batches(prompts, batch_size):
         counts = where[start : start + len(batch)]
         start += len(batch)
         with suspended(bound.model):
             full = bound.model(batch.clean)[counts]
-        with patched(bound.model, circuit, ablation=its_ablation, prompts=batch):
+        with patched(bound.model, circuit, ablation=batch_ablation, prompts=batch):
             logits = bound.model(batch.clean)[counts]
         kl = torch.zeros(counts.shape, device=logits.device)
         kl[counts] = KLDivergence()(logits, batch, full).to(kl.dtype)
