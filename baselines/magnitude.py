@@ -63,10 +63,10 @@ def _norms(
     model: HookedTransformer, graph: ChannelGraph, sizes: dict[str, Float[Tensor, "dst src"]]
 ) -> dict[str, Float[Tensor, " width"]]:
     squares = torch.zeros(graph.n_nodes)
-    for block, size in sizes.items():
-        ends, square = graph.ends[block], size.square().cpu()
-        squares[ends.dst] += square.sum(1)
-        squares[ends.src] += square.sum(0)
+    for name, size in sizes.items():
+        block, square = graph.blocks[name], size.square().cpu()
+        squares[block.dst_nodes] += square.sum(1)
+        squares[block.src_nodes] += square.sum(0)
     if graph.has_final_resid:
         squares[graph.node_slices["final_resid"]] = model.W_U.float().square().sum(1).cpu()
     return graph.unflatten(squares.sqrt())
@@ -80,7 +80,7 @@ def _compositions(
     # |W R|^2 = <W'W, RR'>, and these are small where W has a row for every token.
     writers = torch.stack([(w.T @ w).flatten() for w in _write_matrices(model, graph)])
     squares = [writers @ (r @ r.T).flatten() for r in _read_matrices(model, graph)]
-    return torch.stack(squares).clamp(min=0).sqrt() * graph.edge_support[EDGES].to(writers.device)
+    return torch.stack(squares).clamp(min=0).sqrt() * graph.block.support.to(writers.device)
 
 
 def _write_matrices(
@@ -89,29 +89,30 @@ def _write_matrices(
     yield model.W_E.float()
     if graph.split_embeddings:
         yield model.W_pos.float()
-    for block in model.blocks:
-        attn: Any = block.attn
-        yield from attn.W_O.float()
-        if not graph.attn_only:
-            mlp: Any = block.mlp
-            yield mlp.W_out.float()
+    for sublayer in graph.sublayers:
+        block: Any = model.blocks[sublayer.layer]
+        if sublayer.kind == "heads":
+            yield from block.attn.W_O.float()
+        else:
+            yield block.mlp.W_out.float()
 
 
 def _read_matrices(
     model: HookedTransformer, graph: ComponentGraph
 ) -> Iterator[Float[Tensor, "d_model inner"]]:
     """With the gain of the norm before them; concatenated positions are no part of the stream."""
-    for block in model.blocks:
-        attn: Any = block.attn
-        gain = _gain(block, "ln1", graph.d_model)
-        for letter in LETTERS:
-            weight = getattr(attn, f"W_{letter.upper()}")
-            for head in weight.float()[:, : graph.d_model]:
-                yield gain * head
-        if not graph.attn_only:
-            mlp: Any = block.mlp
+    for sublayer in graph.sublayers:
+        block: Any = model.blocks[sublayer.layer]
+        if sublayer.kind == "mlp":
+            mlp = block.mlp
             matrices = [mlp.W_gate, mlp.W_in] if model.cfg.gated_mlp else [mlp.W_in]
             yield _gain(block, "ln2", graph.d_model) * torch.cat(matrices, 1)[: graph.d_model]
+            continue
+        gain = _gain(block, "ln1", graph.d_model)
+        for letter in LETTERS:
+            weight = getattr(block.attn, f"W_{letter.upper()}")
+            for head in weight.float()[:, : graph.d_model]:
+                yield gain * head
     yield _gain(model, "ln_final", graph.d_model) * model.W_U.float()
 
 

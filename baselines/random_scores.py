@@ -35,7 +35,6 @@ def random_scores(graph: Graph, *, seed: int) -> Scores:
     """Independent uniform scores."""
     generator = torch.Generator().manual_seed(seed)
     if isinstance(graph, ComponentGraph):
-        return Scores(
-            graph, edges={EDGES: torch.rand(graph.edge_support[EDGES].shape, generator=generator)}
-        )
+        values = torch.rand(graph.block.support.shape, generator=generator)
+        return Scores(graph, edges={EDGES: values})
     return Scores(graph, nodes=graph.unflatten(torch.rand(graph.n_nodes, generator=generator)))

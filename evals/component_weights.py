@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
@@ -37,20 +37,24 @@ class ComponentWeights:
         Raises:
             ValueError: for a model without a channel graph, naming the reason.
         """
-        support = ChannelGraph.from_model(model).edge_support
+        channels = ChannelGraph.from_model(model)
         read = torch.zeros(graph.n_readers, dtype=torch.long)
         written = torch.zeros(graph.n_writers, dtype=torch.long)
         heads = (graph.n_heads, graph.d_head)
-        for layer in range(graph.n_layers):
-            at = f"blocks.{layer}"
+
+        def weights(layer: int, source: str, destination: str) -> Bool[Tensor, "dst src"]:
+            return channels.block(layer, source, destination).support
+
+        for sublayer in graph.sublayers:
+            layer, writers = sublayer.layer, sublayer.writers
+            if sublayer.kind == "mlp":
+                read[sublayer.readers] = weights(layer, "mlp_in", "mlp_post").sum()
+                written[writers] = weights(layer, "mlp_post", "mlp_out").sum()
+                continue
             for letter in LETTERS:
-                into = support[f"{at}.attn_in->{at}.{letter}"].sum(1)  # [head * d_head]
-                read[graph.head_readers(layer, letter)] = into.reshape(heads).sum(1)
-            out = support[f"{at}.v->{at}.attn_out"].sum(0)
-            written[graph.head_writers(layer)] = out.reshape(heads).sum(1)
-            if not graph.attn_only:
-                read[graph.mlp_reader(layer)] = support[f"{at}.mlp_in->{at}.mlp_post"].sum()
-                written[graph.mlp_writer(layer)] = support[f"{at}.mlp_post->{at}.mlp_out"].sum()
+                into = weights(layer, "attn_in", letter).sum(1)  # [head * d_head]
+                read[sublayer.readers_of(letter)] = into.reshape(heads).sum(1)
+            written[writers] = weights(layer, "v", "attn_out").sum(0).reshape(heads).sum(1)
         return cls(graph, read, written)
 
     def inside(self, circuit: Circuit) -> int:

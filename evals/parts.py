@@ -15,8 +15,7 @@ def parts_of(circuit: Circuit) -> Bool[Tensor, " parts"]:
     graph = circuit.graph
     if circuit.is_node_circuit:
         return graph.flatten(circuit.node_masks)
-    kept = [circuit.edge_mask(block)[support] for block, support in graph.edge_support.items()]
-    return torch.cat(kept)
+    return graph.flatten_edges({block: circuit.edge_mask(block) for block in graph.blocks})
 
 
 def rebuilt(circuit: Circuit, kept: Bool[Tensor, " parts"]) -> Circuit:
@@ -27,12 +26,7 @@ def rebuilt(circuit: Circuit, kept: Bool[Tensor, " parts"]) -> Circuit:
     graph = circuit.graph
     if circuit.is_node_circuit:
         return Circuit.from_node_masks(graph, graph.unflatten(kept))
-    masks, start = {}, 0
-    for block, support in graph.edge_support.items():
-        masks[block] = torch.zeros(support.shape, dtype=torch.bool)
-        count = int(support.count_nonzero())
-        masks[block][support] = kept[start : start + count]
-        start += count
+    masks = graph.unflatten_edges(kept)
     return Circuit.from_edge_masks(graph, masks, node_masks=circuit.node_masks)
 
 
@@ -53,8 +47,8 @@ def without_nodes(circuit: Circuit, nodes: Bool[Tensor, " nodes"]) -> Circuit:
     if circuit.is_node_circuit:
         return rebuilt(circuit, parts_of(circuit) & ~nodes)
     masks = {
-        block: circuit.edge_mask(block) & ~nodes[ends.dst][:, None] & ~nodes[ends.src]
-        for block, ends in graph.ends.items()
+        name: circuit.edge_mask(name) & ~nodes[block.dst_nodes, None] & ~nodes[block.src_nodes]
+        for name, block in graph.blocks.items()
     }
     return Circuit.from_edge_masks(graph, masks, node_masks=circuit.node_masks)
 

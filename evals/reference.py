@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -74,11 +73,8 @@ def _by_part(scores: Scores, reference: Circuit) -> tuple[Tensor, Bool[Tensor, "
     if scores.nodes is not None:
         return graph.flatten(scores.nodes), graph.flatten(reference.node_masks)
     assert scores.edges is not None
-    values, inside = [], []
-    for block, support in graph.edge_support.items():
-        values.append(scores.edges[block][support])
-        inside.append(reference.edge_mask(block)[support])
-    return torch.cat(values), torch.cat(inside)
+    inside = {block: reference.edge_mask(block) for block in graph.blocks}
+    return graph.flatten_edges(scores.edges), graph.flatten_edges(inside)
 
 
 def _ranks(values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:

@@ -59,7 +59,7 @@ class Circuit:
                     f"the mask of block {block!r} keeps {outside} pairs that are not edges of "
                     f"{graph}; pass mask & graph.edge_support[{block!r}]."
                 )
-        ends = graph.endpoints({block: self._edges(block) for block in graph.edge_support})
+        ends = graph.endpoints({block: self._edges(block) for block in graph.blocks})
         if not torch.equal(self._nodes & graph.touched, ends):
             raise ValueError(
                 "the nodes of an edge circuit are the ends of its edges, and these differ; "
@@ -118,8 +118,8 @@ class Circuit:
             block, dst, src = graph.parse_edge(name)
             chosen[block].append((dst, src))
         masks = {}
-        for block, support in graph.edge_support.items():
-            masks[block] = torch.zeros(support.shape, dtype=torch.bool)
+        for block, shape in graph.block_shapes.items():
+            masks[block] = torch.zeros(shape, dtype=torch.bool)
             if chosen[block]:
                 masks[block][tuple(torch.tensor(chosen[block]).T)] = True
         return cls.from_edge_masks(graph, masks)
@@ -188,8 +188,8 @@ class Circuit:
 
     def edge_mask(self, block: str) -> Bool[Tensor, "dst src"]:
         """The kept edges of a block, written out."""
-        if block not in self.graph.edge_support:
-            hint = did_you_mean(block, list(self.graph.edge_support))
+        if block not in self.graph.blocks:
+            hint = did_you_mean(block, list(self.graph.blocks))
             raise ValueError(f"{self.graph} has no block {block!r}.{hint}")
         return self._edges(block).clone()
 
@@ -216,7 +216,7 @@ class Circuit:
         on_path = reach(graph, self._nodes, self._edges)
         edges = {
             block: self._edges(block) & on_path.dst[block][:, None] & on_path.src[block]
-            for block in graph.edge_support
+            for block in graph.blocks
         }
         if not self.is_node_circuit:
             return Circuit._of_edges(graph, edges, on_path.edgeless_nodes)
@@ -250,7 +250,7 @@ class Circuit:
             return False
         if self.is_node_circuit and other.is_node_circuit:
             return True
-        return all(torch.equal(self._edges(b), other._edges(b)) for b in self.graph.edge_support)
+        return all(torch.equal(self._edges(b), other._edges(b)) for b in self.graph.blocks)
 
     def __hash__(self) -> int:
         return hash((self.graph, self._nodes.numpy().tobytes()))
@@ -274,7 +274,7 @@ class Circuit:
         nodes = operation(self._nodes, other._nodes)
         if self.is_node_circuit and other.is_node_circuit:
             return Circuit._of_nodes(graph, nodes)
-        edges = {b: operation(self._edges(b), other._edges(b)) for b in graph.edge_support}
+        edges = {b: operation(self._edges(b), other._edges(b)) for b in graph.blocks}
         return Circuit._of_edges(graph, edges, nodes)
 
     # Elsewhere. Imported late, since these modules are built on this one.

@@ -111,7 +111,7 @@ def to_tensors(circuit: Circuit) -> dict[str, Tensor]:
     graph = circuit.graph
     tensors = {"nodes": _pack(graph.flatten(circuit.node_masks))}
     for block, mask in (circuit.edge_masks or {}).items():
-        tensors[f"edges.{block}"] = _pack_few(mask[graph.edge_support[block]])
+        tensors[f"edges.{block}"] = _pack_few(graph.blocks[block].flatten(mask))
     return tensors
 
 
@@ -120,11 +120,10 @@ def from_tensors(graph: Graph, given_by: str, tensors: Mapping[str, Tensor]) -> 
     nodes = graph.unflatten(_unpack(tensors["nodes"], graph.n_nodes))
     if given_by == "nodes":
         return Circuit.from_node_masks(graph, nodes)
-    edges = {}
-    for block, support in graph.edge_support.items():
-        edges[block] = torch.zeros(support.shape, dtype=torch.bool)
-        packed = tensors[f"edges.{block}"]
-        edges[block][support] = _unpack(packed, int(support.count_nonzero()))
+    edges = {
+        name: block.unflatten(_unpack(tensors[f"edges.{name}"], block.n_edges))
+        for name, block in graph.blocks.items()
+    }
     return Circuit.from_edge_masks(graph, edges, node_masks=nodes)
 
 

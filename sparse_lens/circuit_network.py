@@ -7,7 +7,7 @@ from collections import defaultdict
 import networkx as nx
 
 from sparse_lens.circuit import Circuit
-from sparse_lens.graphs.base import Graph
+from sparse_lens.graphs.base import Graph, Site
 from sparse_lens.graphs.channel import ChannelGraph
 
 EMBEDDING, LOGITS = "embedding", "logits"
@@ -42,9 +42,8 @@ def to_networkx(circuit: Circuit, *, links: bool = False) -> nx.MultiDiGraph:
 
 
 def _add_edges(network: nx.MultiDiGraph, circuit: Circuit, graph: Graph) -> None:
-    for block in graph.edge_support:
-        dst, src = graph.ordered_edges(block, circuit.edge_mask(block))
-        for row, column in zip(dst.tolist(), src.tolist(), strict=True):
+    for block in graph.blocks:
+        for row, column in circuit.edge_mask(block).nonzero().tolist():
             name = graph.edge_name(block, row, column)
             source, _, reader = name.partition("->")
             destination, _, letter = reader.partition("<")
@@ -54,49 +53,49 @@ def _add_edges(network: nx.MultiDiGraph, circuit: Circuit, graph: Graph) -> None
 
 def _stream_links(circuit: Circuit, graph: ChannelGraph) -> list[tuple[str, str]]:
     """Through the residual stream: the embedding and written channels to every later read."""
-    found: list[tuple[str, str]] = []
+    links: list[tuple[str, str]] = []
     writers: dict[int, list[str]] = defaultdict(list)  # by channel, those passed so far
 
-    def channels(site: str) -> list[int]:
-        return circuit.node_masks[site].nonzero().flatten().tolist()
+    def channels(site: Site) -> list[int]:
+        return circuit.node_masks[site.name].nonzero().flatten().tolist()
 
-    def read(site: str, *, embedding: bool = True) -> None:
+    def read(site: Site, *, embedding: bool = True) -> None:
         for channel in channels(site):
             sources = [EMBEDDING] * embedding + writers[channel]
-            found.extend((source, graph.node_name(site, channel)) for source in sources)
+            links.extend((source, graph.node_name(site.name, channel)) for source in sources)
 
-    def write(site: str) -> None:
+    def write(site: Site) -> None:
         for channel in channels(site):
-            writers[channel].append(graph.node_name(site, channel))
+            writers[channel].append(graph.node_name(site.name, channel))
 
     for layer in range(graph.n_layers):
-        at = f"blocks.{layer}"
-        read(f"{at}.attn_in")
+        read(graph.site(layer, "attn_in"))
         if graph.parallel:
-            read(f"{at}.mlp_in")
-        write(f"{at}.attn_out")
+            read(graph.site(layer, "mlp_in"))
+        write(graph.site(layer, "attn_out"))
         if graph.attn_only:
             continue
         if not graph.parallel:
-            read(f"{at}.mlp_in")
-        write(f"{at}.mlp_out")
+            read(graph.site(layer, "mlp_in"))
+        write(graph.site(layer, "mlp_out"))
     if not graph.has_final_resid:
-        return found + [(name, LOGITS) for names in writers.values() for name in names]
-    read("final_resid", embedding=False)
-    final = channels("final_resid")
-    return found + [(graph.node_name("final_resid", channel), LOGITS) for channel in final]
+        return links + [(name, LOGITS) for names in writers.values() for name in names]
+    final = graph.sites["final_resid"]
+    read(final, embedding=False)
+    return links + [(graph.node_name(final.name, channel), LOGITS) for channel in channels(final)]
 
 
 def _attention_links(circuit: Circuit, graph: ChannelGraph) -> list[tuple[str, str]]:
     """From q and k of a head to what its edges from v to attn_out write."""
-    found = []
+    links = []
     for layer in range(graph.n_layers):
-        at = f"blocks.{layer}"
-        by_head = circuit.edge_mask(f"{at}.v->{at}.attn_out")
+        block = graph.block(layer, "v", "attn_out")
+        by_head = circuit.edge_mask(block.name)
         by_head = by_head.unflatten(1, (graph.n_heads, graph.d_head)).any(2)  # [d_model, heads]
         for letter in "qk":
-            for channel in circuit.node_masks[f"{at}.{letter}"].nonzero().flatten().tolist():
+            site = graph.site(layer, letter).name
+            for channel in circuit.node_masks[site].nonzero().flatten().tolist():
                 written = by_head[:, channel // graph.d_head].nonzero().flatten().tolist()
-                source = graph.node_name(f"{at}.{letter}", channel)
-                found += [(source, graph.node_name(f"{at}.attn_out", out)) for out in written]
-    return found
+                source = graph.node_name(site, channel)
+                links += [(source, graph.node_name(block.destination.name, out)) for out in written]
+    return links

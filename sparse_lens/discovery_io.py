@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from sparse_lens import circuit_io, graph_file
@@ -165,19 +164,18 @@ def _chosen(
 def _pack_scores(scores: Scores) -> dict[str, Tensor]:
     if scores.nodes is not None:
         return {f"nodes.{site}": s.contiguous() for site, s in scores.nodes.items()}
-    support = scores.graph.edge_support
-    return {f"edges.{b}": s[support[b]] for b, s in (scores.edges or {}).items()}
+    blocks = scores.graph.blocks
+    return {f"edges.{b}": blocks[b].flatten(matrix) for b, matrix in (scores.edges or {}).items()}
 
 
 def _unpack_scores(graph: Graph, tensors: Mapping[str, Tensor], *, greedy: bool) -> Scores:
     nodes = _under("nodes.", tensors)
     if nodes:
         return Scores(graph, nodes=nodes)
-    edges = {}
-    for block, packed in _under("edges.", tensors).items():
-        support = graph.edge_support[block]
-        edges[block] = torch.zeros(support.shape, dtype=packed.dtype)
-        edges[block][support] = packed
+    edges = {
+        block: graph.blocks[block].unflatten(packed)
+        for block, packed in _under("edges.", tensors).items()
+    }
     return GreedyScores(graph, edges=edges) if greedy else Scores(graph, edges=edges)
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from einops import rearrange
 
 from sparse_lens.atomic import write_atomically
 from sparse_lens.circuit import Circuit
 from sparse_lens.graphs.base import Graph, did_you_mean
-from sparse_lens.graphs.component import EDGES, ComponentGraph
+from sparse_lens.graphs.component import ComponentGraph
 from sparse_lens.scores import Scores
 
 Source = str | os.PathLike[str] | Mapping[str, Any]
@@ -32,7 +34,7 @@ def to_json(
         ValueError: for a channel graph, split embeddings, or scores of other things.
     """
     graph = _check_graph(circuit.graph)
-    names = list(graph.edge_names())
+    names = list(_edge_names(graph))
     if scores is None:
         values = dict.fromkeys(names, 0.0)
     elif scores.edges is None or scores.graph != graph:
@@ -76,7 +78,6 @@ def scores_from_json(graph: Graph, source: Source) -> Scores:
     """
     graph = _check_graph(graph)
     edges = _read(graph, source)["edges"]
-    scores = torch.zeros(graph.edge_support[EDGES].shape, dtype=torch.float64)
     names = list(graph.edge_names())
     missing = [name for name in names if edges.get(name, {}).get("score") is None]
     if missing:
@@ -84,8 +85,7 @@ def scores_from_json(graph: Graph, source: Source) -> Scores:
             f"{len(missing)} of {len(names)} edges have no score, the first is {missing[0]!r}."
         )
     values = torch.tensor([edges[name]["score"] for name in names], dtype=torch.float64)
-    scores[graph.ordered_edges(EDGES, graph.edge_support[EDGES])] = values
-    return Scores(graph, edges={EDGES: scores})
+    return Scores(graph, edges=graph.unflatten_edges(values))
 
 
 def _check_graph(graph: Graph) -> ComponentGraph:
@@ -95,6 +95,28 @@ def _check_graph(graph: Graph) -> ComponentGraph:
             "use Circuit.save and Circuit.load."
         )
     return graph
+
+
+def _edge_names(graph: ComponentGraph) -> Iterator[str]:
+    """Edges in the order of EAP-IG's files: by layer, then by writer, then by reader.
+
+    Among the readers, q, k and v of a head follow each other, and a parallel MLP comes after the
+    heads of its layer.
+    """
+    groups: list[list[str]] = []
+    for sublayer in graph.sublayers:
+        readers = graph.readers[sublayer.readers]
+        if sublayer.kind == "heads":
+            groups.append(rearrange(np.array(readers), "(qkv head) -> (head qkv)", qkv=3).tolist())
+        elif graph.parallel:
+            groups[-1] += readers
+        else:
+            groups.append(list(readers))
+    groups.append(["logits"])
+    for readers in groups:
+        n_writers = graph.n_before(graph.readers.index(readers[0]))
+        for writer in graph.writers[:n_writers]:
+            yield from (f"{writer}->{reader}" for reader in readers)
 
 
 def _layout(graph: ComponentGraph) -> dict[str, Any]:

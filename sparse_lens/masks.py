@@ -67,6 +67,6 @@ class Masks:
         }
         kept = circuit.edge_masks or {}
         if circuit.edge_masks is None and not bool(nodes.get("logits", torch.ones(1)).all()):
-            kept = {name: circuit.edge_mask(name) for name in circuit.graph.edge_support}
+            kept = {name: circuit.edge_mask(name) for name in circuit.graph.blocks}
         edges = {name: mask.to(device=device, dtype=dtype) for name, mask in kept.items()}
         return cls(circuit.graph, nodes, edges)

@@ -117,13 +117,7 @@ class Scores:
         return Circuit.from_node_masks(self.graph, self.graph.unflatten(chosen))
 
     def _circuit_of_edges(self, chosen: Bool[Tensor, " n"]) -> Circuit:
-        masks, start = {}, 0
-        for block, support in self.graph.edge_support.items():
-            dst, src = self.graph.ordered_edges(block, support)
-            masks[block] = torch.zeros(support.shape, dtype=torch.bool)
-            masks[block][dst, src] = chosen[start : start + len(dst)]
-            start += len(dst)
-        return Circuit.from_edge_masks(self.graph, masks)
+        return Circuit.from_edge_masks(self.graph, self.graph.unflatten_edges(chosen))
 
     @classmethod
     def from_eap_ig_json(
@@ -139,13 +133,7 @@ class Scores:
         """The scores in the order of the names."""
         if self.nodes is not None:
             return self.graph.flatten(self.nodes)
-        edges = self.edges or {}
-        return torch.cat(
-            [
-                edges[block][self.graph.ordered_edges(block, support)]
-                for block, support in self.graph.edge_support.items()
-            ]
-        )
+        return self.graph.flatten_edges(self.edges or {})
 
 
 def _best(values: Float[Tensor, " n"], k: int) -> Bool[Tensor, " n"]:

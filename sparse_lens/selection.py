@@ -83,7 +83,8 @@ class _Growth:
         return self._taken[:n]
 
     def _in_order(self) -> Iterator[int]:
-        graph, places = self._scores.graph, _places(self._scores.graph)
+        graph = self._scores.graph
+        places = graph.unflatten_edges(torch.arange(graph.n_edges))
         candidates: list[tuple[float, int, int]] = []  # minus score, place, which row
         rows: list[Iterator[tuple[float, int, int]]] = []
         sources: list[tuple[str, int]] = []
@@ -117,7 +118,7 @@ class _Growth:
     def _best_first(self, block: str, row: int, places: Tensor) -> Iterator[tuple[float, int, int]]:
         """Score, place and source of the edges of a row."""
         assert self._scores.edges is not None
-        columns = self._scores.graph.edge_support[block][row].nonzero().flatten()
+        columns = self._scores.graph.blocks[block].support[row].nonzero().flatten()
         values = self._scores.edges[block][row, columns]
         values = values.abs() if self._absolute else values
         order = values.argsort(descending=True, stable=True)
@@ -126,24 +127,12 @@ class _Growth:
         return zip(*(one.tolist() for one in of_edges), strict=True)
 
 
-def _places(graph: Graph) -> dict[str, Tensor]:
-    """By block: where each edge stands in the graph's order."""
-    places, start = {}, 0
-    for block, support in graph.edge_support.items():
-        dst, src = graph.ordered_edges(block, support)
-        places[block] = torch.zeros(support.shape, dtype=torch.long)
-        places[block][dst, src] = torch.arange(start, start + len(dst))
-        start += len(dst)
-    return places
-
-
 def _rows_at_output(graph: Graph) -> list[Row]:
     """Destinations that lead to the output by links alone."""
     if isinstance(graph, ComponentGraph):
         return [(EDGES, graph.logits_reader.start)]
     assert isinstance(graph, ChannelGraph)
-    written = [block for block in graph.edge_support if block.endswith("_out")]
-    return [(block, row) for block in written for row in range(graph.d_model)]
+    return [(b.name, row) for b in graph.written_to_stream for row in range(graph.d_model)]
 
 
 def _rows_behind(graph: Graph, block: str, source: int) -> list[Row]:
@@ -152,16 +141,16 @@ def _rows_behind(graph: Graph, block: str, source: int) -> list[Row]:
     A channel that is read leads on from written ones; but these lead to the output anyway.
     """
     if isinstance(graph, ComponentGraph):
-        rows = (graph.ends[EDGES].dst == source).nonzero().flatten().tolist()
+        rows = (graph.block.dst_nodes == source).nonzero().flatten().tolist()
         return [(EDGES, row) for row in rows]
     assert isinstance(graph, ChannelGraph)
-    at = block.partition("->")[0]
-    if at.endswith(".mlp_post"):
-        return [(f"{at.removesuffix('post')}in->{at}", source)]
-    if not at.endswith(".v"):
+    site = graph.blocks[block].source
+    if site.role not in ("mlp_post", "v"):
         return []
-    layer = at.removesuffix(".v")
+    assert site.layer is not None
+    if site.role == "mlp_post":
+        return [(graph.block(site.layer, "mlp_in", "mlp_post").name, source)]
+    q, k, v = (graph.block(site.layer, "attn_in", letter).name for letter in "qkv")
     first = source // graph.d_head * graph.d_head
     head = range(first, first + graph.d_head)
-    attends = [(f"{layer}.attn_in->{layer}.{letter}", row) for letter in "qk" for row in head]
-    return [(f"{layer}.attn_in->{at}", source), *attends]
+    return [(v, source), *((block, row) for block in (q, k) for row in head)]

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparse_lens.baselines.acdc.guesses import Guesses
-from sparse_lens.baselines.acdc.order import Sublayer, sublayers_from_the_output
+from sparse_lens.baselines.acdc.order import Rows, sublayers_from_the_output
 from sparse_lens.baselines.acdc.run import Edge, Rule, Run
 from sparse_lens.baselines.acdc.trials import (
     Trial,
@@ -86,12 +86,12 @@ class _Search:
     def _circuit(self) -> CircuitVariants:
         return self._parts[0].variants
 
-    def readers_of(self, sublayer: Sublayer) -> int:
+    def readers_of(self, sublayer: Rows) -> int:
         """The same for v, k and q of a layer, none of which hears of the others."""
-        graph, (block, rows) = self._graph, sublayer
+        block, rows = sublayer
         assert block == EDGES
-        layers = (graph.head_readers(layer) for layer in range(graph.n_layers))
-        return next((at.start for at in layers if at.start <= rows.start < at.stop), rows.start)
+        starts = [sublayer.readers.start for sublayer in self._graph.sublayers]
+        return next((start for start in reversed(starts) if start <= rows.start), rows.start)
 
     def prune(self, rows: list[int], rule: Rule) -> None:
         """Try all edges into readers of one sublayer, one reader after the other."""

@@ -56,6 +56,9 @@ class Guesses:
 
 def _kinds(graph: ComponentGraph) -> list[int]:
     """What readers are, by row: q, k, v, an MLP, or the logits."""
-    heads = [kind for kind in range(len(LETTERS)) for _ in range(graph.n_heads)]
-    layer = [*heads, *[len(LETTERS)] * (not graph.attn_only)]
-    return [*layer * graph.n_layers, len(LETTERS) + 1]
+    kinds = [len(LETTERS) + 1] * graph.n_readers
+    for sublayer in graph.sublayers:
+        rows = range(graph.n_readers)[sublayer.readers]
+        for i, row in enumerate(rows):
+            kinds[row] = i // graph.n_heads if sublayer.kind == "heads" else len(LETTERS)
+    return kinds

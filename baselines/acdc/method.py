@@ -151,7 +151,7 @@ class ACDC(Method):
             start = Circuit.full(graph)
         if start.graph != graph:
             raise ValueError(f"the starting circuit belongs to {start.graph}, not to {graph}.")
-        edges = {block: start.edge_mask(block) for block in graph.edge_support}
+        edges = {block: start.edge_mask(block) for block in graph.blocks}
         return Circuit.from_edge_masks(graph, edges, node_masks=dict(start.node_masks))
 
     def _runs(

@@ -46,7 +46,7 @@ class _Search:
         max_tokens: int,
     ) -> None:
         self._graph, self._model, self._start = bound.graph, bound.model, start
-        self._kept = {block: start.edge_mask(block) for block in bound.graph.edge_support}
+        self._kept = {block: start.edge_mask(block) for block in bound.graph.blocks}
         self._objective, self._n = objective, len(prompts)
         size = max(1, max_tokens // prompts.clean.shape[1])
         self._parts = []

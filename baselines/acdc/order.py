@@ -4,13 +4,13 @@ from collections.abc import Iterator
 
 from sparse_lens.graphs.base import Graph
 from sparse_lens.graphs.channel import ChannelGraph
-from sparse_lens.graphs.component import EDGES, ComponentGraph
+from sparse_lens.graphs.component import EDGES, LETTERS, ComponentGraph
 
-Sublayer = tuple[str, range]
+Rows = tuple[str, range]
 """A block, and the rows (readers) of it that are tried one after the other."""
 
 
-def sublayers_from_the_output(graph: Graph) -> Iterator[Sublayer]:
+def sublayers_from_the_output(graph: Graph) -> Iterator[Rows]:
     """Blocks and their rows in the order in which ACDC comes to them.
 
     On a component graph: the logits; then, from the last layer to the first, the MLP, v of all
@@ -22,16 +22,16 @@ def sublayers_from_the_output(graph: Graph) -> Iterator[Sublayer]:
         for rows in _component_rows(graph):
             yield EDGES, range(rows.start, rows.stop)
     elif isinstance(graph, ChannelGraph):
-        for block in reversed(list(graph.edge_support)):
-            yield block, range(graph.edge_support[block].shape[0])
+        for name, block in reversed(graph.blocks.items()):
+            yield name, range(len(block.dst_nodes))
     else:
         raise ValueError(f"ACDC knows component and channel graphs, got {type(graph).__name__}.")
 
 
 def _component_rows(graph: ComponentGraph) -> Iterator[slice]:
     yield graph.logits_reader
-    for layer in reversed(range(graph.n_layers)):
-        if not graph.attn_only:
-            yield graph.mlp_reader(layer)
-        for letter in "vkq":
-            yield graph.head_readers(layer, letter)
+    for sublayer in reversed(graph.sublayers):
+        if sublayer.kind == "mlp":
+            yield sublayer.readers
+        else:
+            yield from (sublayer.readers_of(letter) for letter in reversed(LETTERS))

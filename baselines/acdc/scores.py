@@ -21,7 +21,7 @@ def scores_of_runs(start: Circuit, runs: Sequence[Run]) -> Scores:
     graph, runs = start.graph, sorted(runs, key=lambda run: run.rule.threshold)
     edges: list[Edge] = []
     level_parts: list[np.ndarray] = []
-    for block in graph.edge_support:
+    for block in graph.blocks:
         rows, columns = start.edge_mask(block).nonzero(as_tuple=True)
         levels = np.zeros(len(rows), dtype=np.int64)
         for level, run in enumerate(runs, 1):

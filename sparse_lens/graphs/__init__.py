@@ -1,7 +1,7 @@
 """What can be in a circuit: nodes and edges of a model, as tensors."""
 
-from sparse_lens.graphs.base import Ends, Graph, Site
-from sparse_lens.graphs.channel import ChannelGraph
-from sparse_lens.graphs.component import ComponentGraph
+from sparse_lens.graphs.base import Block, Graph, Site
+from sparse_lens.graphs.channel import ChannelBlock, ChannelGraph
+from sparse_lens.graphs.component import ComponentGraph, Sublayer
 
-__all__ = ["ChannelGraph", "ComponentGraph", "Ends", "Graph", "Site"]
+__all__ = ["Block", "ChannelBlock", "ChannelGraph", "ComponentGraph", "Graph", "Site", "Sublayer"]

@@ -2,16 +2,16 @@
 
 import difflib
 import hashlib
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
 KeptEdges = Callable[[str], Bool[Tensor, "dst src"]]
@@ -23,6 +23,8 @@ class Site:
     """A place in the model where `width` nodes live side by side."""
 
     name: str
+    """The role, after `blocks.<layer>.` inside a block: `blocks.0.attn_in`, `final_resid`."""
+
     width: int
 
     hook_name: str
@@ -32,22 +34,65 @@ class Site:
     """The hook point where the sum over incoming edges arrives, before any AbsTopK; None for nodes
     without incoming edges."""
 
-    @property
+    per_head: bool = False
+    """The hook point has the axes `[head, d_head]` in the place of `width`."""
+
+    @cached_property
     def layer(self) -> int | None:
-        """The block that the site belongs to; None for the model's two ends."""
-        match = re.match(r"blocks\.(\d+)\.", self.name)
-        return int(match[1]) if match else None
+        """The block of the model that the site belongs to; None at the model's two ends."""
+        prefix, _, _ = self.name.rpartition(".")
+        return int(prefix.removeprefix("blocks.")) if prefix else None
+
+    @cached_property
+    def role(self) -> str:
+        """What the nodes are, whatever the layer: `heads`, `mlp`, `attn_in`, `q`, ..."""
+        return self.name.rpartition(".")[2]
 
 
 @dataclass(frozen=True, eq=False)
-class Ends:
-    """Which nodes a block's rows (destinations) and columns (sources) belong to.
+class Block:
+    """Edges that are stored as one matrix: rows are their destinations, columns their sources."""
 
-    Nodes are numbered over the whole graph, site after site.
-    """
+    name: str
 
-    dst: Int[Tensor, " dst"]
-    src: Int[Tensor, " src"]
+    support: Bool[Tensor, "dst src"]
+    """Which pairs of a destination and a source are edges."""
+
+    dst_nodes: Int[Tensor, " dst"]
+    """The node that each row enters, numbered over the whole graph."""
+
+    src_nodes: Int[Tensor, " src"]
+    """The node that each column leaves."""
+
+    @cached_property
+    def n_edges(self) -> int:
+        """Number of edges."""
+        return int(self.support.count_nonzero())
+
+    @cached_property
+    def is_dense(self) -> bool:
+        """Whether `compact` found that every pair is an edge, as in a dense weight matrix."""
+        support = self.support
+        return support.numel() > 1 and not any(support.stride()) and bool(support.flatten()[0])
+
+    def flatten(self, matrix: Shaped[Tensor, "dst src"]) -> Shaped[Tensor, " edges"]:
+        """The entries at edges, row by row."""
+        pairs = matrix.flatten()
+        if self._positions is None:
+            return pairs
+        return pairs.index_select(0, self._positions.to(pairs.device))
+
+    def unflatten(self, edges: Shaped[Tensor, " edges"]) -> Shaped[Tensor, "dst src"]:
+        """The matrix with these entries at edges and 0 elsewhere; gradients pass."""
+        if self._positions is not None:
+            pairs = edges.new_zeros(self.support.numel())
+            edges = pairs.index_copy(0, self._positions.to(edges.device), edges)
+        return edges.view(self.support.shape)
+
+    @cached_property
+    def _positions(self) -> Int[Tensor, " edges"] | None:
+        """Where edges stand in the flattened matrix; None where every pair is an edge."""
+        return None if self.is_dense else self.support.flatten().nonzero()[:, 0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,11 +123,8 @@ class Graph(ABC):
     sites: Mapping[str, Site]
     """In forward order."""
 
-    edge_support: Mapping[str, Bool[Tensor, "dst src"]]
-    """By block, in forward order: which pairs of a destination and a source are edges."""
-
-    ends: Mapping[str, Ends]
-    """By block: the nodes that its rows and columns belong to."""
+    blocks: Mapping[str, Block]
+    """In forward order."""
 
     @cached_property
     def n_nodes(self) -> int:
@@ -92,7 +134,12 @@ class Graph(ABC):
     @cached_property
     def n_edges(self) -> int:
         """Number of edges over all blocks; links are not counted."""
-        return sum(int(support.count_nonzero()) for support in self.edge_support.values())
+        return sum(block.n_edges for block in self.blocks.values())
+
+    @cached_property
+    def edge_support(self) -> Mapping[str, Bool[Tensor, "dst src"]]:
+        """By block: which pairs of a destination and a source are edges."""
+        return MappingProxyType({name: block.support for name, block in self.blocks.items()})
 
     @property
     def site_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -114,13 +161,20 @@ class Graph(ABC):
         }
 
     @cached_property
+    def edge_sources(self) -> Bool[Tensor, " nodes"]:
+        """Nodes that edges can leave."""
+        nodes = torch.zeros(self.n_nodes, dtype=torch.bool)
+        for block in self.blocks.values():
+            nodes[block.src_nodes] = True
+        return nodes
+
+    @cached_property
     def touched(self) -> Bool[Tensor, " nodes"]:
         """Nodes that can be the end of an edge (a `final_resid` channel cannot)."""
-        touched = torch.zeros(self.n_nodes, dtype=torch.bool)
-        for ends in self.ends.values():
-            touched[ends.dst] = True
-            touched[ends.src] = True
-        return touched
+        nodes = self.edge_sources.clone()
+        for block in self.blocks.values():
+            nodes[block.dst_nodes] = True
+        return nodes
 
     @cached_property
     def fingerprint(self) -> str:
@@ -146,7 +200,8 @@ class Graph(ABC):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.n_nodes:,} nodes, {self.n_edges:,} edges)"
 
-    # Numbering over the whole graph.
+    # Numbering over the whole graph: nodes site after site; edges block after block, in each
+    # destination after destination (row by row).
 
     def flatten(self, by_site: Mapping[str, Tensor]) -> Tensor:
         """One vector over all nodes, `[n_nodes]`, out of one for each site."""
@@ -156,28 +211,40 @@ class Graph(ABC):
         """One vector for each site (views) out of one over all nodes."""
         return {name: nodes[where] for name, where in self.node_slices.items()}
 
+    def flatten_edges(self, by_block: Mapping[str, Tensor]) -> Tensor:
+        """One vector over all edges, `[n_edges]`, out of one `[dst, src]` matrix for each block."""
+        return torch.cat([block.flatten(by_block[name]) for name, block in self.blocks.items()])
+
+    def unflatten_edges(self, edges: Tensor) -> dict[str, Tensor]:
+        """One `[dst, src]` matrix for each block, 0 where there is no edge; gradients pass."""
+        parts = edges.split([block.n_edges for block in self.blocks.values()])
+        return {
+            name: block.unflatten(part)
+            for (name, block), part in zip(self.blocks.items(), parts, strict=True)
+        }
+
     def edges_between(self, block: str, nodes: Bool[Tensor, " nodes"]) -> Bool[Tensor, "dst src"]:
         """The edges of a block that join two of the given nodes."""
-        ends = self.ends[block]
-        return self.edge_support[block] & nodes[ends.dst, None] & nodes[ends.src]
+        edges = self.blocks[block]
+        return edges.support & nodes[edges.dst_nodes, None] & nodes[edges.src_nodes]
 
     def count_edges_between(self, nodes: Bool[Tensor, " nodes"]) -> int:
         """How many edges join two of the given nodes; cheap when these are few."""
         total = 0
-        for block, support in self.edge_support.items():
-            dst, src = nodes[self.ends[block].dst], nodes[self.ends[block].src]
-            if is_everything(support):
+        for block in self.blocks.values():
+            dst, src = nodes[block.dst_nodes], nodes[block.src_nodes]
+            if block.is_dense:
                 total += int(dst.count_nonzero()) * int(src.count_nonzero())
             else:
-                total += int(support[dst][:, src].count_nonzero())
+                total += int(block.support[dst][:, src].count_nonzero())
         return total
 
     def endpoints(self, edges: Mapping[str, Bool[Tensor, "dst src"]]) -> Bool[Tensor, " nodes"]:
         """The nodes at the ends of edges, given by block."""
         nodes = torch.zeros(self.n_nodes, dtype=torch.bool)
-        for block, ends in self.ends.items():
-            nodes[ends.dst[edges[block].any(1)]] = True
-            nodes[ends.src[edges[block].any(0)]] = True
+        for name, block in self.blocks.items():
+            nodes[block.dst_nodes[edges[name].any(1)]] = True
+            nodes[block.src_nodes[edges[name].any(0)]] = True
         return nodes
 
     # Names.
@@ -206,13 +273,6 @@ class Graph(ABC):
             ValueError: when there is no such edge; suggests names that come close.
         """
 
-    def ordered_edges(
-        self, block: str, mask: Bool[Tensor, "dst src"]
-    ) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
-        """Rows and columns of the edges in a mask, in the order of `edge_names`."""
-        dst, src = mask.nonzero(as_tuple=True)
-        return dst, src
-
     def node_names(self) -> Iterator[str]:
         """Every node's name, in forward order."""
         for site in self.sites.values():
@@ -220,15 +280,14 @@ class Graph(ABC):
                 yield self.node_name(site.name, index)
 
     def edge_names(self) -> Iterator[str]:
-        """Every edge's name, in a fixed order: block after block."""
+        """Every edge's name, in the order of `flatten_edges`."""
         return self.names_of_edges(self.edge_support.__getitem__)
 
     def names_of_edges(self, kept: KeptEdges) -> Iterator[str]:
         """Names of kept edges, in the order of `edge_names`."""
-        for block in self.edge_support:
-            dst, src = self.ordered_edges(block, kept(block))
-            for row, column in zip(dst.tolist(), src.tolist(), strict=True):
-                yield self.edge_name(block, row, column)
+        for block in self.blocks:
+            for dst, src in kept(block).nonzero().tolist():
+                yield self.edge_name(block, dst, src)
 
 
 def compact(support: Bool[Tensor, "dst src"]) -> Bool[Tensor, "dst src"]:
@@ -236,11 +295,6 @@ def compact(support: Bool[Tensor, "dst src"]) -> Bool[Tensor, "dst src"]:
     if support.numel() > 0 and bool(support.all()):
         return torch.ones((), dtype=torch.bool).expand(support.shape)
     return support.cpu()
-
-
-def is_everything(support: Bool[Tensor, "dst src"]) -> bool:
-    """Whether `compact` found that every pair is an edge."""
-    return support.numel() > 1 and not any(support.stride()) and bool(support.flatten()[0])
 
 
 def did_you_mean(name: str, known: list[str]) -> str:

@@ -1,19 +1,34 @@
 """The channel graph: single channels joined by nonzero weights (Gao et al. 2025, 2511.13653)."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
-from sparse_lens.graphs.base import Ends, Graph, Site, compact, did_you_mean
+from sparse_lens.graphs.base import Block, Graph, Site, compact, did_you_mean
 from sparse_lens.graphs.checks import check_channels_have_edges, check_has_layers
 
 _ATTENTION = (("attn_in", "q"), ("attn_in", "k"), ("attn_in", "v"), ("v", "attn_out"))
 _MLP = (("mlp_in", "mlp_post"), ("mlp_post", "mlp_out"))
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelBlock(Block):
+    """The weights from one site to another, as [dst, src]."""
+
+    source: Site
+    destination: Site
+
+    @property
+    def through_attention(self) -> bool:
+        """Whether the source arrives through the attention pattern: v, at attn_out."""
+        return self.source.role == "v"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -29,6 +44,8 @@ class ChannelGraph(Graph):
     """
 
     kind: ClassVar[str] = "channel"
+
+    blocks: Mapping[str, ChannelBlock]
 
     d_in: int
     """Channels of `attn_in` and `mlp_in`: d_model, and those of concatenated positions."""
@@ -51,18 +68,11 @@ class ChannelGraph(Graph):
         cfg, is_sparse = model.cfg, getattr(model, "sparse_cfg", None) is not None
         check_has_layers(cfg)
         check_channels_have_edges(cfg, getattr(model, "sparse_cfg", None))
-        with torch.no_grad():
-            support = {name: compact(weight != 0) for name, weight in _weights(model)}
         attn: Any = model.blocks[0].attn
         d_in = attn.W_Q.shape[1]
         sites = _sites(cfg, d_in, is_sparse, final_resid)
-        starts, stop = {}, 0
-        for site in sites.values():
-            starts[site.name], stop = torch.arange(stop, stop + site.width), stop + site.width
-        ends = {}
-        for block in support:
-            src, dst = block.split("->")
-            ends[block] = Ends(dst=starts[dst], src=starts[src])
+        with torch.no_grad():
+            blocks = _blocks(model, sites)
         return cls(
             n_layers=cfg.n_layers,
             n_heads=cfg.n_heads,
@@ -71,8 +81,7 @@ class ChannelGraph(Graph):
             attn_only=cfg.attn_only,
             parallel=bool(cfg.parallel_attn_mlp) and not cfg.attn_only,
             sites=MappingProxyType(sites),
-            edge_support=MappingProxyType(support),
-            ends=MappingProxyType(ends),
+            blocks=MappingProxyType(blocks),
             d_in=d_in,
         )
 
@@ -106,15 +115,28 @@ class ChannelGraph(Graph):
         Raises:
             ValueError: when the model's shape is another than the graph's.
         """
-        weights = dict(_weights(model))
-        for block, support in self.edge_support.items():
-            got = tuple(weights[block].shape) if block in weights else None
-            if got != tuple(support.shape):
+        weights = {_block_name(*ends): weight for *ends, weight in _weights(model)}
+        for name, shape in self.block_shapes.items():
+            got = tuple(weights[name].shape) if name in weights else None
+            if got != shape:
                 raise ValueError(
-                    f"{self} is the graph of another model: block {block!r} has shape "
-                    f"{tuple(support.shape)} in the graph and {got} in the model."
+                    f"{self} is the graph of another model: block {name!r} has shape {shape} in "
+                    f"the graph and {got} in the model."
                 )
-        return {block: weights[block] for block in self.edge_support}
+        return {name: weights[name] for name in self.blocks}
+
+    def site(self, layer: int, role: str) -> Site:
+        """A site of a layer, such as its `attn_in`."""
+        return self.sites[f"blocks.{layer}.{role}"]
+
+    def block(self, layer: int, source: str, destination: str) -> ChannelBlock:
+        """The weights of a layer between two of its sites, given by their roles."""
+        return self.blocks[_block_name(f"blocks.{layer}.{source}", f"blocks.{layer}.{destination}")]
+
+    @property
+    def written_to_stream(self) -> Iterator[ChannelBlock]:
+        """The blocks whose destinations are written to the residual stream, in forward order."""
+        return (b for b in self.blocks.values() if b.destination.role in ("attn_out", "mlp_out"))
 
     # Names.
 
@@ -122,8 +144,8 @@ class ChannelGraph(Graph):
         return f"{site}:{index}"
 
     def edge_name(self, block: str, dst: int, src: int) -> str:
-        src_site, dst_site = block.split("->")
-        return f"{src_site}:{src}->{dst_site}:{dst}"
+        ends = self.blocks[block]
+        return f"{ends.source.name}:{src}->{ends.destination.name}:{dst}"
 
     def parse_node(self, name: str) -> tuple[str, int]:
         site, colon, index = name.rpartition(":")
@@ -148,21 +170,21 @@ class ChannelGraph(Graph):
                 f"'blocks.0.attn_in:0->blocks.0.q:0'."
             )
         (src_site, src), (dst_site, dst) = self.parse_node(source), self.parse_node(destination)
-        block = f"{src_site}->{dst_site}"
-        if block not in self.edge_support:
-            hint = did_you_mean(block, list(self.edge_support))
+        block = _block_name(src_site, dst_site)
+        if block not in self.blocks:
+            hint = did_you_mean(block, list(self.blocks))
             raise ValueError(
                 f"{self} has no edge {name!r}: no weights lead from {src_site!r} to {dst_site!r} "
                 f"(the stream's own links are not edges).{hint}"
             )
-        if not bool(self.edge_support[block][dst, src]):
+        if not bool(self.blocks[block].support[dst, src]):
             raise ValueError(
                 f"{self} has no edge {name!r}: that weight is zero.{self._nearest(block, dst, src)}"
             )
         return block, dst, src
 
     def _nearest(self, block: str, dst: int, src: int) -> str:
-        support = self.edge_support[block]
+        support = self.blocks[block].support
         into = [(dst, column) for column in support[dst].nonzero().flatten().tolist()]
         out = [(row, src) for row in support[:, src].nonzero().flatten().tolist()]
         near = sorted(into + out, key=lambda edge: abs(edge[0] - dst) + abs(edge[1] - src))[:3]
@@ -170,27 +192,48 @@ class ChannelGraph(Graph):
         return f" Nonzero ones with the same end: {', '.join(names)}." if names else ""
 
 
-def _weights(model: HookedTransformer) -> list[tuple[str, Tensor]]:
-    """The matrix of each block as [dst, src], in forward order."""
+def _block_name(source: str, destination: str) -> str:
+    return f"{source}->{destination}"
+
+
+def _blocks(model: HookedTransformer, sites: Mapping[str, Site]) -> dict[str, ChannelBlock]:
+    """The nonzero weights of a model, in forward order."""
+    widths = [site.width for site in sites.values()]
+    nodes = dict(zip(sites, torch.arange(sum(widths)).split(widths), strict=True))
+    return {
+        name: ChannelBlock(
+            name=name,
+            support=compact(weight != 0),
+            dst_nodes=nodes[destination],
+            src_nodes=nodes[source],
+            source=sites[source],
+            destination=sites[destination],
+        )
+        for source, destination, weight in _weights(model)
+        for name in [_block_name(source, destination)]
+    }
+
+
+def _weights(model: HookedTransformer) -> Iterator[tuple[str, str, Float[Tensor, "dst src"]]]:
+    """Source, destination and matrix of each block, in forward order."""
     # A sparse GPT's nodes come after norm and gain, a plain model's between the two.
     gained = (lambda w, _: w) if getattr(model, "sparse_cfg", None) is not None else _with_gain
-    weights = []
     for layer, block in enumerate(model.blocks):
         attn: Any = block.attn
         matrices = {
-            letter: gained(w.transpose(1, 2).flatten(0, 1), block.ln1)  # [head * d_head, d_in]
+            letter: gained(rearrange(w, "head d_in d_head -> (head d_head) d_in"), block.ln1)
             for letter, w in (("q", attn.W_Q), ("k", attn.W_K), ("v", attn.W_V))
         }
-        matrices["attn_out"] = attn.W_O.flatten(0, 1).T
+        matrices["attn_out"] = rearrange(attn.W_O, "head d_head d_model -> d_model (head d_head)")
         pairs = _ATTENTION
         if not model.cfg.attn_only:
             mlp: Any = block.mlp
             pairs += _MLP
             matrices["mlp_post"] = gained(mlp.W_in.T, block.ln2)
             matrices["mlp_out"] = mlp.W_out.T
-        for src, dst in pairs:
-            weights.append((f"blocks.{layer}.{src}->blocks.{layer}.{dst}", matrices[dst]))
-    return weights
+        for source, destination in pairs:
+            at = f"blocks.{layer}"
+            yield f"{at}.{source}", f"{at}.{destination}", matrices[destination]
 
 
 def _with_gain(weight: Float[Tensor, "dst src"], norm: Any) -> Float[Tensor, "dst src"]:
@@ -215,7 +258,7 @@ def _sites(
         for letter in "qkv":
             hook = f"{at}.attn.hook_{letter}"
             before = f"{hook}_pre" if is_sparse else hook
-            sites.append(Site(f"{at}.{letter}", heads, hook, before))
+            sites.append(Site(f"{at}.{letter}", heads, hook, before, per_head=True))
         hook = f"{at}.hook_attn_out"
         before = f"{at}.attn.hook_out_pre" if is_sparse else hook
         sites.append(Site(f"{at}.attn_out", cfg.d_model, hook, before))

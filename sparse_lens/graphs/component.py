@@ -4,14 +4,12 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Bool, Int
-from torch import Tensor
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
-from sparse_lens.graphs.base import Ends, Graph, Site, did_you_mean
+from sparse_lens.graphs.base import Block, Graph, Site, did_you_mean
 from sparse_lens.graphs.checks import check_has_layers, check_stream_is_sum
 
 EDGES = "edges"
@@ -19,6 +17,32 @@ EDGES = "edges"
 
 LETTERS = "qkv"
 """A head reads three times: as query, key and value."""
+
+
+@dataclass(frozen=True)
+class Sublayer:
+    """The heads of a layer, or its MLP: their rows among the readers, columns among the writers.
+
+    Heads have three rows each: first all their queries, then all keys, then all values.
+    """
+
+    layer: int
+    kind: Literal["heads", "mlp"]
+
+    readers: slice
+    """Rows."""
+
+    writers: slice
+    """Columns."""
+
+    n_before: int
+    """How many writers come before, which are all that the readers can read from."""
+
+    def readers_of(self, letter: str) -> slice:
+        """The rows of the queries (`q`), keys or values of a layer's heads."""
+        n_heads = self.writers.stop - self.writers.start
+        start = self.readers.start + LETTERS.index(letter) * n_heads
+        return slice(start, start + n_heads)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -36,6 +60,9 @@ class ComponentGraph(Graph):
 
     kind: ClassVar[str] = "component"
     fixed_sites: ClassVar[tuple[str, ...]] = ("embed", "logits")
+
+    sublayers: tuple[Sublayer, ...]
+    """In forward order. In parallel blocks, too, the MLP follows the heads."""
 
     split_embeddings: bool
     """Token and position embedding are two writers instead of one."""
@@ -70,24 +97,21 @@ class ComponentGraph(Graph):
         check_has_layers(cfg)
         check_stream_is_sum(cfg, sparse, split_embeddings)
         n_inputs = 2 if split_embeddings else 1
-        mlps = 0 if cfg.attn_only else 1
         sites = _sites(cfg, n_inputs)
+        sublayers = _sublayers(cfg, n_inputs)
         n_writers = sum(site.width for site in sites.values()) - 1
-        # What a reader sees is always a prefix of the writers.
-        seen, owner = [], []
-        before = n_inputs
-        for _ in range(cfg.n_layers):
-            heads = range(before, before + cfg.n_heads)
-            seen += [before] * (3 * cfg.n_heads)
-            owner += [*heads] * 3
-            if mlps:
-                seen.append(before if cfg.parallel_attn_mlp else heads.stop)
-                owner.append(heads.stop)
-            before = heads.stop + mlps
-        seen.append(n_writers)
-        owner.append(n_writers)
-        support = torch.arange(n_writers) < torch.tensor(seen)[:, None]
-        ends = Ends(dst=torch.tensor(owner), src=torch.arange(n_writers))
+        # By reader: how many writers it can read from, which are always the first; and its node.
+        n_before, nodes = [], []
+        for sublayer in sublayers:
+            n_readers = sublayer.readers.stop - sublayer.readers.start
+            columns = range(n_writers)[sublayer.writers]
+            n_before += [sublayer.n_before] * n_readers
+            nodes += [*columns] * (n_readers // len(columns))
+        n_before.append(n_writers)
+        nodes.append(n_writers)  # the logits come after the last writer
+        columns = torch.arange(n_writers)
+        support = columns < torch.tensor(n_before)[:, None]
+        block = Block(EDGES, support, dst_nodes=torch.tensor(nodes), src_nodes=columns)
         return cls(
             n_layers=cfg.n_layers,
             n_heads=cfg.n_heads,
@@ -96,8 +120,8 @@ class ComponentGraph(Graph):
             attn_only=cfg.attn_only,
             parallel=bool(cfg.parallel_attn_mlp) and not cfg.attn_only,
             sites=MappingProxyType(sites),
-            edge_support=MappingProxyType({EDGES: support}),
-            ends=MappingProxyType({EDGES: ends}),
+            blocks=MappingProxyType({EDGES: block}),
+            sublayers=sublayers,
             split_embeddings=split_embeddings,
         )
 
@@ -109,44 +133,42 @@ class ComponentGraph(Graph):
         return 2 if self.split_embeddings else 1
 
     @property
+    def block(self) -> Block:
+        """The one block of edges, `[readers, writers]`."""
+        return self.blocks[EDGES]
+
+    @property
     def n_writers(self) -> int:
         """Columns of the block."""
-        return len(self.ends[EDGES].src)
+        return len(self.block.src_nodes)
 
     @property
     def n_readers(self) -> int:
         """Rows of the block."""
-        return len(self.ends[EDGES].dst)
-
-    def head_writers(self, layer: int) -> slice:
-        """The columns of a layer's heads."""
-        start = self.n_inputs + layer * (self.n_heads + self._mlps)
-        return slice(start, start + self.n_heads)
-
-    def mlp_writer(self, layer: int) -> slice:
-        """The column of a layer's MLP (none if there is no MLP)."""
-        start = self.head_writers(layer).stop
-        return slice(start, start + self._mlps)
-
-    def head_readers(self, layer: int, letters: str = LETTERS) -> slice:
-        """The rows of a layer's heads: all q, then all k, then all v; or one letter's."""
-        first, last = LETTERS.index(letters[0]), LETTERS.index(letters[-1])
-        start = layer * (3 * self.n_heads + self._mlps)
-        return slice(start + first * self.n_heads, start + (last + 1) * self.n_heads)
-
-    def mlp_reader(self, layer: int) -> slice:
-        """The row of a layer's MLP (none if there is no MLP)."""
-        start = self.head_readers(layer).stop
-        return slice(start, start + self._mlps)
+        return len(self.block.dst_nodes)
 
     @property
     def logits_reader(self) -> slice:
         """The row of the final residual stream."""
         return slice(self.n_readers - 1, self.n_readers)
 
-    @property
-    def _mlps(self) -> int:
-        return 0 if self.attn_only else 1
+    def n_before(self, reader: int) -> int:
+        """How many writers come before a reader (a row), which are all that it can read from."""
+        return int(self.block.support[reader].count_nonzero())
+
+    def heads(self, layer: int) -> Sublayer:
+        """The heads of a layer."""
+        return self.sublayers[layer if self.attn_only else 2 * layer]
+
+    def mlp(self, layer: int) -> Sublayer:
+        """The MLP of a layer.
+
+        Raises:
+            ValueError: for a model that has none.
+        """
+        if self.attn_only:
+            raise ValueError(f"{self} is of a model without MLPs.")
+        return self.sublayers[2 * layer + 1]
 
     # Names.
 
@@ -154,20 +176,21 @@ class ComponentGraph(Graph):
     def writers(self) -> tuple[str, ...]:
         """Names of the columns."""
         names = ["embed", "pos"] if self.split_embeddings else ["input"]
-        for layer in range(self.n_layers):
-            names += [f"a{layer}.h{head}" for head in range(self.n_heads)]
-            names += [f"m{layer}"] * self._mlps
+        for sublayer in self.sublayers:
+            if sublayer.kind == "heads":
+                names += [f"a{sublayer.layer}.h{head}" for head in range(self.n_heads)]
+            else:
+                names.append(f"m{sublayer.layer}")
         return tuple(names)
 
     @cached_property
     def readers(self) -> tuple[str, ...]:
         """Names of the rows."""
         names = []
-        for layer in range(self.n_layers):
-            names += [
-                f"a{layer}.h{head}<{letter}>" for letter in LETTERS for head in range(self.n_heads)
-            ]
-            names += [f"m{layer}"] * self._mlps
+        for sublayer in self.sublayers:
+            writers = self.writers[sublayer.writers]
+            heads = sublayer.kind == "heads"
+            names += [f"{w}<{x}>" for x in LETTERS for w in writers] if heads else writers
         return (*names, "logits")
 
     @cached_property
@@ -207,44 +230,30 @@ class ComponentGraph(Graph):
                 hint = did_you_mean(end, list(known))
                 raise ValueError(f"{self} has no edge {name!r}: {what} {end!r}.{hint}")
         dst, src = self._rows[reader], self._columns[writer]
-        if not bool(self.edge_support[EDGES][dst, src]):
+        if not bool(self.block.support[dst, src]):
+            last = self.n_before(dst) - 1
             raise ValueError(
                 f"{self} has no edge {name!r}: {reader!r} reads the stream before {writer!r} "
-                f"writes to it. It reads {self.writers[0]!r} to {self.writers[self._seen(dst)]!r}."
+                f"writes to it. It reads {self.writers[0]!r} to {self.writers[last]!r}."
             )
         return EDGES, dst, src
 
-    def _seen(self, row: int) -> int:
-        return int(self.edge_support[EDGES][row].count_nonzero()) - 1
 
-    def ordered_edges(
-        self, block: str, mask: Bool[Tensor, "dst src"]
-    ) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
-        dst, src = self._eap_ig_order
-        chosen = mask[dst, src]
-        return dst[chosen], src[chosen]
+def _sublayers(cfg: HookedTransformerConfig, n_inputs: int) -> tuple[Sublayer, ...]:
+    sublayers: list[Sublayer] = []
+    n_readers, n_writers = 0, n_inputs
 
-    @cached_property
-    def _eap_ig_order(self) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
-        """Rows and columns of all edges in EAP-IG's order: by layer, then writer, then reader.
-
-        In its files heads come one after the other, each with q, k and v, and a parallel MLP comes
-        after the heads of its layer.
-        """
-        dst, src = [], []
-        for layer in range(self.n_layers):
-            heads = torch.arange(self.head_readers(layer).start, self.head_readers(layer).stop)
-            heads = heads.reshape(3, self.n_heads).T.flatten()
-            mlp = torch.arange(self.mlp_reader(layer).start, self.mlp_reader(layer).stop)
-            groups = (torch.cat([heads, mlp]),) if self.parallel else (heads, mlp)
-            for rows in groups:
-                if len(rows):
-                    columns = torch.arange(self._seen(int(rows[0])) + 1)
-                    dst.append(rows.repeat(len(columns)))
-                    src.append(columns.repeat_interleave(len(rows)))
-        dst.append(torch.full((self.n_writers,), self.logits_reader.start))
-        src.append(torch.arange(self.n_writers))
-        return torch.cat(dst), torch.cat(src)
+    for layer in range(cfg.n_layers):
+        readers = slice(n_readers, n_readers + len(LETTERS) * cfg.n_heads)
+        writers = slice(n_writers, n_writers + cfg.n_heads)
+        sublayers.append(Sublayer(layer, "heads", readers, writers, n_before=writers.start))
+        if not cfg.attn_only:
+            n_before = writers.start if cfg.parallel_attn_mlp else writers.stop
+            readers = slice(readers.stop, readers.stop + 1)
+            writers = slice(writers.stop, writers.stop + 1)
+            sublayers.append(Sublayer(layer, "mlp", readers, writers, n_before))
+        n_readers, n_writers = readers.stop, writers.stop
+    return tuple(sublayers)
 
 
 def _sites(cfg: HookedTransformerConfig, n_inputs: int) -> dict[str, Site]:

@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
 from sparse_lens.graphs.base import Graph, KeptEdges
-from sparse_lens.graphs.channel import ChannelGraph
-from sparse_lens.graphs.component import EDGES, ComponentGraph
+from sparse_lens.graphs.channel import ChannelBlock, ChannelGraph
+from sparse_lens.graphs.component import EDGES, LETTERS, ComponentGraph
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,32 +41,74 @@ def reach(graph: Graph, nodes: Bool[Tensor, " nodes"], kept: KeptEdges) -> Reach
     )
 
 
+@dataclass(frozen=True, eq=False)
+class Acting:
+    """What of a component graph acts on the logits at the answer position, over kept edges.
+
+    The logits read the last residual stream at that position alone. So do the MLPs and the heads'
+    queries whose outputs are only read there; keys and values act from every position.
+    """
+
+    readers: np.ndarray
+    """bool [readers]"""
+
+    writers: np.ndarray
+    """bool [writers]"""
+
+    readers_everywhere: np.ndarray
+    """bool [readers]: those that act from other positions than the answer's, too"""
+
+    writers_everywhere: np.ndarray
+    """bool [writers]: likewise"""
+
+    @classmethod
+    def of(cls, graph: ComponentGraph, kept: np.ndarray, *, coupled: bool = False) -> "Acting":
+        """Walk back from the logits.
+
+        Args:
+            kept: edges, bool [readers, writers].
+            coupled: the heads of a layer act on each other directly, so all that any of them reads
+                acts as soon as one of them does.
+        """
+        readers, readers_everywhere = np.zeros((2, graph.n_readers), dtype=bool)
+        writers, writers_everywhere = np.zeros((2, graph.n_writers), dtype=bool)
+        readers[graph.logits_reader] = True
+
+        def walk_to(columns: slice) -> tuple[np.ndarray, np.ndarray]:
+            writers[columns] = kept[readers, columns].any(0)
+            writers_everywhere[columns] = kept[readers_everywhere, columns].any(0)
+            return writers[columns], writers_everywhere[columns]
+
+        # All readers of a writer come after it, so they are complete when the walk arrives.
+        for sublayer in reversed(graph.sublayers):
+            act, act_everywhere = walk_to(sublayer.writers)
+            if sublayer.kind == "mlp":
+                readers[sublayer.readers] = act
+                readers_everywhere[sublayer.readers] = act_everywhere
+                continue
+            if coupled:
+                act = act.any().repeat(len(act))
+                act_everywhere = act_everywhere.any().repeat(len(act))
+            for letter in LETTERS:
+                rows = sublayer.readers_of(letter)
+                readers[rows] = act
+                readers_everywhere[rows] = act_everywhere if letter == "q" else act
+        walk_to(slice(0, graph.n_inputs))
+        return cls(readers, writers, readers_everywhere, writers_everywhere)
+
+
 def component_reach(
     graph: ComponentGraph, nodes: Bool[Tensor, " nodes"], kept: Bool[Tensor, "readers writers"]
 ) -> Reach:
     """Paths over kept edges; a head passes on whatever its q, k or v reads."""
-    n_heads = graph.n_heads
     reached = nodes[:-1].clone()  # writers that the input reaches
     reached[graph.n_inputs :] = False
-    for layer in range(graph.n_layers):
-        read = (kept[graph.head_readers(layer)] & reached).any(1)  # [3 * heads]
-        reached[graph.head_writers(layer)] = read.reshape(3, n_heads).any(0)
-        reached[graph.mlp_writer(layer)] = (kept[graph.mlp_reader(layer)] & reached).any(1)
-
-    needed = torch.zeros_like(nodes)  # nodes that reach the output: the writers and the logits
-    needed[-1] = nodes[-1]
-    owner = graph.ends[EDGES].dst
-    rows = [graph.logits_reader]
-    for layer in reversed(range(graph.n_layers)):
-        rows += [graph.mlp_reader(layer), graph.head_readers(layer)]
-    for row in rows:
-        # Those that a row's node makes needed come before it, so its own state is final.
-        needed[:-1] |= (kept[row] & needed[owner[row], None]).any(0)
-    return Reach(
-        dst={EDGES: needed[owner]},
-        src={EDGES: reached},
-        edgeless_nodes=torch.zeros_like(nodes),
-    )
+    for sublayer in graph.sublayers:
+        reads = (kept[sublayer.readers] & reached).any(1)
+        n_writers = sublayer.writers.stop - sublayer.writers.start
+        reached[sublayer.writers] = reads.view(-1, n_writers).any(0)  # over a head's q, k and v
+    acting = torch.from_numpy(Acting.of(graph, kept.numpy()).readers)
+    return Reach({EDGES: acting}, {EDGES: reached}, edgeless_nodes=torch.zeros_like(nodes))
 
 
 def channel_reach(graph: ChannelGraph, nodes: Bool[Tensor, " nodes"], kept: KeptEdges) -> Reach:
@@ -97,20 +140,20 @@ def _forwards(
     src: dict[str, Tensor] = {}
     written = torch.zeros(graph.d_model, dtype=torch.bool)
 
-    def follow(block: str, reached: Tensor) -> Tensor:
-        src[block] = reached
-        return (kept(block) & reached).any(1)
+    def follow(block: ChannelBlock, reached: Tensor) -> Tensor:
+        src[block.name] = reached
+        return (kept(block.name) & reached).any(1)
 
     for layer in range(graph.n_layers):
-        at = f"blocks.{layer}"
-        read = at_site[f"{at}.attn_in"]
-        q, k, v = (follow(f"{at}.attn_in->{at}.{letter}", read) for letter in "qkv")
-        attends = (q | k).reshape(graph.n_heads, graph.d_head).any(1)
+        read = at_site[graph.site(layer, "attn_in").name]
+        q, k, v = (follow(graph.block(layer, "attn_in", letter), read) for letter in "qkv")
+        attends = (q | k).view(graph.n_heads, graph.d_head).any(1)
         v = v | attends.repeat_interleave(graph.d_head)
-        written = written | follow(f"{at}.v->{at}.attn_out", v)
+        written = written | follow(graph.block(layer, "v", "attn_out"), v)
         if not graph.attn_only:
-            post = follow(f"{at}.mlp_in->{at}.mlp_post", at_site[f"{at}.mlp_in"])
-            written = written | follow(f"{at}.mlp_post->{at}.mlp_out", post)
+            read = at_site[graph.site(layer, "mlp_in").name]
+            post = follow(graph.block(layer, "mlp_in", "mlp_post"), read)
+            written = written | follow(graph.block(layer, "mlp_post", "mlp_out"), post)
     return src, written
 
 
@@ -122,20 +165,21 @@ def _backwards(
 ) -> dict[str, Tensor]:
     """By block, the destinations that reach the output."""
     dst: dict[str, Tensor] = {}
-    wanted = final  # channels of the stream that somebody later reads
+    wanted = final  # channels of the stream that are read later
 
-    def follow(block: str, needed: Tensor) -> Tensor:
-        dst[block] = needed
-        return (kept(block) & needed[:, None]).any(0)
+    def follow(block: ChannelBlock, needed: Tensor) -> Tensor:
+        dst[block.name] = needed
+        return (kept(block.name) & needed[:, None]).any(0)
 
     for layer in reversed(range(graph.n_layers)):
-        at = f"blocks.{layer}"
         after_block = wanted
         if not graph.attn_only:
-            post = follow(f"{at}.mlp_post->{at}.mlp_out", after_block)
-            wanted = wanted | follow(f"{at}.mlp_in->{at}.mlp_post", post)[: graph.d_model]
-        v = follow(f"{at}.v->{at}.attn_out", after_block if graph.parallel else wanted)
-        heads = v.reshape(graph.n_heads, graph.d_head).any(1).repeat_interleave(graph.d_head)
+            post = follow(graph.block(layer, "mlp_post", "mlp_out"), after_block)
+            read = follow(graph.block(layer, "mlp_in", "mlp_post"), post)
+            wanted = wanted | read[: graph.d_model]  # the rest are concatenated positions
+        v = follow(graph.block(layer, "v", "attn_out"), after_block if graph.parallel else wanted)
+        heads = v.view(graph.n_heads, graph.d_head).any(1).repeat_interleave(graph.d_head)
         for letter, needed in (("q", heads), ("k", heads), ("v", v)):
-            wanted = wanted | follow(f"{at}.attn_in->{at}.{letter}", needed)[: graph.d_model]
+            read = follow(graph.block(layer, "attn_in", letter), needed)
+            wanted = wanted | read[: graph.d_model]
     return dst

@@ -205,10 +205,10 @@ def _degrees(circuit: Circuit) -> tuple[Int[Tensor, " nodes"], Int[Tensor, " nod
     graph = circuit.graph
     into = torch.zeros(graph.n_nodes, dtype=torch.long)
     out = torch.zeros(graph.n_nodes, dtype=torch.long)
-    for block, ends in graph.ends.items():
-        mask = circuit.edge_mask(block)
-        into.index_add_(0, ends.dst, mask.sum(1))
-        out.index_add_(0, ends.src, mask.sum(0))
+    for name, block in graph.blocks.items():
+        mask = circuit.edge_mask(name)
+        into.index_add_(0, block.dst_nodes, mask.sum(1))
+        out.index_add_(0, block.src_nodes, mask.sum(0))
     return into, out
 
 
@@ -226,12 +226,12 @@ def _edges(
     edges: list[Edge] = []
     drawn = _strongest(circuit, by_block if weights is None else weights, max_edges)
     for block, (dst, src) in drawn.items():
-        ends, on_path = graph.ends[block], connected.edge_mask(block)[dst, src].tolist()
+        ends, on_path = graph.blocks[block], connected.edge_mask(block)[dst, src].tolist()
         for row, column, kept in zip(dst.tolist(), src.tolist(), on_path, strict=True):
             edges.append(
                 Edge(
-                    source=numbers[int(ends.src[column])],
-                    target=numbers[int(ends.dst[row])],
+                    source=numbers[int(ends.src_nodes[column])],
+                    target=numbers[int(ends.dst_nodes[row])],
                     port=graph.edge_name(block, row, column).partition("<")[2].rstrip(">"),
                     connected=kept,
                     weight=None if weights is None else _number(weights[block][row, column]),
@@ -249,16 +249,14 @@ def _strongest(
     Where nothing is known of their strengths, all are equally strong.
     """
     graph = circuit.graph
-    kept = {
-        block: graph.ordered_edges(block, circuit.edge_mask(block)) for block in graph.edge_support
-    }
-    sizes = [len(dst) for dst, _ in kept.values()]
-    found = torch.zeros(sum(sizes))
+    kept = {block: circuit.edge_mask(block).nonzero(as_tuple=True) for block in graph.blocks}
+    counts = [len(dst) for dst, _ in kept.values()]
+    strength = torch.zeros(sum(counts))
     if strengths is not None:
-        found = torch.cat([strengths[block][ends].abs() for block, ends in kept.items()])
-    strong = torch.zeros(len(found), dtype=torch.bool)
-    strong[found.argsort(descending=True, stable=True)[:count]] = True
-    parts = zip(kept.items(), strong.split(sizes), strict=True)
+        strength = torch.cat([strengths[block][ends].abs() for block, ends in kept.items()])
+    strong = torch.zeros(len(strength), dtype=torch.bool)
+    strong[strength.argsort(descending=True, stable=True)[:count]] = True
+    parts = zip(kept.items(), strong.split(counts), strict=True)
     return {block: (dst[part], src[part]) for (block, (dst, src)), part in parts}
 
 

@@ -72,8 +72,8 @@ def test_what_trials_tell() -> None:
 def test_guesses_follow_what_happened() -> None:
     graph = ComponentGraph.from_model(tiny.dense("LN", n_heads=2))
     guesses = Guesses(Rule(1.0, False), graph)
-    logits, mlp, query = graph.logits_reader.start, graph.mlp_reader(1).start, 0
-    edge, same_kind = (query, 0), (graph.head_readers(1).start, 3)
+    logits, mlp, query = graph.logits_reader.start, graph.mlp(1).readers.start, 0
+    edge, same_kind = (query, 0), (graph.heads(1).readers.start, 3)
     assert guesses.goes(edge, None) > 0.5
     measured = [guesses.goes(edge, change) for change in (-100.0, 0.9, 1.1, 100.0)]
     assert measured == sorted(measured, reverse=True)

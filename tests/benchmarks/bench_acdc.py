@@ -23,10 +23,10 @@ from sparse_lens.baselines.acdc.order import sublayers_from_the_output
 from sparse_lens.baselines.acdc.run import Rule, Run
 from sparse_lens.circuit import Circuit
 from sparse_lens.graphs import ComponentGraph
+from sparse_lens.graphs.reachability import Acting
 from sparse_lens.objectives import KLDivergence
 from sparse_lens.patching import BoundAblation, bind, full_logits
 from sparse_lens.patching.variants.frame import Frame
-from sparse_lens.patching.variants.needs import Needs
 from sparse_lens.task import Prompts
 
 SHAPES = {
@@ -81,11 +81,11 @@ class Suffix:
         """Of a circuit that differs from the one before at this reader, or later ones."""
         graph, frame = self.graph, self.frame
         for layer, parts in enumerate(frame.layers):
-            heads, columns = list(range(graph.n_heads)), graph.head_writers(layer)
-            if first_row < graph.head_readers(layer).stop:
+            heads, columns = list(range(graph.n_heads)), graph.heads(layer).writers
+            if first_row < graph.heads(layer).readers.stop:
                 found = []
                 for place, letter in enumerate("qkv"):
-                    streams = self._streams(kept, graph.head_readers(layer, letter))
+                    streams = self._streams(kept, graph.heads(layer).readers_of(letter))
                     readers = tuple(place * graph.n_heads + head for head in heads)
                     found.append(parts.project(readers, parts.read_(streams.flatten(1, 2), None)))
                 shape = (*frame.shape[:2], graph.n_heads, graph.d_head)
@@ -94,10 +94,10 @@ class Suffix:
                 live = parts.write(heads, z).view(graph.n_heads, *frame.shape)
                 ablated = frame.ablated(list(range(columns.start, columns.stop)))
                 self.written[columns] = live - ablated
-            row = graph.mlp_reader(layer)
+            row = graph.mlp(layer).readers
             if first_row < row.stop:
                 live = parts.mlp(self._streams(kept, row)[0], None)
-                column = graph.mlp_writer(layer).start
+                column = graph.mlp(layer).writers.start
                 self.written[column] = live - frame.ablated([column])[0]  # type: ignore[index]
         last = self._streams(kept, graph.logits_reader)
         return frame.logits(frame.at_answer(last))[0]
@@ -133,7 +133,7 @@ def loop(bound: BoundAblation, prompts: Prompts, rule: Rule, *, every: int, ours
     first, cpu_first = time.perf_counter() - start, time.process_time() - cpu_start
     for _, rows in sublayers_from_the_output(graph):
         for row in rows:
-            if not Needs.of(graph, kept.numpy()).readers[row]:
+            if not Acting.of(graph, kept.numpy()).readers[row]:
                 kept[row] = False
                 continue
             for writer in kept[row].nonzero().flatten().flip(0).tolist():

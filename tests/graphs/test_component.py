@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformer_lens import HookedTransformer
 
+from sparse_lens.circuit import Circuit
 from sparse_lens.graphs import ComponentGraph
 from tests.graphs.tiny import config, dense_model, sparse_model
 
@@ -60,17 +61,15 @@ def test_nodes_and_split_embeddings_of_gpt2_small():
 
 
 def slow_edge_names(n_layers, n_heads, *, parallel=False, mlps=True, inputs=("input",)):
-    """Edges in EAP-IG's order, one by one."""
+    """Edges one by one: reader after reader, each with the writers before it."""
     stream, names = list(inputs), []
     for layer in range(n_layers):
         heads = [f"a{layer}.h{head}" for head in range(n_heads)]
         mlp = [f"m{layer}"] * mlps
-        reads = [f"{head}<{letter}>" for head in heads for letter in "qkv"]
-        if parallel:
-            names += [f"{writer}->{reader}" for writer in stream for reader in reads + mlp]
-        else:
-            names += [f"{writer}->{reader}" for writer in stream for reader in reads]
-            names += [f"{writer}->{reader}" for writer in stream + heads for reader in mlp]
+        reads = [f"{head}<{letter}>" for letter in "qkv" for head in heads]
+        names += [f"{writer}->{reader}" for reader in reads for writer in stream]
+        before_mlp = stream if parallel else stream + heads
+        names += [f"{writer}->{reader}" for reader in mlp for writer in before_mlp]
         stream += heads + mlp
     return names + [f"{writer}->logits" for writer in stream]
 
@@ -105,7 +104,8 @@ def test_names_of_the_reference_program(fixtures, name):
     reference = json.loads((fixtures / "component_graph" / f"{name}.json").read_text())
     sizes = ("n_layers", "n_heads", "d_model", "parallel_attn_mlp")
     graph = ComponentGraph.from_config(config(**{key: reference["config"][key] for key in sizes}))
-    assert list(graph.edge_names()) == reference["edges"]
+    assert sorted(graph.edge_names()) == sorted(reference["edges"])
+    assert list(Circuit.full(graph).to_eap_ig_json()["edges"]) == reference["edges"]
 
 
 def test_published_circuits_have_only_known_edges(fixtures):
@@ -120,23 +120,40 @@ def test_published_circuits_have_only_known_edges(fixtures):
 def test_slices_of_readers_and_writers_agree_with_names(changes):
     graph = ComponentGraph.from_config(config(3, 2, **changes))
     for layer in range(3):
-        mlp = () if graph.attn_only else (f"m{layer}",)
-        assert graph.writers[graph.head_writers(layer)] == (f"a{layer}.h0", f"a{layer}.h1")
-        assert graph.writers[graph.mlp_writer(layer)] == mlp
-        assert graph.readers[graph.mlp_reader(layer)] == mlp
+        assert graph.writers[graph.heads(layer).writers] == (f"a{layer}.h0", f"a{layer}.h1")
+        if graph.attn_only:
+            with pytest.raises(ValueError, match="without MLPs"):
+                graph.mlp(layer)
+        else:
+            assert graph.writers[graph.mlp(layer).writers] == (f"m{layer}",)
+            assert graph.readers[graph.mlp(layer).readers] == (f"m{layer}",)
         for letter in "qkv":
             heads = (f"a{layer}.h0<{letter}>", f"a{layer}.h1<{letter}>")
-            assert graph.readers[graph.head_readers(layer, letter)] == heads
-        every = [graph.readers[graph.head_readers(layer, letter)] for letter in "qkv"]
-        assert graph.readers[graph.head_readers(layer)] == sum(every, ())
+            assert graph.readers[graph.heads(layer).readers_of(letter)] == heads
+        every = [graph.readers[graph.heads(layer).readers_of(letter)] for letter in "qkv"]
+        assert graph.readers[graph.heads(layer).readers] == sum(every, ())
     assert graph.readers[graph.logits_reader] == ("logits",)
 
 
 def test_readers_belong_to_their_node():
     graph = ComponentGraph.from_config(config(3, 2))
-    nodes, ends = list(graph.node_names()), graph.ends["edges"]
-    assert [nodes[node] for node in ends.src.tolist()] == list(graph.writers)
-    assert [nodes[node] for node in ends.dst.tolist()] == [r.split("<")[0] for r in graph.readers]
+    nodes, block = list(graph.node_names()), graph.block
+    assert [nodes[node] for node in block.src_nodes.tolist()] == list(graph.writers)
+    readers = [reader.split("<")[0] for reader in graph.readers]
+    assert [nodes[node] for node in block.dst_nodes.tolist()] == readers
+
+
+@pytest.mark.parametrize("changes", [{}, {"parallel_attn_mlp": True}, {"attn_only": True}])
+def test_sublayers_stand_in_forward_order_and_read_from_all_writers_before_them(changes):
+    graph = ComponentGraph.from_config(config(3, 2, **changes))
+    n_readers, n_writers = 0, graph.n_inputs
+    for sublayer in graph.sublayers:
+        assert (sublayer.readers.start, sublayer.writers.start) == (n_readers, n_writers)
+        n_readers, n_writers = sublayer.readers.stop, sublayer.writers.stop
+        seen = graph.block.support[sublayer.readers]
+        assert bool(seen[:, : sublayer.n_before].all())
+        assert not bool(seen[:, sublayer.n_before :].any())
+    assert (n_readers, n_writers) == (graph.n_readers - 1, graph.n_writers)
 
 
 @pytest.mark.parametrize(

@@ -76,11 +76,10 @@ def reader_hooks(graph: ComponentGraph) -> list[str]:
 
 def written_at(graph: ComponentGraph, moved: slice) -> str:
     """Where the outputs of writers of one site join the stream."""
-    for layer in range(graph.n_layers):
-        if graph.head_writers(layer) == moved:
-            return f"blocks.{layer}.hook_attn_out"
-        if graph.mlp_writer(layer) == moved:
-            return f"blocks.{layer}.hook_mlp_out"
+    for sublayer in graph.sublayers:
+        if sublayer.writers == moved:
+            point = {"heads": "hook_attn_out", "mlp": "hook_mlp_out"}[sublayer.kind]
+            return f"blocks.{sublayer.layer}.{point}"
     return "blocks.0.hook_resid_pre"
 
 

@@ -10,10 +10,10 @@ import torch
 from sparse_lens.ablation import InterchangeAblation, MeanAblation, ZeroAblation
 from sparse_lens.circuit import Circuit
 from sparse_lens.graphs import ComponentGraph
+from sparse_lens.graphs.reachability import Acting
 from sparse_lens.patching import bind, reference
 from sparse_lens.patching.component.writers import heads_are_coupled
 from sparse_lens.patching.variants.circuit_variants import CircuitVariants
-from sparse_lens.patching.variants.needs import Needs
 from tests.patching import tiny
 from tests.patching.tiny import difference
 
@@ -45,9 +45,9 @@ def at_answers(logits: torch.Tensor) -> torch.Tensor:
 def sublayers(graph: ComponentGraph) -> list[slice]:
     """Readers of one sublayer after the other, from the output back."""
     rows = [graph.logits_reader]
-    for layer in reversed(range(graph.n_layers)):
-        rows += [graph.mlp_reader(layer)] * (not graph.attn_only)
-        rows += [graph.head_readers(layer, "v"), graph.head_readers(layer)]
+    for sublayer in reversed(graph.sublayers):
+        rows += [sublayer.readers_of("v")] * (sublayer.kind == "heads")
+        rows.append(sublayer.readers)
     return rows
 
 
@@ -104,7 +104,7 @@ def test_positions_before_the_first_difference(make: Any, name: str) -> None:
     circuit = CircuitVariants(bind(model, graph, InterchangeAblation()), prompts, kept)
     assert circuit.frame.shape[1] == prompts.clean.shape[1] - shared
     for layer in range(graph.n_layers):
-        where = graph.head_readers(layer)
+        where = graph.heads(layer).readers
         rows = [row for row in range(where.start, where.stop) if circuit.needs.readers[row]]
         cut = np.zeros((1, len(rows), graph.n_writers), dtype=bool)
         changed = kept.copy()
@@ -143,9 +143,9 @@ def test_work_of_a_pass() -> None:
     logits = n * cfg.d_model * cfg.d_vocab
     assert circuit.work([graph.logits_reader.start]) == (1, logits)
     mlp = n * 2 * cfg.d_model * cfg.d_mlp  # the last one acts at the answer position only
-    assert circuit.work([graph.mlp_reader(1).start]) == (2, logits + mlp)
+    assert circuit.work([graph.mlp(1).readers.start]) == (2, logits + mlp)
     head = 2 * n * cfg.d_model * cfg.d_head  # reads and writes there, too
-    query = graph.head_readers(1, "q").start
+    query = graph.heads(1).readers_of("q").start
     assert circuit.work([query]) == (3, logits + mlp + head)
 
 
@@ -180,7 +180,7 @@ def test_needs_at_the_answer_position() -> None:
     for edge in ("input->a0.h0<v>", "a0.h0->m0", "m0->logits", "input->a1.h0<q>"):
         _, reader, writer = graph.parse_edge(edge)
         kept[reader, writer] = True
-    needs = Needs.of(graph, kept)
+    needs = Acting.of(graph, kept)
     assert names(graph.readers, needs.readers) == [
         "a0.h0<q>",
         "a0.h0<k>",

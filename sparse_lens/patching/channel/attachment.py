@@ -40,11 +40,11 @@ def channel_attachment(
     freeze_scales(scales or {}, edits)
     # Edges before nodes: where both act at one hook point, the sum arrives first.
     weights = graph.edge_weights(model) if masks.edges else {}
-    for block, mask in masks.edges.items():
-        if mask.requires_grad or bool(((mask != 1).cpu() & graph.edge_support[block]).any()):
-            source, destination = (graph.sites[name] for name in block.split("->"))
-            parts = (run, source, destination, mask, weights[block])
-            if destination.name.endswith(".attn_out"):
+    for name, mask in masks.edges.items():
+        edges = graph.blocks[name]
+        if mask.requires_grad or bool(((mask != 1).cpu() & edges.support).any()):
+            parts = (run, edges.source, edges.destination, mask, weights[name])
+            if edges.through_attention:
                 _CutValueEdges(*parts, clip=model.cfg.clip_qkv).attach(edits, captures)
             else:
                 _CutEdges(*parts).attach(edits, captures)
@@ -75,8 +75,7 @@ def site_channels(found: Tensor, site: Site) -> Float[Tensor, "batch pos *head w
 
     Before that stands a head axis where each head reads a copy of its own.
     """
-    per_head = site.name.endswith((".q", ".k", ".v"))
-    return found.flatten(-2) if per_head else found
+    return found.flatten(-2) if site.per_head else found
 
 
 class _Run:
@@ -165,9 +164,9 @@ class _CutValueEdges(_CutEdges):
         self._pattern: Tensor | None = None
 
     def attach(self, edits: Hooks, captures: Hooks) -> None:
-        layer = self._source.name.removesuffix(".v")
-        captures.add(f"{layer}.attn.hook_z", self._keep)
-        captures.add(f"{layer}.attn.hook_pattern", self._keep_pattern)
+        at = f"blocks.{self._source.layer}.attn"
+        captures.add(f"{at}.hook_z", self._keep)
+        captures.add(f"{at}.hook_pattern", self._keep_pattern)
         assert self._destination.input_hook_name is not None
         edits.add(self._destination.input_hook_name, self)
 

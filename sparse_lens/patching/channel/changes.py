@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sparse_lens.graphs.channel import ChannelGraph
+from sparse_lens.graphs.channel import ChannelBlock, ChannelGraph
 from sparse_lens.patching.alignment import aligned, like
 from sparse_lens.patching.binding import BoundAblation
 from sparse_lens.patching.channel.attachment import channel_flags, site_channels
@@ -23,9 +23,9 @@ class ChannelChanges:
         self._live: dict[str, Tensor] = {}
         self.captures = Hooks()
         for name, site in graph.sites.items():
-            if edges and name.endswith(".v"):
+            if edges and site.role == "v":
                 # What arrives at attn_out is v through the attention pattern.
-                at = name.removesuffix("v") + "attn"
+                at = f"blocks.{site.layer}.attn"
                 self._keep(f"{at}.hook_z")
                 if name in self._ablated:
                     self._keep(f"{at}.hook_pattern")
@@ -51,12 +51,12 @@ class ChannelChanges:
             live = live[:, :, 0]
         return self._ablated_like(name, live) - live
 
-    def of_edges(self, block: str) -> Float[Tensor, "batch pos src"]:
+    def of_edges(self, block: ChannelBlock) -> Float[Tensor, "batch pos src"]:
         """In what the weights of a block are applied to."""
-        source = block.split("->")[0]
-        if not source.endswith(".v"):
+        source = block.source.name
+        if not block.through_attention:
             return self.of_nodes(source)
-        at = source.removesuffix("v") + "attn"
+        at = f"blocks.{block.source.layer}.attn"
         z = self._live[f"{at}.hook_z"]
         if source not in self._ablated:
             return -z.flatten(2)

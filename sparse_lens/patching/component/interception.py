@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from sparse_lens.graphs.component import LETTERS, ComponentGraph
+from sparse_lens.graphs.component import LETTERS, ComponentGraph, Sublayer
 from sparse_lens.patching.component.reading import attention_reader
 from sparse_lens.patching.component.run import Run
 from sparse_lens.patching.component.writers import has_joint_qk_norm
@@ -26,19 +26,21 @@ def intercept_readers(
     """Add the edits of readers; the flags of TransformerLens under which these work."""
     intercepted = run.plan.intercepted
     split_heads = mlps = False
-    for layer in range(graph.n_layers):
+    for sublayer in graph.sublayers:
+        if not any(intercepted[sublayer.readers]):
+            continue
+        if sublayer.kind == "mlp":
+            mlps = True
+            stream = _InterceptStream(run, sublayer.readers)
+            edits.add(f"blocks.{sublayer.layer}.hook_mlp_in", stream)
+            continue
         heads = {
             letter: [head for head, cut in enumerate(intercepted[rows]) if cut]
             for letter in LETTERS
-            for rows in [graph.head_readers(layer, letter)]
+            for rows in [sublayer.readers_of(letter)]
         }
-        if any(heads.values()):
-            _InterceptHeads(model, graph, run, layer, heads, scales).attach(edits, captures)
+        _InterceptHeads(model, run, sublayer, heads, scales).attach(edits, captures)
         split_heads |= bool(heads["k"] or heads["v"])
-        mlp = graph.mlp_reader(layer)
-        if any(intercepted[mlp]):
-            mlps = True
-            edits.add(f"blocks.{layer}.hook_mlp_in", _InterceptStream(run, mlp))
     if any(intercepted[graph.logits_reader]):
         final = f"blocks.{graph.n_layers - 1}.hook_resid_post"
         edits.add(final, _InterceptStream(run, graph.logits_reader))
@@ -80,13 +82,12 @@ class _InterceptHeads:
     def __init__(
         self,
         model: HookedTransformer,
-        graph: ComponentGraph,
         run: Run,
-        layer: int,
+        sublayer: Sublayer,
         heads: dict[str, list[int]],
         scales: NormScales | None,
     ) -> None:
-        device = model.cfg.device
+        device, layer = model.cfg.device, sublayer.layer
         self._run, self._at = run, f"blocks.{layer}"
         self._attn: Any = model.blocks[layer].attn
         self._reader = attention_reader(model, layer, scales=scales)
@@ -96,9 +97,7 @@ class _InterceptHeads:
             for letter, chosen in heads.items()
             if chosen
         }
-        rows = [
-            graph.head_readers(layer, letter).start + h for letter in heads for h in heads[letter]
-        ]
+        rows = [sublayer.readers_of(letter).start + h for letter in heads for h in heads[letter]]
         self._cut = run.plan.cut[torch.tensor(rows, device=device)]
         self._stream: Tensor | None = None
         self._projected: dict[str, Tensor] = {}

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from sparse_lens.graphs.component import EDGES, ComponentGraph
+from sparse_lens.graphs.reachability import Acting
 from sparse_lens.masks import Masks
 from sparse_lens.patching.component.writers import heads_are_coupled
 
@@ -49,11 +50,13 @@ class Plan:
         if coupled:
             kept = kept * _rows_of_open_heads(graph, gates)[:, None]
         differentiable = gates.requires_grad or kept.requires_grad
-        support = graph.edge_support[EDGES].to(gates.device)
+        support = graph.block.support.to(gates.device)
         if differentiable:
             matters = torch.ones(graph.n_readers, dtype=torch.bool)
         else:
-            heard, matters = _heard(graph, (kept > 0) & (gates > 0) & support, coupled)
+            kept_edges = ((kept > 0) & (gates > 0) & support).cpu().numpy()
+            acting = Acting.of(graph, kept_edges, coupled=coupled)
+            heard, matters = torch.from_numpy(acting.writers), torch.from_numpy(acting.readers)
             gates, gated = gates * heard.to(gates.device), gated | ~heard
         cut = (1 - kept) * support
         touched = _possibly_nonzero(cut) & matters[:, None] & _possibly_nonzero(gates)
@@ -109,30 +112,10 @@ def _rows_of_open_heads(
     """
     rows = torch.ones(graph.n_readers, device=gates.device)
     open_ = (gates.detach() > 0).to(rows.dtype)
-    for layer in range(graph.n_layers):
-        rows[graph.head_readers(layer)] = open_[graph.head_writers(layer)].repeat(3)
+    for sublayer in graph.sublayers:
+        if sublayer.kind == "heads":
+            rows[sublayer.readers] = open_[sublayer.writers].repeat(3)
     return rows
-
-
-def _heard(
-    graph: ComponentGraph, kept: Bool[Tensor, "readers writers"], coupled: bool
-) -> tuple[Bool[Tensor, " writers"], Bool[Tensor, " readers"]]:
-    """Writers with a path of kept edges to the logits, and the readers that such paths enter."""
-    kept = kept.cpu()
-    heard = torch.zeros(graph.n_writers, dtype=torch.bool)
-    matters = torch.zeros(graph.n_readers, dtype=torch.bool)
-    matters[graph.logits_reader] = True
-    for layer in reversed(range(graph.n_layers)):
-        if not graph.attn_only:
-            mlp = graph.mlp_writer(layer)
-            heard[mlp] = kept[matters, mlp].any(0)
-            matters[graph.mlp_reader(layer)] = heard[mlp]
-        heads = graph.head_writers(layer)
-        heard[heads] = kept[matters, heads].any(0)
-        reading = heard[heads].any().expand(graph.n_heads) if coupled else heard[heads]
-        matters[graph.head_readers(layer)] = reading.repeat(3)
-    heard[: graph.n_inputs] = kept[matters, : graph.n_inputs].any(0)
-    return heard, matters
 
 
 def _stored_before_gate(graph: ComponentGraph) -> Bool[Tensor, " writers"]:
@@ -142,6 +125,6 @@ def _stored_before_gate(graph: ComponentGraph) -> Bool[Tensor, " writers"]:
     """
     stored = torch.ones(graph.n_writers, dtype=torch.bool)
     stored[: graph.n_inputs] = graph.split_embeddings
-    for layer in range(graph.n_layers):
-        stored[graph.mlp_writer(layer)] = False
+    for sublayer in graph.sublayers:
+        stored[sublayer.writers] = sublayer.kind == "heads"
     return stored

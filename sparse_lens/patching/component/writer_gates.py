@@ -31,19 +31,20 @@ def gate_writers(
         gate = _GateEmbedding(run, outputs, inputs) if graph.split_embeddings else _Gate(run, 0)
         edits.add(FIRST_STREAM, gate)
         outputs.embedding.watch(captures)
-    for layer in range(graph.n_layers):
-        columns = graph.head_writers(layer)
+    for sublayer in graph.sublayers:
+        layer, columns = sublayer.layer, sublayer.writers
         heads = chosen(columns)
-        if len(heads):
-            if all(run.plan.stored[columns.start + head] for head in heads):
-                gate = _GateStoredHeads(run, heads + columns.start)
-            else:
-                outputs.heads[layer].watch(edits, captures)
-                gate = _GateHeads(run, outputs, layer, columns.start, heads.to(device))
-            edits.add(f"blocks.{layer}.hook_attn_out", gate)
-        mlp = graph.mlp_writer(layer)
-        if any(gated[mlp]):
-            edits.add(f"blocks.{layer}.hook_mlp_out", _Gate(run, mlp.start))
+        if not len(heads):
+            continue
+        if sublayer.kind == "mlp":
+            edits.add(f"blocks.{layer}.hook_mlp_out", _Gate(run, columns.start))
+            continue
+        if all(run.plan.stored[columns.start + head] for head in heads):
+            gate = _GateStoredHeads(run, heads + columns.start)
+        else:
+            outputs.heads[layer].watch(edits, captures)
+            gate = _GateHeads(run, outputs, layer, columns.start, heads.to(device))
+        edits.add(f"blocks.{layer}.hook_attn_out", gate)
 
 
 class _Gate:

@@ -49,16 +49,18 @@ class WriterOutputs:
         if len(chosen):
             captures.add(FIRST_STREAM, _HandOver(receive, where, self.embedding.each, chosen))
             self.embedding.watch(captures)
-        for layer, heads in enumerate(self.heads):
-            chosen, where = places(graph.head_writers(layer))
-            if len(chosen):
-                heads.watch(edits, captures)
-                # As an edit, so that an edit which comes later finds these heads handed over.
-                name = f"blocks.{layer}.hook_attn_out"
-                edits.add(name, _HandOver(receive, where, heads.each, chosen))
-            chosen, where = places(graph.mlp_writer(layer))
-            if len(chosen):
-                captures.add(f"blocks.{layer}.hook_mlp_out", _HandOver(receive, where))
+        for sublayer in graph.sublayers:
+            chosen, where = places(sublayer.writers)
+            if not len(chosen):
+                continue
+            if sublayer.kind == "mlp":
+                captures.add(f"blocks.{sublayer.layer}.hook_mlp_out", _HandOver(receive, where))
+                continue
+            heads = self.heads[sublayer.layer]
+            heads.watch(edits, captures)
+            # As an edit, so that an edit which comes later finds these heads handed over.
+            name = f"blocks.{sublayer.layer}.hook_attn_out"
+            edits.add(name, _HandOver(receive, where, heads.each, chosen))
 
 
 class _HandOver:

@@ -22,7 +22,7 @@ def channel_nodes(passes: Passes) -> Mapping[str, Float[Tensor, " width"]]:
         change = changes.of_nodes(name)
         found = []
         for (channels,) in passes.chunks(torch.arange(site.width)):
-            added = _Added(channels, _columns(change, channels), per_head=_is_split(name))
+            added = _Added(channels, _columns(change, channels), per_head=site.per_head)
             found.append(passes.effects(len(channels), _at(passes, site.hook_name, added)))
         effects[name] = torch.cat(found)
     return effects
@@ -34,15 +34,15 @@ def channel_edges(passes: Passes) -> Mapping[str, Float[Tensor, "dst src"]]:
     assert isinstance(graph, ChannelGraph)
     weights = graph.edge_weights(passes.model)
     effects = {}
-    for block, support in graph.edge_support.items():
-        name = block.split("->")[1]
-        hook_name = graph.sites[name].input_hook_name or ""
-        weight, change = weights[block], changes.of_edges(block)
-        effects[block] = torch.zeros(support.shape, device=weight.device)
-        for dst, src in passes.chunks(*support.nonzero(as_tuple=True)):
+    for name, block in graph.blocks.items():
+        destination = block.destination
+        weight, change = weights[name], changes.of_edges(block)
+        effects[name] = torch.zeros(block.support.shape, device=weight.device)
+        for dst, src in passes.chunks(*block.support.nonzero(as_tuple=True)):
             sent = _columns(change, src) * weight[dst, src][:, None, None]
-            added = _Added(dst, sent, per_head=_is_split(name))
-            effects[block][dst, src] = passes.effects(len(dst), _at(passes, hook_name, added))
+            added = _Added(dst, sent, per_head=destination.per_head)
+            attachment = _at(passes, destination.input_hook_name or "", added)
+            effects[name][dst, src] = passes.effects(len(dst), attachment)
     return effects
 
 
@@ -54,11 +54,6 @@ def _changes_of_channels(passes: Passes, *, edges: bool) -> ChannelChanges:
 
 def _columns(change: Tensor, channels: Indices) -> Float[Tensor, "cuts batch pos"]:
     return change[:, :, channels.to(change.device)].permute(2, 0, 1)
-
-
-def _is_split(site: str) -> bool:
-    """Whether the channels of a site stand in heads."""
-    return site.endswith((".q", ".k", ".v"))
 
 
 def _at(passes: Passes, hook_name: str, edit: Edit) -> Attachment:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sparse_lens.graphs.component import EDGES, LETTERS, ComponentGraph
+from sparse_lens.graphs.component import LETTERS, ComponentGraph
 from sparse_lens.masks import Masks
 from sparse_lens.patching.component.attachment import component_attachment
 from sparse_lens.patching.component.changes import WriterChanges
@@ -24,16 +24,18 @@ def component_edges(passes: Passes) -> Float[Tensor, "readers writers"]:
     effects = torch.zeros(graph.n_readers, graph.n_writers, device=model.cfg.device)
 
     def measure(rows: slice, attach: Callable[[Indices, Indices], Attachment]) -> None:
-        readers, writers = graph.edge_support[EDGES][rows].nonzero(as_tuple=True)
+        readers, writers = graph.block.support[rows].nonzero(as_tuple=True)
         for some_readers, some_writers in passes.chunks(readers, writers):
             found = passes.effects(len(some_readers), attach(some_readers, some_writers))
             effects[rows.start + some_readers, some_writers] = found
 
-    for layer in range(graph.n_layers):
+    for sublayer in graph.sublayers:
+        layer = sublayer.layer
+        if sublayer.kind == "mlp":
+            measure(sublayer.readers, cuts.into_stream(f"blocks.{layer}.hook_mlp_in"))
+            continue
         for letter in LETTERS:
-            measure(graph.head_readers(layer, letter), cuts.into_heads(layer, letter))
-        if not graph.attn_only:
-            measure(graph.mlp_reader(layer), cuts.into_stream(f"blocks.{layer}.hook_mlp_in"))
+            measure(sublayer.readers_of(letter), cuts.into_heads(layer, letter))
     final = f"blocks.{graph.n_layers - 1}.hook_resid_post"
     measure(graph.logits_reader, cuts.into_stream(final))
     return effects

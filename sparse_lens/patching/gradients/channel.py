@@ -68,21 +68,17 @@ def channel_edge_effects(
     graph, changes = runs.graph, runs.changes
     effects: Effects = {}
     for moved in points.moved(graph, edges=True):
-        blocks = {}
-        for block in graph.edge_support:
-            source, destination = block.split("->")
-            if moved in (None, source):
-                blocks[block] = graph.sites[destination]
-        hooks = {block: site.input_hook_name or "" for block, site in blocks.items()}
+        blocks = [b for b in graph.blocks.values() if moved in (None, b.source.name)]
+        hooks = {block.name: block.destination.input_hook_name or "" for block in blocks}
         for gradients in runs.gradients(moved, hooks):
-            for block, site in blocks.items():
-                gradient = _at_channels(gradients[block], site).flatten(0, 1)
-                _add(effects, block, gradient.T @ changes.of_edges(block).flatten(0, 1))
+            for block in blocks:
+                gradient = _at_channels(gradients[block.name], block.destination).flatten(0, 1)
+                _add(effects, block.name, gradient.T @ changes.of_edges(block).flatten(0, 1))
     with torch.no_grad():
         weights = graph.edge_weights(bound.model)
         return {
             block: (weights[block] * effects[block]).float() / len(points.shares)
-            for block in graph.edge_support
+            for block in graph.blocks
         }
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from sparse_lens.graphs.component import EDGES, LETTERS, ComponentGraph
+from sparse_lens.graphs.component import LETTERS, ComponentGraph
 from sparse_lens.objectives import Objective
 from sparse_lens.patching.binding import BoundAblation
 from sparse_lens.patching.component.changes import WriterChanges
@@ -67,7 +67,7 @@ def component_edge_effects(
             gradients = gradients_at(inputs.live, model, run, objective, attachment)
             streams = inputs.stream_gradients(gradients, run, columns.start)
             for readers, tokens, gradient in streams:
-                seen = slice(columns.start, min(columns.stop, _n_seen(graph, readers)))
+                seen = slice(columns.start, min(columns.stop, graph.n_before(readers.start)))
                 change = flat(changes[seen, tokens])
                 effects[readers, seen] += flat(gradient.contiguous()) @ change.T
     return effects / len(points.shares)
@@ -116,14 +116,15 @@ class _ReaderInputs:
             writer: readers before this one are left out.
         """
         graph = self._graph
-        for layer in self._layers:
-            heads, mlp = graph.head_readers(layer), graph.mlp_reader(layer)
-            if _n_seen(graph, heads) > writer:
-                for tokens, gradient in self._heads(layer, gradients, copies):
-                    yield heads, tokens, gradient
-            if not graph.attn_only and _n_seen(graph, mlp) > writer:
-                gradient = copies.total(gradients[f"blocks.{layer}.mlp"])
-                yield mlp, slice(None), gradient.flatten(0, 1)[None]
+        for sublayer in graph.sublayers:
+            if sublayer.layer not in self._layers or sublayer.n_before <= writer:
+                continue
+            if sublayer.kind == "heads":
+                for tokens, gradient in self._heads(sublayer.layer, gradients, copies):
+                    yield sublayer.readers, tokens, gradient
+            else:
+                gradient = copies.total(gradients[f"blocks.{sublayer.layer}.mlp"])
+                yield sublayer.readers, slice(None), gradient.flatten(0, 1)[None]
         yield (
             graph.logits_reader,
             slice(None),
@@ -151,18 +152,10 @@ class _ReaderInputs:
                 yield tokens, self._readers[layer].pull_back_(part, at_reads, here)
 
 
-def _n_seen(graph: ComponentGraph, rows: slice) -> int:
-    """How many writers come before readers that read the same stream."""
-    return int(graph.edge_support[EDGES][rows.start].count_nonzero())
-
-
 def _written_at(graph: ComponentGraph, writers: slice) -> str:
     """Where the writers of one site join the stream."""
     if writers.start < graph.n_inputs:
         return FIRST_STREAM
-    for layer in range(graph.n_layers):
-        if writers == graph.head_writers(layer):
-            return f"blocks.{layer}.hook_attn_out"
-        if not graph.attn_only and writers == graph.mlp_writer(layer):
-            return f"blocks.{layer}.hook_mlp_out"
-    raise AssertionError(writers)
+    (sublayer,) = (sublayer for sublayer in graph.sublayers if sublayer.writers == writers)
+    point = "hook_attn_out" if sublayer.kind == "heads" else "hook_mlp_out"
+    return f"blocks.{sublayer.layer}.{point}"

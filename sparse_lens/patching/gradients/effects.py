@@ -60,7 +60,7 @@ def node_effects(
     graph = bound.graph
     if isinstance(graph, ComponentGraph):
         edges = component_edge_effects(bound, prompts, objective, points, relp=relp, copies=copies)
-        effects = (edges * graph.edge_support[EDGES].to(edges.device)).sum(0)
+        effects = (edges * graph.block.support.to(edges.device)).sum(0)
         return {
             name: effects[where] for name, where in graph.node_slices.items() if name != "logits"
         }

@@ -59,7 +59,5 @@ class GradientPoints:
             return (None,)
         if not edges:
             return [name for name in graph.sites if name != "logits"]
-        leaves = graph.touched.new_zeros(graph.n_nodes)
-        for ends in graph.ends.values():
-            leaves[ends.src] = True
-        return [name for name, where in graph.node_slices.items() if bool(leaves[where].any())]
+        slices = graph.node_slices.items()
+        return [name for name, nodes in slices if bool(graph.edge_sources[nodes].any())]

@@ -34,20 +34,22 @@ def run_component_circuit(
     assert isinstance(graph, ComponentGraph)
     blocks: Any = model.blocks
     kept = edge_weights(masks)
-    outputs: list[Stream] = []  # of the writers so far
-    ablated_outputs: list[Tensor] = [  # of all writers, each broadcasting to [batch, pos, d_model]
+    ablated_outputs = [  # of all writers, each broadcasting to [batch, pos, d_model]
         value
         for name, site in graph.sites.items()
         if name != "logits"
         for value in ablated.get(name, torch.zeros(site.width, 1, 1, 1, device=tokens.device))
     ]
-    biases = torch.zeros(model.cfg.d_model, device=tokens.device)
+    outputs: list[Stream] = []  # of the writers so far
+    biases: dict[int, Float[Tensor, " d_model"]] = {}  # by the column of the layer's first head
 
-    def input_of(reader: int, biases: Tensor) -> Stream:
-        n_before = int(graph.edge_support[EDGES][reader].sum())
-        total = biases
-        for m, y, y_ablated in zip(kept[reader, :n_before], outputs, ablated_outputs, strict=False):
-            total = total + m * y + (1 - m) * y_ablated
+    def input_of(reader: int) -> Stream:
+        n_before = graph.n_before(reader)
+        # Whoever comes after a layer's heads comes after its bias.
+        total: Any = sum(bias for first_head, bias in biases.items() if first_head < n_before)
+        for writer in range(n_before):
+            m = kept[reader, writer]
+            total = total + m * outputs[writer] + (1 - m) * ablated_outputs[writer]
         return total
 
     stream, _, positions, _ = model.input_to_embed(tokens)
@@ -55,19 +57,15 @@ def run_component_circuit(
         outputs += [model.embed(tokens), model.pos_embed(tokens).expand_as(stream)]
     else:
         outputs.append(stream)
-    for layer, block in enumerate(blocks):
-        rows = graph.head_readers(layer)
-        inputs = [input_of(row, biases) for row in range(rows.start, rows.stop)]
-        heads, bias = attention(model, block, inputs, positions)
-        outputs += heads
-        if not graph.attn_only:
-            # In parallel with attention, the MLP reads what attention reads.
-            seen = input_of(
-                graph.mlp_reader(layer).start, biases if graph.parallel else biases + bias
-            )
-            outputs.append(mlp(model, block, seen, positions))
-        biases = biases + bias
-    final = input_of(graph.logits_reader.start, biases)
+    for sublayer in graph.sublayers:
+        block, readers = blocks[sublayer.layer], range(graph.n_readers)[sublayer.readers]
+        inputs = [input_of(reader) for reader in readers]
+        if sublayer.kind == "heads":
+            heads, biases[sublayer.writers.start] = attention(model, block, inputs, positions)
+            outputs += heads
+        else:
+            outputs.append(mlp(model, block, inputs[0], positions))
+    final = input_of(graph.logits_reader.start)
     logits = model(final, start_at_layer=graph.n_layers, tokens=tokens)
     by_writer = torch.stack(outputs)  # [writers, batch, pos, d_model]
     sites = {name: by_writer[nodes] for name, nodes in graph.node_slices.items()}
@@ -88,7 +86,7 @@ def edge_weights(masks: Masks) -> Float[Tensor, "readers writers"]:
     nodes = torch.cat(gates)  # the writers and, last, the logits
     weights = masks.edges.get(EDGES, any_mask.new_ones(graph.n_readers, graph.n_writers))
     weights = weights * nodes[:-1]
-    weights = weights * (nodes.detach() > 0)[graph.ends[EDGES].dst.to(nodes.device), None]
+    weights = weights * (nodes.detach() > 0)[graph.block.dst_nodes.to(nodes.device), None]
     return torch.cat([weights[:-1], weights[-1:] * nodes[-1]])
 
 

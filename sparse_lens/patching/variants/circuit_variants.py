@@ -5,12 +5,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sparse_lens.graphs.component import EDGES, LETTERS, ComponentGraph
+from sparse_lens.graphs.component import LETTERS, ComponentGraph
+from sparse_lens.graphs.reachability import Acting
 from sparse_lens.patching.binding import BoundAblation
 from sparse_lens.patching.component.writers import heads_are_coupled
 from sparse_lens.patching.variants.forward import VariantPass
 from sparse_lens.patching.variants.frame import Frame
-from sparse_lens.patching.variants.needs import Needs
 from sparse_lens.patching.variants.plan import Plan, what_differs
 from sparse_lens.patching.variants.spans import span
 from sparse_lens.task import Prompts
@@ -42,7 +42,7 @@ class CircuitVariants:
             )
         self.graph, self.kept = graph, kept.copy()
         self.frame = Frame(bound, prompts, only_where_differing=True)
-        self._needs: Needs | None = None
+        self._needs: Acting | None = None
         zeros = self.frame.inputs.new_zeros
         self.differences = zeros(graph.n_writers, *self.frame.shape)
         """live - ablated, by writer; not computed where nothing needs it"""
@@ -64,10 +64,10 @@ class CircuitVariants:
         self._last.adopt(0)
 
     @property
-    def needs(self) -> Needs:
+    def needs(self) -> Acting:
         """What acts on the circuit's output."""
         if self._needs is None:
-            self._needs = Needs.of(self.graph, self.kept)
+            self._needs = Acting.of(self.graph, self.kept)
         return self._needs
 
     @torch.no_grad()
@@ -95,7 +95,7 @@ class CircuitVariants:
 
     def _sublayer(self, row: int) -> int:
         """How many writers come before a reader."""
-        return int(self.graph.edge_support[EDGES][row].sum())
+        return self.graph.n_before(row)
 
     def work(self, rows: list[int]) -> tuple[int, int]:
         """Sublayers that a pass runs whose variants differ at these readers, and multiplications
@@ -105,17 +105,14 @@ class CircuitVariants:
         readers, writers = what_differs(self, rows, needs)
         reads = readers * np.where(needs.readers_everywhere, batch * pos, batch)
         writes = writers * np.where(needs.writers_everywhere, batch * pos, batch)
-        heads, mlps = zip(
-            *((graph.head_readers(at), graph.mlp_reader(at)) for at in range(graph.n_layers)),
-            strict=True,
-        )
-        n_sublayers = 1 + sum(bool(readers[where].any()) for where in (*heads, *mlps))
-        in_heads = sum(
-            int(reads[where].sum() + writes[graph.head_writers(at)].sum())
-            for at, where in enumerate(heads)
-        )
-        in_mlps = sum(int(reads[where].sum()) for where in mlps)
-        widths = in_heads * graph.d_head + in_mlps * self.frame.mlp_width + batch * self.frame.vocab
+        n_sublayers, widths = 1, batch * self.frame.vocab
+        for sublayer in graph.sublayers:
+            n_sublayers += bool(readers[sublayer.readers].any())
+            n_rows = int(reads[sublayer.readers].sum())
+            if sublayer.kind == "mlp":
+                widths += n_rows * self.frame.mlp_width
+            else:
+                widths += (n_rows + int(writes[sublayer.writers].sum())) * graph.d_head
         return n_sublayers, graph.d_model * widths
 
     @torch.no_grad()

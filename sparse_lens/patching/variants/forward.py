@@ -69,7 +69,7 @@ class VariantPass:
         circuit.add(plan.writers_everywhere.tolist(), self._changes[:, variant], everywhere=True)
         circuit.add(plan.writers.tolist(), self._changes_at_answer[:, variant], everywhere=False)
         for layer, reads, values in self._projected:
-            first = self._graph.head_readers(layer).start
+            first = self._graph.heads(layer).readers.start
             known, places = circuit.projected[layer], [row - first for row in reads.rows]
             if reads.everywhere:
                 known[span(places)] = values[:, variant]
@@ -111,7 +111,7 @@ class VariantPass:
 
     def _project(self, layer: int, reads: Reads) -> Float[Tensor, "rows variants batch *pos d"]:
         """Queries, keys and values that differ at all positions, or at the answer's."""
-        parts, first = self._frame.layers[layer], self._graph.head_readers(layer).start
+        parts, first = self._frame.layers[layer], self._graph.heads(layer).readers.start
         readers = tuple(row - first for row in reads.rows)
         found = []
         for chunk, streams in self._streams(reads):

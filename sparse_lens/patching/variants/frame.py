@@ -1,5 +1,6 @@
 """What all circuits of a model have in common when they run on the same prompts."""
 
+from bisect import bisect_right
 from typing import Any
 
 import torch
@@ -71,10 +72,9 @@ class Frame:
 
     def background(self, row: int, *, everywhere: bool) -> Float[Tensor, "batch *pos d_model"]:
         """The stream that a reader sees when all its edges are cut."""
-        layer, place = divmod(row, 3 * self.graph.n_heads + (not self.graph.attn_only))
-        is_mlp = place == 3 * self.graph.n_heads
         streams = self._backgrounds if everywhere else self._backgrounds_at_answer
-        return streams[2 * layer + is_mlp]
+        stops = [sublayer.readers.stop for sublayer in self.graph.sublayers]
+        return streams[bisect_right(stops, row)]
 
     def at_answer(self, values: Float[Tensor, "*any batch pos d"]) -> Float[Tensor, "*any batch d"]:
         """Of each prompt the values at the answer position."""
@@ -150,14 +150,16 @@ class Frame:
         return logits.view(*stream.shape[:2], -1)
 
     def _all_backgrounds(self) -> list[Float[Tensor, "batch pos d_model"]]:
-        """By sublayer (two a layer), and of the final stream."""
-        graph, found = self.graph, []
+        """By sublayer, and of the final stream."""
+        graph, backgrounds = self.graph, []
         stream = self.inputs.new_zeros(self.shape) + self._sum(slice(0, graph.n_inputs))
-        for layer, parts in enumerate(self.layers):
-            after = stream + self._sum(graph.head_writers(layer)) + parts.constant
-            found += [stream, stream if graph.parallel else after]
-            stream = after + self._sum(graph.mlp_writer(layer))
-        return [*found, stream]
+        for sublayer in graph.sublayers:
+            in_parallel = graph.parallel and sublayer.kind == "mlp"
+            backgrounds.append(backgrounds[-1] if in_parallel else stream)
+            stream = stream + self._sum(sublayer.writers)
+            if sublayer.kind == "heads":
+                stream = stream + self.layers[sublayer.layer].constant
+        return [*backgrounds, stream]
 
     def _values_of(self, bound: BoundAblation, prompts: Prompts) -> Tensor | None:
         """What ablated writers carry; see `BoundAblation.writer_values`."""
@@ -189,7 +191,7 @@ class Frame:
         batch, pos, width = self.shape
         readers = tuple(range(3 * self.graph.n_heads))
         for layer, parts in enumerate(self.layers):
-            row = self.graph.head_readers(layer).start
+            row = self.graph.heads(layer).readers.start
             stream = self.background(row, everywhere=True)[:, :n].flatten(0, 1)
             positions = None if self._positions is None else self._positions[:, :n]
             read = parts.read_(stream[None].clone(), positions).expand(len(readers), -1, -1)

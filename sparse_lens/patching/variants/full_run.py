@@ -73,12 +73,12 @@ def writer_outputs(
         else:
             by_head = (one.permute(1, 2, 0, 3) for one in (queries, keys, values))
             z = parts.attend(everyone, *by_head, embedded.mask).permute(2, 0, 1, 3)
-        heads = outputs[graph.head_writers(layer)]
+        heads = outputs[graph.heads(layer).writers]
         heads.copy_(parts.write(everyone, z.flatten(1, 2)).view_as(heads))
         after = stream + heads.sum(0) + parts.constant
         if not graph.attn_only:
             mlp = parts.mlp(stream if graph.parallel else after, positions)
-            outputs[graph.mlp_writer(layer)] = mlp
+            outputs[graph.mlp(layer).writers] = mlp
             after = after + mlp
         stream = after
     return outputs

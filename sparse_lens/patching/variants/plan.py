@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sparse_lens.graphs.component import LETTERS
-from sparse_lens.patching.variants.needs import Needs
+from sparse_lens.graphs.component import Sublayer
+from sparse_lens.graphs.reachability import Acting
 from sparse_lens.patching.variants.spans import span
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class Plan:
         needs: of the circuit, as far as they lie in this sublayer and after it.
     """
 
-    def __init__(self, circuit: CircuitVariants, rows: Sequence[int] | None, needs: Needs) -> None:
+    def __init__(self, circuit: CircuitVariants, rows: Sequence[int] | None, needs: Acting) -> None:
         self._circuit, self._rows, self._needs = circuit, rows, needs
         graph = circuit.graph
         self._readers, writers = what_differs(circuit, rows, needs)
@@ -122,20 +122,25 @@ class Plan:
         """those of them that are heard at all positions"""
         self.steps: list[HeadsStep | MLPStep] = []
         """in the order of the layers"""
-        for layer in range(graph.n_layers):
-            if writers[graph.head_writers(layer)].any():
-                self.steps.append(self._heads_step(layer, writers[graph.head_writers(layer)]))
-            row, column = graph.mlp_reader(layer), graph.mlp_writer(layer)
-            if self._readers[row].any():
-                everywhere = bool(needs.readers_everywhere[row])
-                reads = self._reads([row.start], column.start, everywhere=everywhere)
-                self.steps.append(MLPStep(layer, reads, self._slots([column.start], everywhere)))
+        for sublayer in graph.sublayers:
+            if not writers[sublayer.writers].any():
+                continue
+            if sublayer.kind == "heads":
+                self.steps.append(self._heads_step(sublayer, writers[sublayer.writers]))
+            else:
+                self.steps.append(self._mlp_step(sublayer))
         last = [graph.logits_reader.start]
         self.logits = self._reads(last, graph.n_writers, everywhere=False)
 
-    def _heads_step(self, layer: int, differ: np.ndarray) -> HeadsStep:
+    def _mlp_step(self, sublayer: Sublayer) -> MLPStep:
+        row, column = sublayer.readers.start, sublayer.writers.start
+        everywhere = bool(self._needs.readers_everywhere[row])
+        reads = self._reads([row], column, everywhere=everywhere)
+        return MLPStep(sublayer.layer, reads, self._slots([column], everywhere))
+
+    def _heads_step(self, sublayer: Sublayer, differ: np.ndarray) -> HeadsStep:
         graph, needs = self._circuit.graph, self._needs
-        where, columns = graph.head_readers(layer), graph.head_writers(layer)
+        where, columns = sublayer.readers, sublayer.writers
         reads = []
         for everywhere in (True, False):
             chosen = self._readers[where] & (needs.readers_everywhere[where] == everywhere)
@@ -153,7 +158,7 @@ class Plan:
                 ]
                 slots = self._slots([columns.start + head for head in ours], everywhere)
                 heads.append(Heads(ours, slots, (found[0], found[1], found[2])))
-        return HeadsStep(layer, reads, heads)
+        return HeadsStep(sublayer.layer, reads, heads)
 
     def _reads(self, rows: list[int], n_before: int, *, everywhere: bool) -> Reads:
         circuit, kept = self._circuit, self._circuit.kept[rows]
@@ -192,7 +197,7 @@ class Plan:
 
 
 def what_differs(
-    circuit: CircuitVariants, rows: Sequence[int] | None, needs: Needs
+    circuit: CircuitVariants, rows: Sequence[int] | None, needs: Acting
 ) -> tuple[np.ndarray, np.ndarray]:
     """Readers and writers that act on the output and differ, bool each, when some readers do.
 
@@ -203,15 +208,12 @@ def what_differs(
     graph, kept = circuit.graph, circuit.kept
     readers, writers = np.zeros(graph.n_readers, bool), np.zeros(graph.n_writers, bool)
     readers[slice(None) if rows is None else rows] = True
-    for layer in range(graph.n_layers):
-        if rows and graph.mlp_reader(layer).stop <= min(rows):
+    for sublayer in graph.sublayers:
+        if rows and sublayer.readers.stop <= min(rows):
             continue  # before them
-        heads = graph.head_readers(layer)
-        readers[heads] |= (kept[heads] & writers).any(1)
-        readers[heads] &= needs.readers[heads]
-        writers[graph.head_writers(layer)] = readers[heads].reshape(len(LETTERS), -1).any(0)
-        mlp = graph.mlp_reader(layer)
-        readers[mlp] |= (kept[mlp] & writers).any(1)
-        readers[mlp] &= needs.readers[mlp]
-        writers[graph.mlp_writer(layer)] = readers[mlp]
+        reading = sublayer.readers
+        readers[reading] |= (kept[reading] & writers).any(1)
+        readers[reading] &= needs.readers[reading]
+        n_writers = sublayer.writers.stop - sublayer.writers.start
+        writers[sublayer.writers] = readers[reading].reshape(-1, n_writers).any(0)
     return readers, writers

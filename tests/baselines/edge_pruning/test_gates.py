@@ -16,7 +16,7 @@ each_graph = pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS.keys()
 
 
 def source_of(graph: Graph, block: str, column: int) -> int:
-    return int(graph.ends[block].src[column])
+    return int(graph.blocks[block].src_nodes[column])
 
 
 def slow_edge_gates(gates: EdgeGates, values: Tensor) -> dict[tuple[str, int, int], float]:
@@ -85,4 +85,4 @@ def test_ranks_with_gates_of_writers_keep_apart_what_is_far_out() -> None:
     )
     edges = gates.scores(log_alpha, 1.6).edges
     assert edges is not None
-    assert bool((gates.flat(edges).diff() > 0).all())
+    assert bool((graph.flatten_edges(edges).diff() > 0).all())

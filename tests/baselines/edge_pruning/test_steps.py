@@ -48,7 +48,10 @@ def two_steps_by_hand(kind: str, writers: bool, expected_l0: bool) -> Scores:
             )
         kept = torch.zeros(())
         for block, mask in gates.masks(counted).edges.items():
-            kept = kept + (mask * nodes[graph.ends[block].src])[graph.edge_support[block]].sum()
+            kept = (
+                kept
+                + (mask * nodes[graph.blocks[block].src_nodes])[graph.edge_support[block]].sum()
+            )
         excess = 1 - kept / graph.n_edges - 0.9 * step / 2
         loss = loss + multipliers[0] * excess + multipliers[1] * excess**2
         gradients = torch.autograd.grad(loss, [log_alpha, multipliers])
