@@ -8,9 +8,14 @@ from sparse_lens.baselines.acdc.order import sublayers_from_the_output
 from sparse_lens.baselines.acdc.run import Edge, Rule, Run
 from sparse_lens.circuit import Circuit
 from sparse_lens.objectives import Objective
-from sparse_lens.patching import BoundAblation, answer_logits, full_logits, patched
-from sparse_lens.patching.binding import BoundConstants
-from sparse_lens.patching.variants.needs import acting_rows
+from sparse_lens.patching import (
+    BoundAblation,
+    BoundConstants,
+    acting_rows,
+    answer_logits,
+    full_logits,
+    patched,
+)
 from sparse_lens.task import Prompts
 
 

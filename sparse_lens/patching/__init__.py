@@ -1,12 +1,14 @@
 """The masked forward pass: a model runs as one of its circuits. Nothing else touches hooks."""
 
+from sparse_lens.patching.acting import acting_rows
 from sparse_lens.patching.activations import mean_activations
-from sparse_lens.patching.binding import BoundAblation, bind
+from sparse_lens.patching.binding import BoundAblation, BoundConstants, bind
 from sparse_lens.patching.exact.effects import exact_edge_effects, exact_node_effects
 from sparse_lens.patching.fit import check_prompts
 from sparse_lens.patching.gradients.effects import edge_effects, node_effects
 from sparse_lens.patching.gradients.points import GradientPoints
 from sparse_lens.patching.hooks import counted, frozen
+from sparse_lens.patching.incremental.circuit_variants import CircuitVariants
 from sparse_lens.patching.norms import has_norms
 from sparse_lens.patching.run import (
     answer_logits,
@@ -18,7 +20,10 @@ from sparse_lens.patching.run import (
 
 __all__ = [
     "BoundAblation",
+    "BoundConstants",
+    "CircuitVariants",
     "GradientPoints",
+    "acting_rows",
     "answer_logits",
     "bind",
     "check_prompts",

@@ -11,9 +11,8 @@ from sparse_lens.ablation import InterchangeAblation, MeanAblation, ZeroAblation
 from sparse_lens.circuit import Circuit
 from sparse_lens.graphs import ComponentGraph
 from sparse_lens.graphs.reachability import Acting
-from sparse_lens.patching import bind, reference
+from sparse_lens.patching import CircuitVariants, bind, reference
 from sparse_lens.patching.component.writers import heads_are_coupled
-from sparse_lens.patching.variants.circuit_variants import CircuitVariants
 from tests.patching import tiny
 from tests.patching.tiny import difference
 
@@ -63,7 +62,7 @@ def test_variants_are_the_circuits_that_they_stand_for(make: Any, name: str) -> 
     random = np.random.default_rng(0)
     twice = [where for where in sublayers(graph) for _ in range(2)]
     for where in [*twice, *twice]:  # from the output back, then again
-        rows = [row for row in range(where.start, where.stop) if circuit.needs.readers[row]]
+        rows = [row for row in range(where.start, where.stop) if circuit.acting.readers[row]]
         if not rows:
             continue
         less = random.random((VARIANTS, len(rows), graph.n_writers)) < 0.9
@@ -102,10 +101,10 @@ def test_positions_before_the_first_difference(make: Any, name: str) -> None:
     ablated = tiny.activations(model, graph, corrupted)
     kept = tiny.random_edges(graph, 0.8, 1).edge_mask("edges").numpy()
     circuit = CircuitVariants(bind(model, graph, InterchangeAblation()), prompts, kept)
-    assert circuit.frame.shape[1] == prompts.clean.shape[1] - shared
+    assert circuit.n_positions == prompts.clean.shape[1] - shared
     for layer in range(graph.n_layers):
         where = graph.heads(layer).readers
-        rows = [row for row in range(where.start, where.stop) if circuit.needs.readers[row]]
+        rows = [row for row in range(where.start, where.stop) if circuit.acting.readers[row]]
         cut = np.zeros((1, len(rows), graph.n_writers), dtype=bool)
         changed = kept.copy()
         changed[rows] = False
@@ -130,7 +129,7 @@ def test_no_position_is_left_out_where_heads_attend_to_later_ones() -> None:
     prompts = replace(PROMPTS, corrupted=corrupted)
     kept = graph.edge_support["edges"].numpy()
     circuit = CircuitVariants(bind(model, graph, InterchangeAblation()), prompts, kept)
-    assert circuit.frame.shape[1] == prompts.clean.shape[1]
+    assert circuit.n_positions == prompts.clean.shape[1]
     assert difference(circuit.logits, at_answers(model(PROMPTS.clean))) < 1e-9
 
 

@@ -12,14 +12,14 @@ from transformer_lens.components.unembed import Unembed
 from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 
 from sparse_lens.patching.component.reading import fused_norm
-from sparse_lens.patching.variants.bare import bare
+from sparse_lens.patching.hookless import without_hooks
 
 Unembedding = Callable[[Float[Tensor, "variants n d_model"]], Float[Tensor, "variants n vocab"]]
 Feedforward = Callable[[Float[Tensor, "batch pos d_model"]], Float[Tensor, "batch pos d_model"]]
 
 
 def plain_mlp(block: Any) -> Feedforward | None:
-    """Of a block, from its normed stream; None where more than two products and a function."""
+    """A block's MLP on its normed stream; None where it is more than two matrices and a function."""
     mlp, cfg = block.mlp, block.cfg
     is_plain = (
         type(mlp) is MLP
@@ -52,7 +52,7 @@ def plain_unembedding(model: HookedTransformer) -> Unembedding | None:
     if not is_plain:
         return None
     has_norm = model.cfg.normalization_type is not None
-    norm = fused_norm(bare(model.ln_final)) if has_norm else nn.Identity()
+    norm = fused_norm(without_hooks(model.ln_final)) if has_norm else nn.Identity()
 
     def unembed(
         streams: Float[Tensor, "variants n d_model"],
