@@ -9,9 +9,9 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
+from sparse_lens.cost import CostMeter
 from sparse_lens.graphs.base import Graph
 from sparse_lens.graphs.component import ComponentGraph
-from sparse_lens.method import CostMeter
 from sparse_lens.objectives import Objective, TaskLoss
 from sparse_lens.patching import (
     BoundAblation,

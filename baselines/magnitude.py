@@ -11,10 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from sparse_lens.cost import CostMeter
 from sparse_lens.graphs.base import Graph
 from sparse_lens.graphs.channel import ChannelGraph
 from sparse_lens.graphs.component import EDGES, LETTERS, ComponentGraph
-from sparse_lens.method import CostMeter
 from sparse_lens.objectives import Objective, TaskLoss
 from sparse_lens.patching import BoundAblation
 from sparse_lens.ranking_method import Ranking, RankingMethod

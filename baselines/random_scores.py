@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
+from sparse_lens.cost import CostMeter
 from sparse_lens.graphs.base import Graph
 from sparse_lens.graphs.component import EDGES, ComponentGraph
-from sparse_lens.method import CostMeter
 from sparse_lens.objectives import Objective, TaskLoss
 from sparse_lens.patching import BoundAblation
 from sparse_lens.ranking_method import Ranking, RankingMethod

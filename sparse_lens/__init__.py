@@ -6,17 +6,19 @@ Public names are imported when they are first used: `import sparse_lens as sl` i
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from sparse_lens._version import __version__ as __version__
+
 if TYPE_CHECKING:
     from sparse_lens.ablation import Ablation as Ablation
     from sparse_lens.ablation import InterchangeAblation as InterchangeAblation
     from sparse_lens.ablation import MeanAblation as MeanAblation
     from sparse_lens.ablation import ZeroAblation as ZeroAblation
     from sparse_lens.circuit import Circuit as Circuit
+    from sparse_lens.discovery import Discovery as Discovery
     from sparse_lens.evals.compare import compare as compare
     from sparse_lens.graphs.channel import ChannelGraph as ChannelGraph
     from sparse_lens.graphs.component import ComponentGraph as ComponentGraph
     from sparse_lens.masks import Masks as Masks
-    from sparse_lens.method import Discovery as Discovery
     from sparse_lens.method import Method as Method
     from sparse_lens.models.checkpoint import load_sparse_gpt as load_sparse_gpt
     from sparse_lens.models.checkpoint import save_sparse_gpt as save_sparse_gpt
@@ -40,11 +42,12 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "sparse_lens.ablation": ("Ablation", "InterchangeAblation", "MeanAblation", "ZeroAblation"),
     "sparse_lens.circuit": ("Circuit",),
+    "sparse_lens.discovery": ("Discovery",),
     "sparse_lens.evals.compare": ("compare",),
     "sparse_lens.graphs.channel": ("ChannelGraph",),
     "sparse_lens.graphs.component": ("ComponentGraph",),
     "sparse_lens.masks": ("Masks",),
-    "sparse_lens.method": ("Discovery", "Method"),
+    "sparse_lens.method": ("Method",),
     "sparse_lens.models.checkpoint": ("load_sparse_gpt", "save_sparse_gpt"),
     "sparse_lens.models.config": ("SparseGPTConfig",),
     "sparse_lens.models.sparse_gpt": ("HookedSparseGPT",),
@@ -60,7 +63,6 @@ _PUBLIC = {
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 
 __all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
-__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:

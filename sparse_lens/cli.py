@@ -52,9 +52,9 @@ AnyModelName = Annotated[
 
 def _print_version(wanted: bool | None) -> None:
     if wanted:
-        import sparse_lens
+        from sparse_lens._version import __version__
 
-        typer.echo(sparse_lens.__version__)
+        typer.echo(__version__)
         raise typer.Exit
 
 

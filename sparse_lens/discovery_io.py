@@ -13,9 +13,11 @@ from torch import Tensor
 from sparse_lens import circuit_io, graph_file
 from sparse_lens.calibration import Calibration
 from sparse_lens.circuit import Circuit
+from sparse_lens.cost import Cost
 from sparse_lens.dataclass_json import Fetch, Store, from_json, make, to_json
+from sparse_lens.discovery import Discovery
 from sparse_lens.graphs.base import Graph
-from sparse_lens.method import Cost, Discovery, Method, registry
+from sparse_lens.method import Method, registry
 from sparse_lens.scores import Scores
 from sparse_lens.search import ChosenCircuit
 from sparse_lens.selection import GreedyScores

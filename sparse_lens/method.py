@@ -1,28 +1,22 @@
-"""What a circuit-finding method is, and what it returns."""
+"""What a circuit-finding method is, and which methods are installed."""
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from importlib.metadata import entry_points
-from os import PathLike
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
 from transformer_lens import HookedTransformer
 
 from sparse_lens.ablation import Ablation
-from sparse_lens.circuit import Circuit
 from sparse_lens.graphs.base import Graph
 from sparse_lens.objectives import Objective
-from sparse_lens.patching import BoundAblation, check_prompts, counted
-from sparse_lens.scores import Scores
-from sparse_lens.search import ChosenCircuit
+from sparse_lens.patching import BoundAblation, check_prompts
+from sparse_lens.plugins import load_entry_points
 from sparse_lens.task import Task
-from sparse_lens.versions import installed_versions
+
+if TYPE_CHECKING:
+    from sparse_lens.discovery import Discovery
 
 ENTRY_POINT_GROUP = "sparse_lens.methods"
 
@@ -53,113 +47,6 @@ class Method(ABC):
         """
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What a discovery took."""
-
-    forward_passes: int = 0
-    """Passes of a batch through the model, circuits included."""
-
-    backward_passes: int = 0
-    seconds: float = 0.0
-    peak_memory: int | None = None
-    """Bytes on a CUDA device; None elsewhere."""
-
-
-@dataclass(frozen=True, eq=False)
-class Discovery:
-    """What a method found: a ranking of nodes or edges, and the circuit that it chose."""
-
-    method: Method
-    task: str
-    """The task's name."""
-
-    scores: Scores
-    """Higher is more important (by absolute value where `absolute`)."""
-
-    chosen: ChosenCircuit | None
-    """The smallest circuit that meets the target; None where there were no validation prompts."""
-
-    cost: Cost
-    seed: int
-    absolute: bool = True
-    """Whether the ranking is by absolute value."""
-
-    history: tuple[Mapping[str, float], ...] = field(default=(), repr=False)
-    """The course of an optimisation, a row a step."""
-
-    circuits: tuple[Circuit, ...] = field(default=(), repr=False)
-    """Circuits that the method itself settled on, such as one for each threshold or target; a
-    method that only ranks has none."""
-
-    versions: Mapping[str, str] = field(default_factory=installed_versions, repr=False)
-    """Of sparse-lens, torch, transformer-lens and Python."""
-
-    @property
-    def circuit(self) -> Circuit:
-        """The circuit that the method chose.
-
-        Raises:
-            ValueError: when it had no validation prompts to choose on.
-        """
-        if self.chosen is None:
-            raise ValueError(
-                f"task {self.task!r} has no validation split to choose a circuit on: pass "
-                "Task(..., validation=Prompts(...)), or take discovery.at(n_edges=...)."
-            )
-        return self.chosen.circuit
-
-    def at(self, *, n_edges: int | None = None, n_nodes: int | None = None) -> Circuit:
-        """The circuit of a given size: the nearest of `circuits`, else see :meth:`Scores.top`.
-
-        Of two that are equally near the smaller is taken.
-
-        Raises:
-            ValueError: unless exactly one of the sizes is given.
-        """
-        if (n_edges is None) == (n_nodes is None):
-            raise ValueError("pass either n_edges or n_nodes.")
-        if self.circuits and n_edges is not None:
-            return min(self.circuits, key=lambda c: (abs(c.n_edges - n_edges), c.n_edges))
-        if self.circuits and n_nodes is not None:
-            return min(self.circuits, key=lambda c: (abs(c.n_nodes - n_nodes), c.n_nodes))
-        return self.scores.top(n_nodes=n_nodes, n_edges=n_edges, absolute=self.absolute)
-
-    def save(self, path: str | PathLike[str]) -> None:
-        """Write to one safetensors file; see `sparse_lens.discovery_io.save`."""
-        from sparse_lens import discovery_io
-
-        discovery_io.save(self, path)
-
-    @classmethod
-    def load(cls, path: str | PathLike[str], graph: Graph) -> Discovery:
-        """Read what `save` wrote; see `sparse_lens.discovery_io.load`."""
-        from sparse_lens import discovery_io
-
-        return discovery_io.load(path, graph)
-
-
-class CostMeter:
-    """Counts passes and takes the time while a method works."""
-
-    def __init__(self, device: torch.device | str | None) -> None:
-        self.forward_passes = 0
-        self.backward_passes = 0
-        self._device = torch.device(device or "cpu")
-        self._started = time.perf_counter()
-        if self._device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self._device)
-
-    def cost(self) -> Cost:
-        """What was spent so far."""
-        peak = None
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-            peak = torch.cuda.max_memory_allocated(self._device)
-        seconds = time.perf_counter() - self._started
-        return Cost(self.forward_passes, self.backward_passes, seconds, peak)
-
-
 def check_task(model: HookedTransformer, task: Task) -> None:
     """Refuse, before anything is computed, a task that cannot be asked of a model.
 
@@ -177,18 +64,6 @@ def check_task(model: HookedTransformer, task: Task) -> None:
             check_prompts(model, prompts)
 
 
-@contextmanager
-def metered(model: HookedTransformer) -> Iterator[CostMeter]:
-    """Count every forward pass of a model inside the context."""
-    meter = CostMeter(model.cfg.device)
-
-    def count() -> None:
-        meter.forward_passes += 1
-
-    with counted(model, count):
-        yield meter
-
-
 def registry() -> dict[str, type[Method]]:
     """Every installed method by its name, ours and those of other packages.
 
@@ -196,19 +71,6 @@ def registry() -> dict[str, type[Method]]:
 
     Raises:
         ImportError: when one cannot be imported, naming the package that it comes from.
+        ValueError: when one is no method.
     """
-    points = sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name)
-    return {point.name: _load(point) for point in points}
-
-
-def _load(point: Any) -> type[Method]:
-    """The class that an entry point names. Where the backport of importlib.metadata is installed,
-    that is an entry point of the backport."""
-    try:
-        return point.load()
-    except (ImportError, AttributeError) as error:
-        package = "an unknown package" if point.dist is None else point.dist.name
-        raise ImportError(
-            f"the method {point.name!r} of {package} cannot be imported from {point.value}: "
-            f"{error}. Mend or uninstall that package."
-        ) from error
+    return load_entry_points(ENTRY_POINT_GROUP, Method)

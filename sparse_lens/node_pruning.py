@@ -10,10 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparse_lens.calibration import fit_calibration
+from sparse_lens.cost import CostMeter
 from sparse_lens.graphs.base import Graph
 from sparse_lens.learning import PromptOrder, share_of_peak
 from sparse_lens.masks import Masks
-from sparse_lens.method import CostMeter, Method
+from sparse_lens.method import Method
 from sparse_lens.objectives import Objective, TaskLoss
 from sparse_lens.patching import BoundAblation, answer_logits, frozen, full_logits, patched
 from sparse_lens.ranking_method import Ranking, RankingMethod, ranking_of

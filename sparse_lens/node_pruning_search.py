@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from transformer_lens import HookedTransformer
 
 from sparse_lens.ablation import Ablation
+from sparse_lens.cost import Cost, metered
+from sparse_lens.discovery import Discovery
 from sparse_lens.graphs.base import Graph
 from sparse_lens.identity import describe, json_hash, model_hash, task_hash
-from sparse_lens.method import Cost, Discovery, Method, metered
+from sparse_lens.method import Method
 from sparse_lens.node_pruning import NodePruning
 from sparse_lens.objectives import Objective, TaskLoss
 from sparse_lens.patching import BoundAblation, bind

@@ -10,8 +10,10 @@ import torch
 from transformer_lens import HookedTransformer
 
 from sparse_lens.ablation import Ablation
+from sparse_lens.cost import CostMeter, metered
+from sparse_lens.discovery import Discovery
 from sparse_lens.graphs.base import Graph
-from sparse_lens.method import CostMeter, Discovery, Method, check_task, metered
+from sparse_lens.method import Method, check_task
 from sparse_lens.patching import BoundAblation, bind
 from sparse_lens.scores import Scores
 from sparse_lens.search import Calibrate, choose_circuit

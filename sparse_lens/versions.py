@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 
-import sparse_lens
+from sparse_lens._version import __version__
 
 
 def installed_versions() -> dict[str, str]:
     """Versions of sparse-lens, torch, transformer-lens and Python, as they run now."""
     return {
-        "sparse-lens": sparse_lens.__version__,
+        "sparse-lens": __version__,
         "torch": torch.__version__,
         "transformer-lens": version("transformer-lens"),
         "python": platform.python_version(),

@@ -1,15 +1,9 @@
-"""Type checks of every annotated tensor, and where the reference data lies."""
+"""One thread a process, files with slow tests first, and where the reference data lies."""
 
 from pathlib import Path
 
 import pytest
 import torch
-import transformer_lens  # noqa: F401 - the hook would compile all that it imports first
-
-from tests import type_checks
-
-# Must run before anything imports sparse_lens: shapes and dtypes are then checked at every call.
-type_checks.install("sparse_lens")
 
 # The models here are tiny: a second thread costs more than it brings, also beside other jobs.
 torch.set_num_threads(1)

@@ -73,7 +73,7 @@ from dataclasses import dataclass
 import torch
 
 import sparse_lens as sl
-from sparse_lens.method import Cost
+from sparse_lens.cost import Cost
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ from sparse_lens.ablation import MeanAblation
 from sparse_lens.baselines import ACDC, AttributionPatching, EdgePruning
 from sparse_lens.calibration import Calibration
 from sparse_lens.circuit import Circuit
+from sparse_lens.cost import Cost
+from sparse_lens.discovery import Discovery
 from sparse_lens.evals.harness.measuring import measurements_of
 from sparse_lens.evals.questions import Questions
 from sparse_lens.graphs import ChannelGraph, ComponentGraph
-from sparse_lens.method import Cost, Discovery
 from sparse_lens.node_pruning import NodePruning
 from sparse_lens.objectives import KLDivergence, TaskLoss
 from sparse_lens.patching import bind

@@ -1,118 +1,223 @@
-"""Who may import whom: imports point one way, hooks and plotly stay in their places."""
+"""Who may import whom: imports point downwards; hooks and plotly stay in their places."""
 
 import ast
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-import pytest
+import networkx as nx
 
 ROOT = Path(__file__).resolve().parents[1]
-LIBRARY = [
-    path
-    for folder in ("sparse_lens", "baselines", "evals")
-    for path in sorted((ROOT / folder).rglob("*.py"))
-    if not (folder == "sparse_lens" and path.relative_to(ROOT).parts[1] in ("baselines", "evals"))
-]
 
-# From the bottom of the house to the top. A module may import from its own layer and those below.
+# From the ground up. A part (a folder or a single module) imports from the layers below its own
+# alone: those that stand in one layer do not know each other.
 LAYERS = (
-    ("models", "graphs", "circuit", "circuit_io", "circuit_network", "eap_ig", "scores", "masks",
-     "ablation", "task", "task_io", "objectives", "calibration", "selection", "training", "atomic",
-     "versions", "identity", "graph_file", "dataclass_json", "hard_concrete",
-     "learning"),
-    ("patching",),
-    ("method", "search", "discovery_io", "ranking_method"),
-    ("node_pruning", "node_pruning_search", "baselines", "plotting"),
-    ("evals",),
-    ("commands", "cli"),
-)  # fmt: skip
-LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+    {"_version", "atomic", "dataclass_json", "hard_concrete", "learning", "plugins"},
+    {"models", "task", "versions"},
+    {"training", "graphs", "objectives", "task_io", "identity"},
+    {"ablation", "circuit", "graph_file", "calibration"},
+    {"circuit_io", "circuit_network", "masks", "scores"},
+    {"patching", "eap_ig", "selection", "plotting"},
+    {"method", "cost", "search"},
+    {"discovery"},
+    {"discovery_io", "ranking_method"},
+    {"node_pruning", "baselines", "evals"},
+    {"node_pruning_search", "commands"},
+    {"cli"},
+)
+LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
+
+# Imports inside a function or for type checkers alone that point back up, as (importer, imported).
+BACKWARD = {
+    # A type that saves, loads and converts itself by modules that stand on it.
+    ("circuit", "circuit_io"),
+    ("circuit", "circuit_network"),
+    ("circuit", "eap_ig"),
+    ("discovery", "discovery_io"),
+    ("scores", "eap_ig"),
+    ("task", "task_io"),
+    # A discovery names its method; the method says that it returns one.
+    ("method", "discovery"),
+    ("baselines.edge_pruning.training", "baselines.edge_pruning.method"),
+    ("patching.variants.forward", "patching.variants.circuit_variants"),
+    ("patching.variants.plan", "patching.variants.circuit_variants"),
+}
+
+# Defining hook points (models) and counting passes (cost) is not touching activations.
+REGISTERS_HOOKS = {
+    *("register_forward_hook", "register_full_backward_hook"),
+    *("add_hook", "add_perma_hook"),
+}
 
 
-def module_of(path: Path) -> str:
-    """The part of the library that a file belongs to: `graphs` for sparse_lens/graphs/base.py."""
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return parts[1] if parts[0] == "sparse_lens" else parts[0]
+@dataclass(frozen=True)
+class Import:
+    name: str
+    """Dotted; for `from a import b` the module `a.b` where there is one, else `a`."""
+
+    at_once: bool
+    """Neither inside a function nor for type checkers alone."""
+
+    relative: bool
 
 
-def imports_of(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: imports here are absolute"
-            yield node.module or ""
-            # `from sparse_lens import patching` imports a module, too.
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+@dataclass(frozen=True)
+class File:
+    path: Path
+    """From the root of the repository."""
+
+    text: str
+
+    @property
+    def name(self) -> str:
+        """Dotted, without the leading `sparse_lens`: `graphs.base`, `baselines.acdc`."""
+        parts = self.path.with_suffix("").parts
+        parts = parts[1:] if parts[0] == "sparse_lens" else parts
+        return ".".join(parts).removesuffix(".__init__")
+
+    @property
+    def part(self) -> str:
+        return self.name.partition(".")[0]
+
+    @cached_property
+    def tree(self) -> ast.Module:
+        return ast.parse(self.text)
+
+    @cached_property
+    def imports(self) -> tuple[Import, ...]:
+        return tuple(self._imports())
+
+    def _imports(self) -> Iterator[Import]:
+        later = {
+            id(inner)
+            for outer in ast.walk(self.tree)
+            if isinstance(outer, ast.FunctionDef)
+            or (isinstance(outer, ast.If) and ast.unparse(outer.test) == "TYPE_CHECKING")
+            for inner in ast.walk(outer)
+        }
+        for node in ast.walk(self.tree):
+            at_once = id(node) not in later
+            if isinstance(node, ast.Import):
+                yield from (Import(alias.name, at_once, False) for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                module = node.module or ""
+                for alias in node.names:
+                    submodule = f"{module}.{alias.name}"
+                    name = submodule if submodule.partition(".")[2] in MODULES else module
+                    yield Import(name, at_once, node.level > 0)
+
+    @property
+    def own_imports(self) -> set[tuple[str, bool]]:
+        """Modules of this library that it imports, by name, and whether at once."""
+        return {
+            (each.name.partition(".")[2], each.at_once)
+            for each in self.imports
+            if each.name.partition(".")[0] == "sparse_lens"
+        }
 
 
-def own_imports(path: Path) -> set[str]:
-    """The parts of the library that a file imports."""
-    found = set()
-    for name in imports_of(path):
-        parts = name.split(".")
-        assert parts[0] not in ("baselines", "evals"), (
-            f"{path}: import sparse_lens.{parts[0]}; the bare name is anybody's folder"
-        )
-        if parts[0] == "sparse_lens" and len(parts) > 1 and parts[1] in LEVEL:
-            found.add(parts[1])
-    return found
+def read(folder: str) -> list[File]:
+    """The files of a folder; `sparse_lens/baselines` and `sparse_lens/evals` are links."""
+    links = (ROOT / "sparse_lens" / "baselines", ROOT / "sparse_lens" / "evals")
+    return [
+        File(path.relative_to(ROOT), path.read_text(encoding="utf-8"))
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        if not any(path.is_relative_to(link) for link in links)
+    ]
 
 
-def ids(path: Path) -> str:
-    return str(path.relative_to(ROOT))
+FACE = "__init__"
+"""sparse_lens/__init__.py: the public names come from everywhere."""
+
+LIBRARY = [file for folder in ("sparse_lens", "baselines", "evals") for file in read(folder)]
+MODULES = {file.name: file for file in LIBRARY if file.name != FACE}
 
 
-@pytest.mark.parametrize("path", LIBRARY, ids=ids)
-def test_imports_point_one_way(path):
-    module = module_of(path)
-    if module == "__init__":
-        return  # the public names come from everywhere
-    assert module in LEVEL, f"{module} has no place in the house: add it to LAYERS"
-    above = {name for name in own_imports(path) if LEVEL[name] > LEVEL[module]}
-    assert not above, f"{ids(path)} imports {sorted(above)} from above it"
+def part_of(module: str) -> str:
+    return module.partition(".")[0]
 
 
-@pytest.mark.parametrize("path", LIBRARY, ids=ids)
-def test_baselines_and_evals_do_not_know_each_other(path):
-    module, imported = module_of(path), own_imports(path)
-    if module == "baselines":
-        assert "evals" not in imported
-    if module == "evals":
-        assert not imported & {"baselines", "node_pruning"}, "methods come from the registry"
+def test_every_part_has_its_layer():
+    assert set(LEVEL) == {file.part for file in MODULES.values()}
 
 
-@pytest.mark.parametrize("path", LIBRARY, ids=ids)
-def test_training_stands_on_models_alone(path):
-    """And on how files are written."""
-    if module_of(path) == "training":
-        assert own_imports(path) <= {"models", "training", "atomic"}
+def test_imports_point_downwards():
+    offenders = [
+        f"{file.path} imports {module}"
+        for file in MODULES.values()
+        for module, at_once in file.own_imports
+        if at_once
+        and part_of(module) != file.part
+        and LEVEL.get(part_of(module), len(LAYERS)) >= LEVEL[file.part]
+    ]
+    assert not offenders
 
 
-@pytest.mark.parametrize("path", LIBRARY, ids=ids)
-def test_only_plotting_and_the_report_import_plotly(path):
-    if any(name.split(".")[0] == "plotly" for name in imports_of(path)):
-        assert module_of(path) == "plotting" or path.parent.name == "report"
-
-
-@pytest.mark.parametrize("path", LIBRARY, ids=ids)
-def test_only_patching_registers_hooks(path):
-    """Defining hook points (models) and counting passes (method) is not touching activations."""
-    registering = (
-        *("register_forward_hook", "register_full_backward_hook"),
-        *("add_hook", "add_perma_hook"),
+def test_what_points_back_up_is_known():
+    """No two files import each other at once; the circles that late imports close are few."""
+    graph = nx.DiGraph()
+    graph.add_nodes_from(MODULES)
+    graph.add_edges_from(
+        (file.name, module)
+        for file in MODULES.values()
+        for module, at_once in file.own_imports
+        if at_once and module != file.name
     )
-    used = {
-        node.attr
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Attribute) and node.attr in registering
+    assert nx.is_directed_acyclic_graph(graph), nx.find_cycle(graph)
+    backward = {
+        (file.name, module)
+        for file in MODULES.values()
+        for module, at_once in file.own_imports
+        if not at_once and nx.has_path(graph, module, file.name)
     }
-    if module_of(path) != "patching":
-        assert not used
+    assert backward == BACKWARD
 
 
-@pytest.mark.parametrize("path", LIBRARY, ids=ids)
-def test_nobody_asks_for_the_slow_attention_results(path):
-    text = path.read_text(encoding="utf-8")
-    assert "set_use_attn_result" not in text
-    assert "use_attn_result = True" not in text
+def test_imports_are_absolute_and_through_sparse_lens():
+    """The bare names `baselines` and `evals` are anybody's folders."""
+    offenders = [
+        f"{file.path} imports {each.name or '.'}"
+        for file in LIBRARY
+        for each in file.imports
+        if each.relative or each.name.partition(".")[0] in ("baselines", "evals")
+    ]
+    assert not offenders
+
+
+def test_training_stands_on_models_alone():
+    """And on how files are written."""
+    offenders = [
+        f"{file.path} imports {module}"
+        for file in MODULES.values()
+        for module, _ in file.own_imports
+        if file.part == "training" and part_of(module) not in ("training", "models", "atomic")
+    ]
+    assert not offenders
+
+
+def test_only_plotting_and_the_report_import_plotly():
+    offenders = [
+        str(file.path)
+        for file in LIBRARY
+        if any(part_of(each.name) == "plotly" for each in file.imports)
+        and not file.name.startswith(("plotting.", "evals.report."))
+    ]
+    assert not offenders
+
+
+def test_only_patching_registers_hooks():
+    offenders = [
+        f"{file.path} has {node.attr}"
+        for file in LIBRARY
+        for node in ast.walk(file.tree)
+        if isinstance(node, ast.Attribute)
+        and node.attr in REGISTERS_HOOKS
+        and file.part != "patching"
+    ]
+    assert not offenders
+
+
+def test_nobody_asks_for_the_slow_attention_results():
+    slow = ("set_use_attn_result", "use_attn_result = True")
+    assert not [str(file.path) for file in LIBRARY if any(name in file.text for name in slow)]

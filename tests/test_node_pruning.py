@@ -9,8 +9,9 @@ from sparse_lens.ablation import ZeroAblation
 from sparse_lens.baselines.attribution import AttributionPatching
 from sparse_lens.calibration import fit_calibration
 from sparse_lens.circuit import Circuit
+from sparse_lens.discovery import Discovery
 from sparse_lens.graphs import ChannelGraph
-from sparse_lens.method import Discovery, Method
+from sparse_lens.method import Method
 from sparse_lens.node_pruning import NodePruning, StraightThrough
 from sparse_lens.node_pruning_search import NodePruningSearch
 from sparse_lens.objectives import KLDivergence, NegatedLogitDifference, TaskLoss

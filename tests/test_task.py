@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jaxtyping
 import pytest
 import torch
 from torch import Tensor
@@ -112,11 +111,7 @@ ERRORS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("changes", "message"), ERRORS.values(), ids=ERRORS.keys())
-def test_what_prompts_refuse(
-    changes: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # As for users: the checks of shapes that run under test would come first.
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+def test_what_prompts_refuse(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         prompts(**changes)
 

@@ -90,7 +90,8 @@ class _Search:
         block, rows = sublayer
         assert block == EDGES
         starts = [sublayer.readers.start for sublayer in self._graph.sublayers]
-        return next((start for start in reversed(starts) if start <= rows.start), rows.start)
+        starts.append(self._graph.logits_reader.start)
+        return max(start for start in starts if start <= rows.start)
 
     def prune(self, rows: list[int], rule: Rule) -> None:
         """Try all edges into readers of one sublayer, one reader after the other."""

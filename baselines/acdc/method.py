@@ -16,9 +16,11 @@ from sparse_lens.baselines.acdc.run import Rule, Run
 from sparse_lens.baselines.acdc.scores import scores_of_runs
 from sparse_lens.baselines.acdc.targets import LossTarget, Target, bisect
 from sparse_lens.circuit import Circuit
+from sparse_lens.cost import CostMeter, metered
+from sparse_lens.discovery import Discovery
 from sparse_lens.graphs.base import Graph
 from sparse_lens.graphs.component import ComponentGraph
-from sparse_lens.method import CostMeter, Discovery, Method, check_task, metered
+from sparse_lens.method import Method, check_task
 from sparse_lens.objectives import KLDivergence, Objective, TaskLoss
 from sparse_lens.patching import BoundAblation, bind, full_logits
 from sparse_lens.patching.component.writers import heads_are_coupled

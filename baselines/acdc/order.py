@@ -22,7 +22,7 @@ def sublayers_from_the_output(graph: Graph) -> Iterator[Rows]:
         for rows in _component_rows(graph):
             yield EDGES, range(rows.start, rows.stop)
     elif isinstance(graph, ChannelGraph):
-        for name, block in reversed(graph.blocks.items()):
+        for name, block in reversed([*graph.blocks.items()]):
             yield name, range(len(block.dst_nodes))
     else:
         raise ValueError(f"ACDC knows component and channel graphs, got {type(graph).__name__}.")

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from sparse_lens.baselines.edge_pruning.gates import EdgeGates
 from sparse_lens.baselines.edge_pruning.training import Training
+from sparse_lens.cost import CostMeter
 from sparse_lens.hard_concrete import HardConcrete
-from sparse_lens.method import CostMeter, Method
+from sparse_lens.method import Method
 from sparse_lens.objectives import KLDivergence, Objective
 from sparse_lens.patching import BoundAblation, frozen
 from sparse_lens.ranking_method import Ranking, RankingMethod, ranking_of

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from sparse_lens.atomic import write_atomically
 from sparse_lens.baselines.edge_pruning.gates import EdgeGates
+from sparse_lens.cost import CostMeter
 from sparse_lens.identity import tensor_hash
 from sparse_lens.learning import PromptOrder, share_of_peak
-from sparse_lens.method import CostMeter
 from sparse_lens.patching import BoundAblation, answer_logits, full_logits, patched
 from sparse_lens.task import Prompts
 

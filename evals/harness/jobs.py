@@ -12,10 +12,11 @@ from pathlib import Path
 
 import torch
 
-import sparse_lens
+from sparse_lens._version import __version__
 from sparse_lens.ablation import Ablation
 from sparse_lens.circuit import Circuit
 from sparse_lens.dataclass_json import class_path
+from sparse_lens.discovery import Discovery
 from sparse_lens.evals.budgets import EdgeBudgets
 from sparse_lens.evals.harness.measuring import measurements_of
 from sparse_lens.evals.harness.profiling import profiles_of
@@ -24,7 +25,7 @@ from sparse_lens.evals.metrics import compare_logits, model_logits
 from sparse_lens.evals.questions import Questions
 from sparse_lens.evals.records import Record
 from sparse_lens.identity import describe, describe_fields, json_hash, task_hash
-from sparse_lens.method import Discovery, Method
+from sparse_lens.method import Method
 from sparse_lens.patching import BoundAblation, bind
 from sparse_lens.plotting.network import Network
 from sparse_lens.search import ChosenCircuit, choose_circuit
@@ -66,7 +67,7 @@ class Job:
                 "target_loss": self.target_loss,
                 "budgets": describe(self.budgets),
                 "random_draws": self.random_draws,
-                "sparse_lens": sparse_lens.__version__,
+                "sparse_lens": __version__,
             }
         )
 

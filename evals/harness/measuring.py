@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from sparse_lens.circuit import Circuit
+from sparse_lens.discovery import Discovery
 from sparse_lens.evals.component_weights import component_weights
 from sparse_lens.evals.controls import complement, random_circuit
 from sparse_lens.evals.metrics import CircuitMetrics, compare_logits, measure, model_logits
@@ -21,7 +22,6 @@ from sparse_lens.evals.questions import (
     resampled,
 )
 from sparse_lens.evals.records import Measurement, MeasurementKind
-from sparse_lens.method import Discovery
 from sparse_lens.patching import BoundAblation, has_norms
 from sparse_lens.task import Prompts
 

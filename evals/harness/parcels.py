@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 
 import cloudpickle
 
-import sparse_lens
+from sparse_lens._version import __version__
 from sparse_lens.evals.harness.jobs import Job, Outcome, Workbench, run_job
 
 
@@ -72,10 +72,10 @@ def outcome_of(job: Job, answer: Outcome | str) -> Outcome:
     if isinstance(answer, str):
         return failure(job, answer)
     theirs = answer.record.versions["sparse-lens"]
-    if theirs != sparse_lens.__version__:
+    if theirs != __version__:
         return failure(
             job,
-            f"the worker has sparse-lens {theirs}, and this process {sparse_lens.__version__}: "
+            f"the worker has sparse-lens {theirs}, and this process {__version__}: "
             "results of two versions do not compare. Install the same on all machines.",
         )
     return answer

@@ -10,7 +10,8 @@ from statistics import fmean
 import torch
 
 from sparse_lens.circuit import Circuit
-from sparse_lens.method import Discovery, Method
+from sparse_lens.discovery import Discovery
+from sparse_lens.method import Method
 from sparse_lens.patching import BoundAblation
 from sparse_lens.task import Task
 

@@ -20,8 +20,8 @@ from sparse_lens.ablation import Ablation, InterchangeAblation, MeanAblation
 from sparse_lens.baselines.edge_pruning import EdgePruning
 from sparse_lens.baselines.edge_pruning.gates import EdgeGates
 from sparse_lens.baselines.edge_pruning.training import Training
+from sparse_lens.cost import CostMeter
 from sparse_lens.graphs import ComponentGraph
-from sparse_lens.method import CostMeter
 from sparse_lens.objectives import KLDivergence, TaskLoss
 from sparse_lens.patching import answer_logits, bind, frozen, patched
 from sparse_lens.task import Prompts

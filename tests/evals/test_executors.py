@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-import sparse_lens
 from sparse_lens.evals.compare import compare, plan
 from sparse_lens.evals.harness import parcels
 from sparse_lens.evals.harness.jobs import run_job
@@ -213,7 +212,7 @@ def test_results_of_two_versions_are_not_mixed(monkeypatch):
     (job,) = plan([toy.model()], [toy.task()], [ByIndex()], budgets=BUDGETS)
     outcome = run_job(job)
     assert parcels.outcome_of(job, outcome) is outcome
-    monkeypatch.setattr(sparse_lens, "__version__", "99")
+    monkeypatch.setattr(parcels, "__version__", "99")
     refused = parcels.outcome_of(job, outcome).record
     assert refused.status == "failed"
     assert "this process 99" in str(refused.error)

@@ -10,6 +10,8 @@ import torch
 
 from sparse_lens.ablation import InterchangeAblation, MeanAblation, ZeroAblation
 from sparse_lens.circuit import Circuit
+from sparse_lens.cost import metered
+from sparse_lens.discovery import Discovery
 from sparse_lens.evals.answers import Answer
 from sparse_lens.evals.controls import complement
 from sparse_lens.evals.metrics import measure
@@ -25,7 +27,7 @@ from sparse_lens.evals.questions import (
 )
 from sparse_lens.evals.questions.other_ablations import other_prompts
 from sparse_lens.graphs import ChannelGraph, ComponentGraph
-from sparse_lens.method import Discovery, Method, metered
+from sparse_lens.method import Method
 from sparse_lens.objectives import Objective, TaskLoss
 from sparse_lens.patching import bind, patched, run_circuit
 from sparse_lens.scores import Scores

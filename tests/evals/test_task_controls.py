@@ -1,10 +1,5 @@
 """What must not solve a task: a constant, an n-gram model, and memory of the training text."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -14,10 +9,11 @@ from sparse_lens.evals.tasks import NGramModel, constant_answer_accuracy, shared
 from sparse_lens.models import zoo
 from sparse_lens.models.tokenizer import load_tokenizer
 from sparse_lens.task import SPLITS, Prompts
+from sparse_lens.training.corpus import build_corpus
 from sparse_lens.training.grammar import GRAMMAR_IDENTIFIERS
+from sparse_lens.training.presets import PRESETS
 from tests.evals.task_texts import PAIRED
 
-ROOT = Path(__file__).resolve().parents[2]
 # Two of them are refused by the tokenizer of the embedded models.
 REFUSED = ("final_kwarg", "enumerate_range")
 CARRIED = tuple(name for name in PAIRED if name not in REFUSED)
@@ -143,30 +139,12 @@ def test_shared_suffixes_needs_long_enough_prompts():
     assert shared_suffixes(prompts, torch.arange(2), length=3).tolist() == []
 
 
-BUILD = """
-import sys
-import numpy
-from sparse_lens.models import zoo
-from sparse_lens.models.tokenizer import load_tokenizer
-from sparse_lens.training.corpus import build_corpus
-from sparse_lens.training.presets import PRESETS
-
-share = PRESETS["py-sparse"].training.grammar_share
-corpus = build_corpus(load_tokenizer(zoo.resolve("py-sparse")), grammar_share=share)
-numpy.save(sys.argv[1], corpus.train.numpy())
-"""
-
-
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """The tokenizer our own models use, and the text they are trained on.
-
-    Made in a process of its own, without checks of types at each of many million calls.
-    """
-    file = tmp_path_factory.mktemp("corpus") / "train.npy"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-c", BUILD, file], check=True, env=environment)
-    return load_tokenizer(zoo.resolve("py-sparse")), torch.from_numpy(np.load(file))
+def trained():
+    """The tokenizer that the embedded models use, and the text that they are trained on."""
+    tokenizer = load_tokenizer(zoo.resolve("py-sparse"))
+    share = PRESETS["py-sparse"].training.grammar_share
+    return tokenizer, build_corpus(tokenizer, grammar_share=share).train
 
 
 @pytest.fixture(scope="module")

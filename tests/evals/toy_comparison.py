@@ -10,9 +10,11 @@ from typing import Any
 import torch
 
 from sparse_lens.ablation import MeanAblation
+from sparse_lens.cost import metered
+from sparse_lens.discovery import Discovery
 from sparse_lens.evals.budgets import EdgeBudgets
 from sparse_lens.evals.records import Record
-from sparse_lens.method import Discovery, Method, metered
+from sparse_lens.method import Method
 from sparse_lens.objectives import Objective, TaskLoss
 from sparse_lens.patching import bind
 from sparse_lens.scores import Scores

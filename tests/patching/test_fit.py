@@ -3,7 +3,6 @@
 from dataclasses import replace
 from typing import Any
 
-import jaxtyping
 import pytest
 import torch
 
@@ -42,8 +41,6 @@ def test_prompts_that_are_longer_than_the_context() -> None:
 
 
 @pytest.mark.parametrize("what", ["text", Task("mine", train=planted.task().train)])
-def test_what_is_neither_tokens_nor_prompts(what: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    # As for users: the checks of types that run under test would come first.
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+def test_what_is_neither_tokens_nor_prompts(what: Any) -> None:
     with pytest.raises(ValueError, match=f"or on Prompts, got {type(what).__name__}"):
         run(what)

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from sparse_lens.ablation import InterchangeAblation
 from sparse_lens.baselines.edge_pruning import EdgePruning
+from sparse_lens.discovery import Discovery
 from sparse_lens.graphs import ChannelGraph, ComponentGraph, Graph
-from sparse_lens.method import Discovery
 from sparse_lens.task import Task
 from tests.patching import tiny
 

@@ -8,8 +8,8 @@ import torch
 from sparse_lens.ablation import InterchangeAblation
 from sparse_lens.baselines.edge_pruning import EdgePruning
 from sparse_lens.baselines.edge_pruning.gates import EdgeGates
+from sparse_lens.discovery import Discovery
 from sparse_lens.hard_concrete import HardConcrete
-from sparse_lens.method import Discovery
 from sparse_lens.objectives import KLDivergence, NegatedLogitDifference, Objective, TaskLoss
 from sparse_lens.patching import answer_logits, patched
 from sparse_lens.scores import Scores

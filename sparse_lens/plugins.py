@@ -1,0 +1,48 @@
+"""Classes that installed packages provide through entry points."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from typing import Any, TypeVar
+
+Base = TypeVar("Base")
+
+
+def load_entry_points(group: str, base_class: type[Base]) -> dict[str, type[Base]]:
+    """The classes of a group of entry points by name, ours and those of other packages, sorted.
+
+    Args:
+        group: such as `sparse_lens.methods`.
+        base_class: what each of them must be a subclass of.
+
+    Raises:
+        ImportError: when one cannot be imported, naming the package that it comes from.
+        ValueError: when one is no subclass of `base_class`, naming the package.
+    """
+    points = sorted(entry_points(group=group), key=lambda point: point.name)
+    return {point.name: _load(point, base_class) for point in points}
+
+
+def _load(point: Any, base_class: type[Base]) -> type[Base]:
+    """The class that an entry point names.
+
+    The point is untyped: where the backport of importlib.metadata is installed, it is the
+    backport's and not an `importlib.metadata.EntryPoint`.
+    """
+    try:
+        loaded = point.load()
+    except (ImportError, AttributeError) as error:
+        raise ImportError(
+            f"{_name(point)} cannot be imported: {error}. Mend or uninstall that package."
+        ) from error
+    if not (isinstance(loaded, type) and issubclass(loaded, base_class)):
+        raise ValueError(
+            f"{_name(point)} is {loaded!r}, not a subclass of {base_class.__module__}."
+            f"{base_class.__qualname__}. Mend or uninstall that package."
+        )
+    return loaded
+
+
+def _name(point: Any) -> str:
+    package = "an unknown package" if point.dist is None else point.dist.name
+    return f"{point.name!r} of {package} ({point.value}, an entry point in {point.group!r})"
