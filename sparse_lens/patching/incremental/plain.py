@@ -19,7 +19,7 @@ Feedforward = Callable[[Float[Tensor, "batch pos d_model"]], Float[Tensor, "batc
 
 
 def plain_mlp(block: Any) -> Feedforward | None:
-    """A block's MLP on its normed stream; None where it is more than two matrices and a function."""
+    """A block's MLP on its normed stream; None if it is more than two products."""
     mlp, cfg = block.mlp, block.cfg
     is_plain = (
         type(mlp) is MLP
