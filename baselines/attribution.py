@@ -24,7 +24,6 @@ from sparse_lens.patching import (
 from sparse_lens.patching.suspension import has_hooks_of_others
 from sparse_lens.ranking_method import Ranking, RankingMethod
 from sparse_lens.scores import Scores
-from sparse_lens.selection import GreedyScores
 from sparse_lens.task import Prompts, Task
 
 Estimator = Literal["eap", "eap-ig-inputs", "eap-ig-activations", "clean-corrupted", "exact"]
@@ -125,14 +124,12 @@ class AttributionPatching(RankingMethod):
     def rank(self, bound: BoundAblation, task: Task, *, seed: int, meter: CostMeter) -> Ranking:
         """Estimate the effect of every edge or node."""
         graph = bound.graph
-        effects = self._effects(bound, task.train.to(bound.model.cfg.device or "cpu"), meter)
+        effects = self._effects(bound, task.train.to(bound.device), meter)
+        absolute = self.selection != "signed"
         if not self._scores_edges(graph):
-            scores = Scores.of_nodes(graph, effects)
-        elif self.selection == "greedy":
-            scores = GreedyScores(graph, edges=effects)
-        else:
-            scores = Scores(graph, edges=effects)
-        return Ranking(scores, absolute=self.selection != "signed")
+            return Ranking(Scores.of_nodes(graph, effects, absolute=absolute))
+        greedy = self.selection == "greedy"
+        return Ranking(Scores(graph, edges=effects, absolute=absolute, greedy=greedy))
 
     def _scores_edges(self, graph: Graph) -> bool:
         return not self.nodes if isinstance(graph, ComponentGraph) else self.edges

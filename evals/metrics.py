@@ -85,7 +85,7 @@ def with_full_logits(
     batch_size: int,
 ) -> tuple[Prompts, Float[Tensor, "n vocab"]]:
     """The prompts where the model is, and the full model's logits, computed if not at hand."""
-    prompts = prompts.to(bound.model.cfg.device or "cpu")
+    prompts = prompts.to(bound.device)
     if full_logits is None:
         full_logits = model_logits(bound.model, prompts, batch_size=batch_size)
     return prompts, full_logits

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from sparse_lens.circuit import Circuit
@@ -42,39 +42,31 @@ def overlap(found: Circuit, reference: Circuit) -> Overlap:
     )
 
 
-def auroc(scores: Scores, reference: Circuit, *, absolute: bool = True) -> float:
+def auroc(scores: Scores, reference: Circuit) -> float:
     """Area under the receiver operating characteristic of scores.
 
     The probability that a part of the reference circuit scores above one that is not in it, ties
     counted as one half; 1/2 for chance. Edges for scores of edges, nodes for scores of nodes.
-
-    Args:
-        absolute: scores rank by their distance from zero.
 
     Raises:
         ValueError: when they belong to different graphs, or the reference is empty or everything.
     """
     if scores.graph != reference.graph:
         raise ValueError(f"scores are of {scores.graph}, the reference of {reference.graph}.")
-    values, inside = _by_part(scores, reference)
+    graph = scores.graph
+    if scores.nodes is None:
+        inside = graph.flatten_edges({block: reference.edge_mask(block) for block in graph.blocks})
+    else:
+        inside = graph.flatten(reference.node_masks)
     n_inside, n_outside = int(inside.sum()), int((~inside).sum())
     if not n_inside or not n_outside:
         raise ValueError(
             f"the reference has {n_inside} of {len(inside)} parts of the graph; an area takes "
             "some that are in it and some that are not."
         )
-    ranks = _ranks(values.abs() if absolute else values)
+    ranks = _ranks(scores.importance)
     above = ranks[inside].sum() - n_inside * (n_inside + 1) / 2
     return float(above / (n_inside * n_outside))
-
-
-def _by_part(scores: Scores, reference: Circuit) -> tuple[Tensor, Bool[Tensor, " parts"]]:
-    graph = scores.graph
-    if scores.nodes is not None:
-        return graph.flatten(scores.nodes), graph.flatten(reference.node_masks)
-    assert scores.edges is not None
-    inside = {block: reference.edge_mask(block) for block in graph.blocks}
-    return graph.flatten_edges(scores.edges), graph.flatten_edges(inside)
 
 
 def _ranks(values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:

@@ -18,8 +18,8 @@ from sparse_lens.evals.questions import Questions
 from sparse_lens.evals.report import write_report
 from sparse_lens.evals.summary import summarize
 from sparse_lens.evals.tasks import SplitSizes
-from sparse_lens.training.changes import UNCHANGED, Changes
-from sparse_lens.training.run import RECORD, train_preset
+from sparse_lens.training.preset_changes import UNCHANGED, Changes
+from sparse_lens.training.train_preset import RECORD, train_preset
 
 SWEEP = {
     "dense-32": ("py-dense", Changes(channels=32)),

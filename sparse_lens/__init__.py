@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from sparse_lens.ablation import Ablation as Ablation
     from sparse_lens.ablation import InterchangeAblation as InterchangeAblation
     from sparse_lens.ablation import MeanAblation as MeanAblation
+    from sparse_lens.ablation import ResampleAblation as ResampleAblation
     from sparse_lens.ablation import ZeroAblation as ZeroAblation
     from sparse_lens.circuit import Circuit as Circuit
     from sparse_lens.discovery import Discovery as Discovery
@@ -40,7 +41,9 @@ if TYPE_CHECKING:
     from sparse_lens.task import Task as Task
 
 _PUBLIC = {
-    "sparse_lens.ablation": ("Ablation", "InterchangeAblation", "MeanAblation", "ZeroAblation"),
+    "sparse_lens.ablation": (
+        *("Ablation", "InterchangeAblation", "MeanAblation", "ResampleAblation", "ZeroAblation"),
+    ),
     "sparse_lens.circuit": ("Circuit",),
     "sparse_lens.discovery": ("Discovery",),
     "sparse_lens.evals.compare": ("compare",),

@@ -87,8 +87,8 @@ def train(
     listing: Annotated[bool, typer.Option("--list", help="List the presets and stop.")] = False,
 ) -> None:
     """Train a weight-sparse or dense GPT on Python; an interrupted run goes on where it was."""
-    from sparse_lens.training.changes import Changes
     from sparse_lens.training.console import presets_table, train_with_progress
+    from sparse_lens.training.preset_changes import Changes
 
     if listing or not preset:
         from rich.console import Console
@@ -116,7 +116,10 @@ def compare(
     ] = None,
     methods: Annotated[list[str] | None, typer.Option(help="Names, likewise.")] = None,
     graph: Annotated[str | None, typer.Option(help="channel or component.")] = None,
-    ablation: Annotated[str | None, typer.Option(help="mean, zero or interchange.")] = None,
+    ablation: Annotated[
+        str | None,
+        typer.Option(help="mean, zero, interchange, resample, or one that another package brings."),
+    ] = None,
     seeds: Annotated[int | None, typer.Option(help="How many seeds.")] = None,
     target_loss: Annotated[float | None, typer.Option(help="Nats that circuits must meet.")] = None,
     questions: Annotated[
@@ -269,9 +272,9 @@ def clear(
     """Delete fetched models."""
     from rich.filesize import decimal
 
-    from sparse_lens.models import cache, zoo
+    from sparse_lens.models import download_cache, zoo
 
-    folder = zoo.locate(name) if name else cache.cache_folder()
+    folder = zoo.locate(name) if name else download_cache.cache_folder()
     if not yes:
         typer.confirm(f"Delete {name or 'every fetched model'} in {folder}?", abort=True)
     cleared = zoo.clear_cache(name)

@@ -24,16 +24,13 @@ class Discovery:
     """The task's name."""
 
     scores: Scores
-    """Higher is more important (by absolute value where `absolute`)."""
+    """Which nodes or edges come first, with how they rank."""
 
     chosen: ChosenCircuit | None
     """The smallest circuit that meets the target; None where there were no validation prompts."""
 
     cost: Cost
     seed: int
-    absolute: bool = True
-    """Whether the ranking is by absolute value."""
-
     history: tuple[Mapping[str, float], ...] = field(default=(), repr=False)
     """The course of an optimisation, a row a step."""
 
@@ -72,7 +69,7 @@ class Discovery:
             return min(self.circuits, key=lambda c: (abs(c.n_edges - n_edges), c.n_edges))
         if self.circuits and n_nodes is not None:
             return min(self.circuits, key=lambda c: (abs(c.n_nodes - n_nodes), c.n_nodes))
-        return self.scores.top(n_nodes=n_nodes, n_edges=n_edges, absolute=self.absolute)
+        return self.scores.top(n_nodes=n_nodes, n_edges=n_edges)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write to one safetensors file; see `sparse_lens.discovery_io.save`."""

@@ -20,7 +20,6 @@ from sparse_lens.graphs.base import Graph
 from sparse_lens.method import Method, registry
 from sparse_lens.scores import Scores
 from sparse_lens.search import ChosenCircuit
-from sparse_lens.selection import GreedyScores
 
 KIND = "discovery"
 
@@ -44,8 +43,8 @@ def save(discovery: Discovery, path: str | os.PathLike[str]) -> None:
         "method": _name_method(discovery.method, starts.store),
         "task": discovery.task,
         "seed": discovery.seed,
-        "absolute": discovery.absolute,
-        "greedy": isinstance(discovery.scores, GreedyScores),
+        "absolute": discovery.scores.absolute,
+        "greedy": discovery.scores.greedy,
         "cost": asdict(discovery.cost),
         "versions": dict(discovery.versions),
         "history": [{k: float(v) for k, v in row.items()} for row in discovery.history],
@@ -85,11 +84,10 @@ def load(path: str | os.PathLike[str], graph: Graph) -> Discovery:
     return Discovery(
         method=method,
         task=header["task"],
-        scores=_unpack_scores(graph, _under("scores.", tensors), greedy=header["greedy"]),
+        scores=_unpack_scores(graph, _under("scores.", tensors), header),
         chosen=_chosen(graph, header["chosen"], tensors),
         cost=Cost(**header["cost"]),
         seed=header["seed"],
-        absolute=header["absolute"],
         history=tuple(header["history"]),
         circuits=tuple(
             circuit_io.from_tensors(graph, given_by, _under(f"circuits.{i}.", tensors))
@@ -121,7 +119,7 @@ class _Starts:
             self.tensors |= _prefixed(prefix, circuit_io.to_tensors(value))
             return {"circuit": prefix, "given_by": circuit_io.given_by(value)}
         self.tensors |= _prefixed(prefix, _pack_scores(value))
-        return {"scores": prefix, "greedy": isinstance(value, GreedyScores)}
+        return {"scores": prefix, "absolute": value.absolute, "greedy": value.greedy}
 
     def fetch(self, where: Mapping[str, Any]) -> Scores | Circuit:
         """What was kept there."""
@@ -129,7 +127,7 @@ class _Starts:
             tensors = _under(where["circuit"], self.tensors)
             return circuit_io.from_tensors(self._graph, where["given_by"], tensors)
         tensors = _under(where["scores"], self.tensors)
-        return _unpack_scores(self._graph, tensors, greedy=where["greedy"])
+        return _unpack_scores(self._graph, tensors, where)
 
 
 def _name_method(method: Method, store: Store) -> dict[str, Any]:
@@ -170,15 +168,20 @@ def _pack_scores(scores: Scores) -> dict[str, Tensor]:
     return {f"edges.{b}": blocks[b].flatten(matrix) for b, matrix in (scores.edges or {}).items()}
 
 
-def _unpack_scores(graph: Graph, tensors: Mapping[str, Tensor], *, greedy: bool) -> Scores:
+def _unpack_scores(graph: Graph, tensors: Mapping[str, Tensor], ranks: Mapping[str, Any]) -> Scores:
+    """Scores of packed tensors, and of a header that says how they rank.
+
+    A file need not say of a method's initial scores that they rank by absolute value.
+    """
+    order = {"absolute": ranks.get("absolute", True), "greedy": ranks["greedy"]}
     nodes = _under("nodes.", tensors)
     if nodes:
-        return Scores(graph, nodes=nodes)
+        return Scores(graph, nodes=nodes, **order)
     edges = {
         block: graph.blocks[block].unflatten(packed)
         for block, packed in _under("edges.", tensors).items()
     }
-    return GreedyScores(graph, edges=edges) if greedy else Scores(graph, edges=edges)
+    return Scores(graph, edges=edges, **order)
 
 
 def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

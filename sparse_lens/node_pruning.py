@@ -16,7 +16,7 @@ from sparse_lens.learning import PromptOrder, share_of_peak
 from sparse_lens.masks import Masks
 from sparse_lens.method import Method
 from sparse_lens.objectives import Objective, TaskLoss
-from sparse_lens.patching import BoundAblation, answer_logits, frozen, full_logits, patched
+from sparse_lens.patching import BoundAblation, answer_logits, frozen, full_logits_for, patched
 from sparse_lens.ranking_method import Ranking, RankingMethod, ranking_of
 from sparse_lens.scores import Scores
 from sparse_lens.search import Calibrate
@@ -95,10 +95,10 @@ class NodePruning(RankingMethod):
         """Learn a gate for every node; the history has a row a step."""
         generator = torch.Generator().manual_seed(seed)
         start = self._start(bound, task, seed, generator, meter)
-        prompts = task.train.to(bound.model.cfg.device or "cpu")
-        tau, history = self._learn(bound, start, prompts, generator, meter)
-        scores = Scores.of_nodes(bound.graph, bound.graph.unflatten(tau.cpu()))
-        return Ranking(scores, absolute=False, history=tuple(history))
+        prompts = task.train.to(bound.device)
+        tau, history = self._learn(bound.for_prompts(prompts), start, prompts, generator, meter)
+        scores = Scores.of_nodes(bound.graph, bound.graph.unflatten(tau.cpu()), absolute=False)
+        return Ranking(scores, history=tuple(history))
 
     @property
     def _calibrate(self) -> Calibrate | None:
@@ -116,7 +116,7 @@ class NodePruning(RankingMethod):
         tau = noise * self.init_noise_scale + self.init_noise_bias
         if self.warm_start is not None:
             first = ranking_of(self.warm_start, bound, task, seed=seed, meter=meter)
-            tau += self.warm_start_scale * _places(first, self.warm_start)
+            tau += self.warm_start_scale * _standing(first.scores, self.warm_start)
         return tau.clamp(-1, 1)
 
     def _learn(
@@ -160,9 +160,7 @@ class NodePruning(RankingMethod):
         self, bound: BoundAblation, tau: Float[Tensor, " nodes"], batch: Prompts
     ) -> tuple[Row, Tensor]:
         model, graph = bound.model, bound.graph
-        full = None
-        if self.objective.needs_full_logits:
-            full = full_logits(model, batch)
+        full = full_logits_for(self.objective, model, batch)
         gates = StraightThrough.apply(tau, self.temperature)
         assert isinstance(gates, Tensor)
         masks = _masks(graph, gates)
@@ -195,19 +193,17 @@ class StraightThrough(torch.autograd.Function):
         return grad_outputs[0] * sigmoid * (1 - sigmoid) / ctx.temperature, None
 
 
-def _places(ranking: Ranking, method: Method) -> Float[Tensor, " nodes"]:
-    """Where each node stands in a ranking, evenly from -1 for the worst to 1 for the best."""
-    scores, graph = ranking.scores, ranking.scores.graph
+def _standing(scores: Scores, method: Method) -> Float[Tensor, " nodes"]:
+    """Where each node stands in the ranking, evenly from -1 for the worst to 1 for the best."""
+    graph = scores.graph
     if scores.nodes is None:
         raise ValueError(
             f"warm_start must score nodes, and {type(method).__name__} scored edges of "
             f"{graph}: choose its option for nodes, such as AttributionPatching(nodes=True)."
         )
-    values = graph.flatten(scores.nodes)
-    order = (values.abs() if ranking.absolute else values).argsort(stable=True)
-    places = torch.empty(graph.n_nodes)
-    places[order] = torch.linspace(-1, 1, graph.n_nodes)
-    return places
+    standing = torch.empty(graph.n_nodes)
+    standing[scores.importance.argsort(stable=True)] = torch.linspace(-1, 1, graph.n_nodes)
+    return standing
 
 
 def _masks(graph: Graph, gates: Float[Tensor, " nodes"]) -> Masks:

@@ -22,12 +22,9 @@ from sparse_lens.task import Task
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """Scores, with how they rank and how they came about."""
+    """Scores, with how they came about."""
 
     scores: Scores
-
-    absolute: bool = True
-    """Whether the best scores are those farthest from zero; else they are the largest."""
 
     history: tuple[Mapping[str, float], ...] = ()
     """The course of an optimisation, a row a step."""
@@ -87,7 +84,6 @@ class RankingMethod(Method):
                     ranking.scores,
                     task,
                     target_loss=self.target_loss,
-                    absolute=ranking.absolute,
                     calibrate=self._calibrate,
                 )
             cost = meter.cost()
@@ -98,7 +94,6 @@ class RankingMethod(Method):
             chosen=chosen,
             cost=cost,
             seed=seed,
-            absolute=ranking.absolute,
             history=ranking.history,
         )
 
@@ -119,7 +114,7 @@ def ranking_of(
         method.check(bound.graph, task)
         return method.rank(bound, task, seed=seed, meter=meter)
     before = meter.forward_passes
-    found = method.discover(bound.model, bound.graph, task, ablation=bound, seed=seed)
-    meter.forward_passes = before + found.cost.forward_passes
-    meter.backward_passes += found.cost.backward_passes
-    return Ranking(found.scores, absolute=found.absolute)
+    discovery = method.discover(bound.model, bound.graph, task, ablation=bound, seed=seed)
+    meter.forward_passes = before + discovery.cost.forward_passes
+    meter.backward_passes += discovery.cost.backward_passes
+    return Ranking(discovery.scores)

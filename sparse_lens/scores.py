@@ -16,6 +16,7 @@ from torch import Tensor
 from sparse_lens.circuit import Circuit
 from sparse_lens.graphs.base import Graph
 from sparse_lens.graphs.tensors import check_shapes
+from sparse_lens.selection import EdgesFromOutput
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -27,7 +28,7 @@ class Scores:
 
     Raises:
         ValueError: when both or neither are given, a site or block is missing, a shape is wrong,
-            or a score is not a number.
+            a score is not a number, or node scores are to be chosen greedily.
     """
 
     graph: Graph
@@ -38,9 +39,18 @@ class Scores:
     edges: Mapping[str, Float[Tensor, "dst src"]] | None = None
     """By block; values at pairs that are not edges are ignored."""
 
+    absolute: bool = True
+    """Whether the best scores are those farthest from zero; else they are the largest."""
+
+    greedy: bool = False
+    """Whether a circuit of edges grows from the output backwards: of the edges into what already
+    leads to the output the best one is taken, again and again; see `EdgesFromOutput`."""
+
     def __post_init__(self) -> None:
         if (self.nodes is None) == (self.edges is None):
             raise ValueError("Scores takes either nodes= or edges=, one of the two.")
+        if self.greedy and self.edges is None:
+            raise ValueError("greedy selection chooses edges: pass edges=, or drop greedy=True.")
         if self.nodes is not None:
             check_shapes("site", self.nodes, self.graph.site_shapes)
             object.__setattr__(self, "nodes", _copies(self.nodes))
@@ -55,34 +65,42 @@ class Scores:
 
     def __repr__(self) -> str:
         kind = "edges" if self.nodes is None else "nodes"
-        return f"{type(self).__name__}(of the {kind} of {self.graph})"
+        order = (", greedy" if self.greedy else "") + ("" if self.absolute else ", signed")
+        return f"Scores(of the {kind} of {self.graph}{order})"
 
     @classmethod
-    def of_nodes(cls, graph: Graph, nodes: Mapping[str, Float[Tensor, " width"]]) -> Scores:
+    def of_nodes(
+        cls,
+        graph: Graph,
+        nodes: Mapping[str, Float[Tensor, " width"]],
+        *,
+        absolute: bool = True,
+    ) -> Scores:
         """Scores of nodes by site, in which those of the graph's fixed sites come first.
 
         Args:
             nodes: those of fixed sites are not looked at, and may be missing.
         """
         first = {name: torch.full(graph.site_shapes[name], torch.inf) for name in graph.fixed_sites}
-        return cls(graph, nodes={**nodes, **first})
+        return cls(graph, nodes={**nodes, **first}, absolute=absolute)
 
     def by_name(self) -> dict[str, float]:
         """Every score by the name of its node or edge, in the graph's order."""
         names = self.graph.edge_names() if self.nodes is None else self.graph.node_names()
         return dict(zip(names, self._values.tolist(), strict=True))
 
-    def top(
-        self, *, n_nodes: int | None = None, n_edges: int | None = None, absolute: bool = True
-    ) -> Circuit:
+    @property
+    def importance(self) -> Float[Tensor, " n"]:
+        """What each node or edge ranks by, in the graph's order; the larger is the better."""
+        return self._values.abs() if self.absolute else self._values
+
+    def top(self, *, n_nodes: int | None = None, n_edges: int | None = None) -> Circuit:
         """The circuit of the best nodes or edges.
 
-        Exactly as many as asked for, or all if there are fewer; of equal scores the earlier in the
-        graph's order wins. Edge scores take `n_edges`. Node scores take `n_nodes`, or `n_edges`
-        for the largest number of best nodes between which there are at most that many edges.
-
-        Args:
-            absolute: the best scores are those farthest from zero; else the largest.
+        Exactly as many as asked for, or all if there are fewer (where `greedy`: all that can lead
+        to the output); of equal scores the earlier in the graph's order wins. Edge scores take
+        `n_edges`. Node scores take `n_nodes`, or `n_edges` for the largest number of best nodes
+        between which there are at most that many edges.
 
         Raises:
             ValueError: unless exactly one number is given, not negative, that the scores know.
@@ -92,18 +110,24 @@ class Scores:
         n = n_nodes if n_edges is None else n_edges
         if n is None or n < 0:
             raise ValueError(f"top cannot choose {n} nodes or edges; ask for 0 or more.")
-        values = self._values.abs() if absolute else self._values
         if self.nodes is None:
             if n_nodes is not None:
                 raise ValueError("these scores are of edges: ask for top(n_edges=...).")
-            return self._circuit_of_edges(_best(values, n))
+            if self.greedy:
+                first = torch.tensor(self._from_output.first(n), dtype=torch.long)
+                return self._circuit_of_edges(_members(first, self.graph.n_edges))
+            return self._circuit_of_edges(_best(self.importance, n))
         if n_edges is not None:
-            return self._within_edges(values, n_edges)
-        return self._circuit_of_nodes(_best(values, n))
+            return self._within_edges(n_edges)
+        return self._circuit_of_nodes(_best(self.importance, n))
 
-    def _within_edges(self, values: Float[Tensor, " n"], n_edges: int) -> Circuit:
+    @cached_property
+    def _from_output(self) -> EdgesFromOutput:
+        return EdgesFromOutput(self.graph, self.graph.unflatten_edges(self.importance))
+
+    def _within_edges(self, n_edges: int) -> Circuit:
         """More nodes never have fewer edges between them, so bisection finds the last that fit."""
-        order = values.argsort(descending=True, stable=True)
+        order = self.importance.argsort(descending=True, stable=True)
         fits, too_many = 0, len(order) + 1
         while too_many - fits > 1:
             middle = (fits + too_many) // 2

@@ -46,24 +46,21 @@ def choose_circuit(
     task: Task,
     *,
     target_loss: float,
-    absolute: bool = True,
     calibrate: Calibrate | None = None,
 ) -> ChosenCircuit:
     """The smallest circuit of the best nodes or edges that meets a loss on the validation prompts.
 
     Args:
         target_loss: largest two-way task loss that will do, in nats.
-        absolute: rank scores by absolute value.
         calibrate: fits a calibration of each circuit's logits on the train prompts first.
     """
-    device = bound.model.cfg.device or "cpu"
-    train, validation = task.train.to(device), task.split("validation").to(device)
+    train, validation = task.train.to(bound.device), task.split("validation").to(bound.device)
     graph = bound.graph
 
     def at(size: int) -> Circuit:
         by_nodes = scores.nodes is not None
         size_of = {"n_nodes": size} if by_nodes else {"n_edges": size}
-        return scores.top(**size_of, absolute=absolute)
+        return scores.top(**size_of)
 
     def calibration_of(circuit: Circuit) -> Calibration | None:
         if calibrate is None:

@@ -3,87 +3,43 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterator, Mapping
+from itertools import islice
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from sparse_lens.circuit import Circuit
 from sparse_lens.graphs.base import Graph
 from sparse_lens.graphs.channel import ChannelGraph
 from sparse_lens.graphs.component import EDGES, ComponentGraph
-from sparse_lens.scores import Scores
 
 Row = tuple[str, int]
 """A block and a row of it: a destination, with the edges that enter it."""
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class GreedyScores(Scores):
-    """Edge scores whose best circuits grow from the output backwards.
+class EdgesFromOutput:
+    """Edges in the order in which greedy selection takes them, computed as far as was asked.
 
     As in EAP-IG's program (Hanna et al. 2403.17806): of all edges that enter what already leads to
     the output the best is taken, again and again. Links (see `sparse_lens.graphs.reachability`)
-    lead to the output, too. What is taken need not be reached from the input.
-
-    Raises:
-        ValueError: for scores of nodes.
+    lead to the output, too. What is taken need not be reached from the input. Of equal edges the
+    earlier in the graph's order comes first.
     """
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.edges is None:
-            raise ValueError("greedy selection chooses edges: pass edges=, or use Scores(nodes=).")
-
-    def top(
-        self, *, n_nodes: int | None = None, n_edges: int | None = None, absolute: bool = True
-    ) -> Circuit:
-        """The circuit of the first edges that are taken.
-
-        Exactly as many as asked for, or all that can lead to the output if there are fewer; of
-        equal scores the earlier in the graph's order wins.
-
-        Args:
-            absolute: the best scores are those farthest from zero; else the largest.
-
-        Raises:
-            ValueError: for anything but a number of edges that is not negative.
-        """
-        if n_edges is None or n_nodes is not None or n_edges < 0:
-            raise ValueError(
-                "greedy selection chooses a number of edges: ask for top(n_edges=...) with 0 or "
-                f"more, got n_edges={n_edges}, n_nodes={n_nodes}."
-            )
-        chosen = torch.zeros(self.graph.n_edges, dtype=torch.bool)
-        chosen[self._growths[absolute].first(n_edges)] = True
-        return self._circuit_of_edges(chosen)
-
-    @cached_property
-    def _growths(self) -> dict[bool, _Growth]:
-        return {absolute: _Growth(self, absolute=absolute) for absolute in (True, False)}
-
-
-class _Growth:
-    """The edges in the order in which they are taken, as far as anybody asked."""
-
-    def __init__(self, scores: Scores, *, absolute: bool) -> None:
-        self._scores, self._absolute = scores, absolute
+    def __init__(self, graph: Graph, edges: Mapping[str, Float[Tensor, "dst src"]]) -> None:
+        """Of `edges`, by block, the largest comes first."""
+        self._graph, self._values = graph, edges
         self._taken: list[int] = []
         self._edges = self._in_order()
 
     def first(self, n: int) -> list[int]:
-        """The places, in the graph's order of edges, of the first n."""
-        while len(self._taken) < n:
-            place = next(self._edges, None)
-            if place is None:
-                break
-            self._taken.append(place)
+        """Indices, in the graph's order of edges, of the first n; of all if there are fewer."""
+        self._taken += islice(self._edges, max(0, n - len(self._taken)))
         return self._taken[:n]
 
     def _in_order(self) -> Iterator[int]:
-        graph = self._scores.graph
+        graph = self._graph
         places = graph.unflatten_edges(torch.arange(graph.n_edges))
         candidates: list[tuple[float, int, int]] = []  # minus score, place, which row
         rows: list[Iterator[tuple[float, int, int]]] = []
@@ -117,10 +73,8 @@ class _Growth:
 
     def _best_first(self, block: str, row: int, places: Tensor) -> Iterator[tuple[float, int, int]]:
         """Score, place and source of the edges of a row."""
-        assert self._scores.edges is not None
-        columns = self._scores.graph.blocks[block].support[row].nonzero().flatten()
-        values = self._scores.edges[block][row, columns]
-        values = values.abs() if self._absolute else values
+        columns = self._graph.blocks[block].support[row].nonzero().flatten()
+        values = self._values[block][row, columns]
         order = values.argsort(descending=True, stable=True)
         columns = columns[order]
         of_edges = (values[order], places[row, columns], columns)

@@ -6,7 +6,13 @@ import jaxtyping
 import pytest
 import torch
 
-from sparse_lens.ablation import Ablation, InterchangeAblation, MeanAblation, ZeroAblation
+from sparse_lens.ablation import (
+    Ablation,
+    InterchangeAblation,
+    MeanAblation,
+    ResampleAblation,
+    ZeroAblation,
+)
 from sparse_lens.graphs import ChannelGraph
 from sparse_lens.patching import bind, run_circuit
 from tests import planted
@@ -45,13 +51,12 @@ def test_what_interchange_refuses(tokens: Any, what: str, monkeypatch: pytest.Mo
         InterchangeAblation(tokens=tokens)
 
 
-def test_an_ablation_that_is_not_known_is_refused() -> None:
-    class Noise(Ablation):
-        """Not one of ours."""
-
+@pytest.mark.parametrize("given", ["mean", MeanAblation])
+def test_what_is_no_ablation_is_refused(given: Any) -> None:
+    unchecked = getattr(bind, "__wrapped__", bind)  # types may be checked under test
     problem = planted.problems()["dense, channel, mean"]
-    with pytest.raises(ValueError, match=r"cannot bind .*Noise"):
-        bind(problem.model, problem.graph, Noise())
+    with pytest.raises(ValueError, match=r"not an ablation: pass an object such as MeanAblation"):
+        unchecked(problem.model, problem.graph, given)
 
 
 @pytest.mark.parametrize(
@@ -59,6 +64,7 @@ def test_an_ablation_that_is_not_known_is_refused() -> None:
     [
         ZeroAblation(),
         InterchangeAblation(),
+        ResampleAblation(),
         InterchangeAblation(tokens=planted.task().train.corrupted[:1]),
         MeanAblation(tokens=planted.task().train.clean),
         MeanAblation(tokens=planted.task().train.clean, per_position=True),

@@ -109,17 +109,20 @@ def test_the_bar_of_a_terminal_counts_what_ended_in_any_order():
     assert console.file.getvalue().count("for_while") == 2  # type: ignore[attr-defined]
 
 
-def test_flags_reach_the_methods(models: str, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("ablation", "expected_type"), [("zero", "ZeroAblation"), ("resample", "ResampleAblation")]
+)
+def test_flags_reach_the_methods(models: str, tmp_path: Path, ablation: str, expected_type: str):
     one = models.split(",")[0]
     code, _, _ = run(
         "--models", one, "--tasks", "for_while", "--methods", "attribution-patching",
-        "--graph", "component", "--ablation", "zero", "--target-loss", "0.5", "--no-report",
+        "--graph", "component", "--ablation", ablation, "--target-loss", "0.5", "--no-report",
         "--set", "attribution-patching.batch_size=32", "--set", "attribution-patching.nodes=True",
         "--out", str(tmp_path),
     )  # fmt: skip
     assert code == 0
     (record,) = Results.load(tmp_path).records
-    assert (record.graph, record.ablation["type"]) == ("component", "ZeroAblation")
+    assert (record.graph, record.ablation["type"]) == ("component", expected_type)
     assert record.circuit_given_by == "nodes"
     assert record.target_loss == 0.5
     expected = {"batch_size": 32, "nodes": True, "target_loss": 0.5}

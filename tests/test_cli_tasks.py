@@ -53,7 +53,6 @@ REFUSED = {
 }
 
 
-@pytest.mark.slow
 def test_a_model_s_tokenizer_is_asked() -> None:
     n = len(tasks.names("all"))
     text = run("--model", "py-sparse")
@@ -61,7 +60,6 @@ def test_a_model_s_tokenizer_is_asked() -> None:
     assert REFUSED["final_kwarg"] in text
 
 
-@pytest.mark.slow
 def test_validate_gives_the_reason() -> None:
     whole = tasks.validate(load_tokenizer(zoo.resolve("py-dense")))
     assert tuple(whole) == tasks.names("all")

@@ -1,5 +1,6 @@
 """What a discovery answers."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -45,7 +46,8 @@ def test_a_ranking_gives_a_circuit_of_any_size() -> None:
         best = sorted(NAMES, key=lambda name: -abs(by_name[name]))[:n]
         assert found.at(n_edges=n) == Circuit.from_edge_names(GRAPH, best)
     signed = sorted(NAMES, key=lambda name: -by_name[name])[:5]
-    assert discovery(absolute=False).at(n_edges=5) == Circuit.from_edge_names(GRAPH, signed)
+    by_value = discovery(scores=replace(SCORES, absolute=False))
+    assert by_value.at(n_edges=5) == Circuit.from_edge_names(GRAPH, signed)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,6 @@ from sparse_lens.objectives import KLDivergence, TaskLoss
 from sparse_lens.patching import bind
 from sparse_lens.scores import Scores
 from sparse_lens.search import ChosenCircuit
-from sparse_lens.selection import GreedyScores
 from tests.evals import toy_comparison as toy
 from tests.evals.toy_comparison import ByIndex
 from tests.graphs.tiny import GRAPHS, random_edge_circuit, random_node_circuit
@@ -38,7 +37,7 @@ def random_scores(graph, *, nodes: bool) -> Scores:
     if nodes:
         values[next(iter(values))][0] = torch.inf
         return Scores(graph, nodes=values)
-    return Scores(graph, edges=values)
+    return Scores(graph, edges=values, absolute=False)
 
 
 def discovery_on(graph, *, nodes: bool = True, **changes: Any) -> Discovery:
@@ -52,7 +51,6 @@ def discovery_on(graph, *, nodes: bool = True, **changes: Any) -> Discovery:
         "chosen": ChosenCircuit(circuit, 0.1, True, ((7, 0.1), (3, 1 / 3)), calibration),
         "cost": Cost(forward_passes=5, backward_passes=2, seconds=0.7, peak_memory=9),
         "seed": 6,
-        "absolute": False,
         "history": ({"step": 0.0, "loss": 1 / 7}, {"step": 1.0, "loss": float("inf")}),
         "circuits": (Circuit.empty(graph), random_edge_circuit(graph, 0.3, 2), circuit),
         "versions": {"sparse-lens": "0.0", "torch": "9"},
@@ -66,12 +64,13 @@ def test_what_is_saved_is_loaded(graph, nodes, tmp_path):
     saved = discovery_on(graph, nodes=nodes)
     saved.save(tmp_path / "discovery")
     loaded = Discovery.load(tmp_path / "discovery", graph)
-    for name in ("method", "task", "cost", "seed", "absolute", "history", "circuits", "versions"):
+    for name in ("method", "task", "cost", "seed", "history", "circuits", "versions"):
         assert getattr(loaded, name) == getattr(saved, name), name
     for name in ("circuit", "loss", "met_target", "tried", "calibration"):
         assert getattr(loaded.chosen, name) == getattr(saved.chosen, name), name
     assert (loaded.scores.nodes is None) == (not nodes)
     assert loaded.scores.by_name() == saved.scores.by_name()
+    assert loaded.scores.absolute == saved.scores.absolute
     assert [file.name for file in tmp_path.iterdir()] == ["discovery"]
 
 
@@ -131,11 +130,11 @@ def test_it_is_evaluated_later_without_running_again(method, graph_of, tmp_path)
 def test_scores_are_selected_from_as_before(tmp_path):
     graph = GRAPHS["component"]
     edges = {"edges": torch.rand(graph.edge_support["edges"].shape)}
-    for scores in (Scores(graph, edges=edges), GreedyScores(graph, edges=edges)):
+    for scores in (Scores(graph, edges=edges), Scores(graph, edges=edges, greedy=True)):
         saved = discovery_on(graph, scores=scores, circuits=())
         saved.save(tmp_path / "discovery")
         loaded = Discovery.load(tmp_path / "discovery", graph)
-        assert type(loaded.scores) is type(scores)
+        assert loaded.scores.greedy == scores.greedy
         assert loaded.at(n_edges=9) == saved.at(n_edges=9)
 
 

@@ -16,9 +16,10 @@ LAYERS = (
     {"_version", "atomic", "dataclass_json", "hard_concrete", "learning", "plugins"},
     {"models", "task", "versions"},
     {"training", "graphs", "objectives", "task_io", "identity"},
-    {"ablation", "circuit", "graph_file", "calibration"},
+    {"circuit", "graph_file", "calibration", "selection"},
     {"circuit_io", "circuit_network", "masks", "scores"},
-    {"patching", "eap_ig", "selection", "plotting"},
+    {"patching", "eap_ig", "plotting"},
+    {"ablation"},
     {"method", "cost", "search"},
     {"discovery"},
     {"discovery_io", "ranking_method"},
@@ -40,8 +41,6 @@ BACKWARD = {
     # A discovery names its method; the method says that it returns one.
     ("method", "discovery"),
     ("baselines.edge_pruning.training", "baselines.edge_pruning.method"),
-    ("patching.variants.forward", "patching.variants.circuit_variants"),
-    ("patching.variants.plan", "patching.variants.circuit_variants"),
 }
 
 # Defining hook points (models) and counting passes (cost) is not touching activations.

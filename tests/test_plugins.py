@@ -23,9 +23,9 @@ def register(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_class_is_loaded_by_its_name(register) -> None:
-    register("some.group", "sparse_lens.selection:GreedyScores")
+    register("some.group", "sparse_lens.scores:Scores")
     (name, loaded), *others = load_entry_points("some.group", Scores).items()
-    assert (name, loaded.__name__, others) == ("theirs", "GreedyScores", [])
+    assert (name, loaded.__name__, others) == ("theirs", "Scores", [])
     assert load_entry_points("another.group", Scores) == {}
 
 

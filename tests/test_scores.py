@@ -1,11 +1,12 @@
 """Scores against sorting a list of names."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from sparse_lens.circuit import Circuit
 from sparse_lens.scores import Scores
-from sparse_lens.selection import GreedyScores
 from tests.graphs.tiny import GRAPHS
 
 every_graph = pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS.keys())
@@ -18,7 +19,7 @@ def random_scores(graph, kind, *, decimals=8, seed=0):
     values = {
         n: torch.randn(s, generator=generator).round(decimals=decimals) for n, s in shapes.items()
     }
-    return Scores(graph, **{kind: values})
+    return Scores(graph, nodes=values) if kind == "nodes" else Scores(graph, edges=values)
 
 
 def best_names(scores, k, absolute):
@@ -33,7 +34,8 @@ def test_scores_print_what_they_are_of_and_no_numbers():
     graph = GRAPHS["component"]
     edges = {"edges": torch.zeros(graph.block_shapes["edges"])}
     assert repr(Scores(graph, edges=edges)) == f"Scores(of the edges of {graph})"
-    assert repr(GreedyScores(graph, edges=edges)) == f"GreedyScores(of the edges of {graph})"
+    greedy = Scores(graph, edges=edges, greedy=True, absolute=False)
+    assert repr(greedy) == f"Scores(of the edges of {graph}, greedy, signed)"
     nodes = {name: torch.zeros(shape) for name, shape in graph.site_shapes.items()}
     assert repr(Scores(graph, nodes=nodes)) == f"Scores(of the nodes of {graph})"
 
@@ -57,9 +59,9 @@ def test_by_name_is_in_the_graphs_order(graph, kind):
 @pytest.mark.parametrize("decimals", [0, 1, 8])
 @pytest.mark.parametrize("absolute", [True, False])
 def test_top_edges_are_exact_and_stable(graph, decimals, absolute):
-    scores = random_scores(graph, "edges", decimals=decimals)
+    scores = replace(random_scores(graph, "edges", decimals=decimals), absolute=absolute)
     for k in (0, 1, 2, 7, graph.n_edges // 2, graph.n_edges - 1, graph.n_edges):
-        circuit = scores.top(n_edges=k, absolute=absolute)
+        circuit = scores.top(n_edges=k)
         assert set(circuit.edge_names()) == best_names(scores, k, absolute)
         assert circuit.n_edges == k
 
@@ -68,9 +70,9 @@ def test_top_edges_are_exact_and_stable(graph, decimals, absolute):
 @pytest.mark.parametrize("decimals", [0, 1, 8])
 @pytest.mark.parametrize("absolute", [True, False])
 def test_top_nodes_are_exact_and_stable(graph, decimals, absolute):
-    scores = random_scores(graph, "nodes", decimals=decimals)
+    scores = replace(random_scores(graph, "nodes", decimals=decimals), absolute=absolute)
     for k in (0, 1, 5, graph.n_nodes - 1, graph.n_nodes):
-        circuit = scores.top(n_nodes=k, absolute=absolute)
+        circuit = scores.top(n_nodes=k)
         assert set(circuit.node_names()) == best_names(scores, k, absolute)
         assert circuit.n_nodes == k
         assert circuit.is_node_circuit
@@ -123,9 +125,9 @@ def test_refusals():
     graph = GRAPHS["component"]
     edges = {"edges": torch.zeros(graph.block_shapes["edges"])}
     nodes = {name: torch.zeros(shape) for name, shape in graph.site_shapes.items()}
-    for both_or_none in ({}, {"nodes": nodes, "edges": edges}):
+    for both_or_none in ((None, None), (nodes, edges)):
         with pytest.raises(ValueError, match="one of the two"):
-            Scores(graph, **both_or_none)
+            Scores(graph, *both_or_none)
     with pytest.raises(ValueError, match="1 of 6 sites are missing: embed"):
         Scores(graph, nodes={name: nodes[name] for name in nodes if name != "embed"})
     with pytest.raises(ValueError, match="needs a tensor of shape"):

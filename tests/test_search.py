@@ -147,7 +147,7 @@ def test_ranking_by_sign_or_by_absolute_value() -> None:
     bound = bind(COMPONENT.model, COMPONENT.graph, COMPONENT.ablation)
     scores = planted_first(COMPONENT, sign=-1.0)
     assert choose_circuit(bound, scores, TASK, target_loss=0.15).circuit == COMPONENT.circuit
-    signed = choose_circuit(bound, scores, TASK, target_loss=0.15, absolute=False)
+    signed = choose_circuit(bound, replace(scores, absolute=False), TASK, target_loss=0.15)
     assert signed.circuit.n_edges > COMPONENT.graph.n_edges - len(COMPONENT.names)
 
 

@@ -1,5 +1,6 @@
 """Greedy selection against a loop that asks, before every edge, what leads to the output."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +9,6 @@ import torch
 from sparse_lens.graphs import ChannelGraph, ComponentGraph, Graph
 from sparse_lens.graphs.reachability import reach
 from sparse_lens.scores import Scores
-from sparse_lens.selection import GreedyScores
 from tests.patching import tiny
 
 GRAPHS = [
@@ -18,7 +18,7 @@ GRAPHS = [
 ]
 
 
-def build(make: Any, changes: dict[str, Any]) -> tuple[Graph, GreedyScores]:
+def build(make: Any, changes: dict[str, Any]) -> tuple[Graph, Scores]:
     graph = make.from_model(tiny.dense("LN", **changes))
     generator = torch.Generator().manual_seed(0)
     edges = {
@@ -26,12 +26,12 @@ def build(make: Any, changes: dict[str, Any]) -> tuple[Graph, GreedyScores]:
         block: (torch.randn(shape, generator=generator) * 20).round() / 20
         for block, shape in graph.block_shapes.items()
     }
-    return graph, GreedyScores(graph, edges=edges)
+    return graph, Scores(graph, edges=edges, greedy=True)
 
 
-def slowly(graph: Graph, scores: Scores, n: int, *, absolute: bool) -> list[str]:
+def slowly(graph: Graph, scores: Scores, n: int) -> list[str]:
     """Names of edges, each the best of those whose end leads to the output."""
-    values = {name: abs(v) if absolute else v for name, v in scores.by_name().items()}
+    values = {name: abs(v) if scores.absolute else v for name, v in scores.by_name().items()}
     everything = torch.ones(graph.n_nodes, dtype=torch.bool)
     taken = {
         block: torch.zeros(s.shape, dtype=torch.bool) for block, s in graph.edge_support.items()
@@ -56,9 +56,10 @@ def slowly(graph: Graph, scores: Scores, n: int, *, absolute: bool) -> list[str]
 @pytest.mark.parametrize("absolute", [True, False])
 def test_best_edges_from_the_output_backwards(make: Any, changes: Any, absolute: bool) -> None:
     graph, scores = build(make, changes)
-    wanted = slowly(graph, scores, 25, absolute=absolute)
+    scores = replace(scores, absolute=absolute)
+    wanted = slowly(graph, scores, 25)
     for n in (0, 1, 7, 25):
-        found = scores.top(n_edges=n, absolute=absolute).edge_names()
+        found = scores.top(n_edges=n).edge_names()
         assert sorted(found) == sorted(wanted[:n])
 
 
@@ -67,16 +68,14 @@ def test_all_edges_of_a_component_graph_lead_to_the_output() -> None:
     assert scores.top(n_edges=10**6).n_edges == graph.n_edges
     assert (
         scores.top(n_edges=10).edge_names()
-        != Scores(graph, edges=scores.edges).top(n_edges=10).edge_names()
+        != replace(scores, greedy=False).top(n_edges=10).edge_names()
     )
 
 
 def test_only_numbers_of_edges_are_chosen() -> None:
     graph, scores = build(*GRAPHS[0])
-    wrong: list[dict[str, Any]] = [{"n_nodes": 3}, {}, {"n_edges": -1}]
-    for sizes in wrong:
-        with pytest.raises(ValueError, match="chooses a number of edges"):
-            scores.top(**sizes)
+    with pytest.raises(ValueError, match=r"of edges: ask for top\(n_edges="):
+        scores.top(n_nodes=3)
     nodes = {name: torch.zeros(shape) for name, shape in graph.site_shapes.items()}
     with pytest.raises(ValueError, match="greedy selection chooses edges"):
-        GreedyScores(graph, nodes=nodes)
+        Scores(graph, nodes=nodes, greedy=True)

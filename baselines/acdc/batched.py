@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sparse_lens.baselines.acdc.guesses import Guesses
 from sparse_lens.baselines.acdc.order import Rows, sublayers_from_the_output
-from sparse_lens.baselines.acdc.run import Edge, Rule, Run
+from sparse_lens.baselines.acdc.pruning_run import Edge, Rule, Run
 from sparse_lens.baselines.acdc.trials import (
     Trial,
     best_informed,
@@ -206,7 +206,7 @@ class _Part:
     def __init__(
         self, bound: BoundAblation, prompts: Prompts, objective: Objective, kept: np.ndarray
     ) -> None:
-        self._prompts = prompts.to(bound.model.cfg.device or "cpu")
+        self._prompts = prompts.to(bound.device)
         self.n_prompts = len(prompts)
         self.device = self._prompts.clean.device.type
         self._objective = objective

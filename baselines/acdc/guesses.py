@@ -2,7 +2,7 @@
 
 import math
 
-from sparse_lens.baselines.acdc.run import Rule
+from sparse_lens.baselines.acdc.pruning_run import Rule
 from sparse_lens.graphs.component import LETTERS, ComponentGraph
 
 _LEARNING_RATE = 0.5

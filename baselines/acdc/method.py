@@ -12,7 +12,7 @@ from transformer_lens import HookedTransformer
 from sparse_lens.ablation import Ablation
 from sparse_lens.baselines.acdc.batched import run_in_batches
 from sparse_lens.baselines.acdc.one_at_a_time import run_one_by_one
-from sparse_lens.baselines.acdc.run import Rule, Run
+from sparse_lens.baselines.acdc.pruning_run import Rule, Run
 from sparse_lens.baselines.acdc.scores import scores_of_runs
 from sparse_lens.baselines.acdc.targets import LossTarget, Target, bisect
 from sparse_lens.circuit import Circuit
@@ -21,9 +21,9 @@ from sparse_lens.discovery import Discovery
 from sparse_lens.graphs.base import Graph
 from sparse_lens.graphs.component import ComponentGraph
 from sparse_lens.method import Method, check_task
+from sparse_lens.models.anatomy import anatomy_of
 from sparse_lens.objectives import KLDivergence, Objective, TaskLoss
-from sparse_lens.patching import BoundAblation, bind, full_logits
-from sparse_lens.patching.component.writers import heads_are_coupled
+from sparse_lens.patching import BoundAblation, bind, full_logits_for
 from sparse_lens.patching.suspension import has_hooks_of_others
 from sparse_lens.search import ChosenCircuit, circuit_logits
 from sparse_lens.task import Prompts, Task
@@ -122,7 +122,6 @@ class ACDC(Method):
             chosen=chosen,
             cost=cost,
             seed=seed,
-            absolute=False,
             history=tuple(_row(run) for run in runs),
             circuits=circuits,
         )
@@ -160,8 +159,7 @@ class ACDC(Method):
         self, bound: BoundAblation, start: Circuit, task: Task, meter: CostMeter
     ) -> list[Run]:
         """One for each threshold, from the smallest up."""
-        device = bound.model.cfg.device or "cpu"
-        train = task.train.to(device)
+        train = task.train.to(bound.device)
         runs: dict[float, Run] = {}
 
         def run(threshold: float) -> Run:
@@ -177,7 +175,7 @@ class ACDC(Method):
                 task.split("validation")
 
             def loss_of(circuit: Circuit, objective: Objective) -> float:
-                return _loss(bound, circuit, task.split("validation").to(device), objective)
+                return _loss(bound, circuit, task.split("validation").to(bound.device), objective)
 
             def needs_smaller(threshold: float) -> tuple[bool, int]:
                 circuit = run(threshold).circuit
@@ -196,7 +194,8 @@ class ACDC(Method):
     ) -> Run:
         rule = Rule(threshold, self.absolute)
         parts = (bound, prompts, self.objective, start, rule)
-        by_itself = not isinstance(bound.graph, ComponentGraph) or heads_are_coupled(bound.model)
+        coupled = anatomy_of(bound.model).heads_are_coupled
+        by_itself = coupled or not isinstance(bound.graph, ComponentGraph)
         if by_itself or has_hooks_of_others(bound.model):
             return run_one_by_one(*parts, max_tokens=self.max_tokens)
         run = run_in_batches(*parts, max_tokens=self.max_tokens)
@@ -208,7 +207,7 @@ def _smallest(
     bound: BoundAblation, circuits: tuple[Circuit, ...], task: Task, target: float
 ) -> ChosenCircuit:
     """The smallest circuit that meets a task loss on the validation prompts, or the full one."""
-    prompts = task.split("validation").to(bound.model.cfg.device or "cpu")
+    prompts = task.split("validation").to(bound.device)
     tried = []
     for circuit in sorted(circuits, key=lambda circuit: circuit.n_edges):
         loss = _loss(bound, circuit, prompts, TaskLoss())
@@ -225,7 +224,7 @@ def _smallest(
 
 @torch.no_grad()
 def _loss(bound: BoundAblation, circuit: Circuit, prompts: Prompts, objective: Objective) -> float:
-    full = full_logits(bound.model, prompts) if objective.needs_full_logits else None
+    full = full_logits_for(objective, bound.model, prompts)
     return float(objective(circuit_logits(bound, circuit, prompts), prompts, full).mean())
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import torch
 
+from sparse_lens.ablation import BoundConstants
 from sparse_lens.baselines.acdc.order import sublayers_from_the_output
-from sparse_lens.baselines.acdc.run import Edge, Rule, Run
+from sparse_lens.baselines.acdc.pruning_run import Edge, Rule, Run
 from sparse_lens.circuit import Circuit
 from sparse_lens.objectives import Objective
 from sparse_lens.patching import (
     BoundAblation,
-    BoundConstants,
     acting_rows,
     answer_logits,
-    full_logits,
+    full_logits_for,
     patched,
 )
 from sparse_lens.task import Prompts
@@ -56,10 +56,10 @@ class _Search:
         size = max(1, max_tokens // prompts.clean.shape[1])
         self._parts = []
         for part, part_bound in bound.batches(prompts, size):
-            part = part.to(bound.model.cfg.device or "cpu")
+            part = part.to(bound.device)
             # Values on other tokens are the same in every test: compute them once.
             constants = BoundConstants(self._model, self._graph, part_bound.values(part))
-            full = full_logits(self._model, part) if objective.needs_full_logits else None
+            full = full_logits_for(objective, self._model, part)
             self._parts.append((part, constants, full))
         self._changes: dict[Edge, float] = {}
         self._margin, self._n_passes = float("inf"), 0

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from sparse_lens.baselines.acdc.run import Edge, Run
+from sparse_lens.baselines.acdc.pruning_run import Edge, Run
 from sparse_lens.circuit import Circuit
 from sparse_lens.scores import Scores
 
@@ -38,7 +38,7 @@ def scores_of_runs(start: Circuit, runs: Sequence[Run]) -> Scores:
     values = {block: torch.zeros(shape) for block, shape in graph.block_shapes.items()}
     for (block, row, column), place in zip(edges, places.tolist(), strict=True):
         values[block][row, column] = place
-    return Scores(graph, edges=values)
+    return Scores(graph, edges=values, absolute=False)
 
 
 def _size(run: Run, edge: Edge) -> float:

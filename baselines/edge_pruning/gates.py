@@ -70,24 +70,17 @@ class EdgeGates:
                 0, self._sources.cpu()
             )
             edges = log_p - torch.log(-torch.expm1(log_p)) - offset
-        return Scores(self.graph, edges=self.graph.unflatten_edges(edges))
+        return Scores(self.graph, edges=self.graph.unflatten_edges(edges), absolute=False)
 
-    def of_scores(self, scores: Scores, *, absolute: bool) -> Float[Tensor, " edges"]:
-        """Scores of a vector's edges, on the CPU; one of node scores has the lower of its ends'.
-
-        Args:
-            absolute: take absolute values first.
-        """
+    def of_scores(self, scores: Scores) -> Float[Tensor, " edges"]:
+        """What a vector's edges rank by, on the CPU; by node scores, the lower of its ends."""
         if scores.graph != self.graph:
             raise ValueError(
                 f"the initial scores are of another graph: {scores.graph}, expected {self.graph}."
             )
         if scores.edges is not None:
-            values = self.graph.flatten_edges(scores.edges)
-            return values.abs() if absolute else values
-        assert scores.nodes is not None
-        nodes = self.graph.flatten(scores.nodes)
-        nodes = nodes.abs() if absolute else nodes
+            return scores.importance
+        nodes = scores.importance
         lower = {
             name: torch.minimum(nodes[block.dst_nodes, None], nodes[block.src_nodes])
             for name, block in self.graph.blocks.items()

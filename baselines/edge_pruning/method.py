@@ -131,12 +131,12 @@ class EdgePruning(RankingMethod):
             FileNotFoundError: when its folder does not exist.
         """
         with frozen(bound.model):
-            gates = EdgeGates(bound.graph, writers=self.writer_gates, device=bound.model.cfg.device)
+            gates = EdgeGates(bound.graph, writers=self.writer_gates, device=bound.device)
             order = self._order(gates, bound, task, seed, meter)
             training = Training(self, bound, gates, task.train, order, seed)
             training.run(meter)
         scores = gates.scores(training.log_alpha, self.gate.offset)
-        return Ranking(scores, absolute=False, history=tuple(training.history))
+        return Ranking(scores, history=tuple(training.history))
 
     def _order(
         self, gates: EdgeGates, bound: BoundAblation, task: Task, seed: int, meter: CostMeter
@@ -144,9 +144,8 @@ class EdgePruning(RankingMethod):
         """Ranks of the edges by the initial scores: 0 for the last, 1 for the first."""
         if self.initial is None:
             return None
-        scores, absolute = self.initial, True
+        scores = self.initial
         if isinstance(scores, Method):
-            first = ranking_of(scores, bound, task, seed=seed, meter=meter)
-            scores, absolute = first.scores, first.absolute
-        distinct, rank = gates.of_scores(scores, absolute=absolute).unique(return_inverse=True)
+            scores = ranking_of(scores, bound, task, seed=seed, meter=meter).scores
+        distinct, rank = gates.of_scores(scores).unique(return_inverse=True)
         return rank.float() / max(1, len(distinct) - 1)

@@ -17,7 +17,7 @@ from sparse_lens.baselines.edge_pruning.gates import EdgeGates
 from sparse_lens.cost import CostMeter
 from sparse_lens.identity import tensor_hash
 from sparse_lens.learning import PromptOrder, share_of_peak
-from sparse_lens.patching import BoundAblation, answer_logits, full_logits, patched
+from sparse_lens.patching import BoundAblation, answer_logits, full_logits, full_logits_for, patched
 from sparse_lens.task import Prompts
 
 if TYPE_CHECKING:
@@ -44,16 +44,16 @@ class Training:
         order: Tensor | None,
         seed: int,
     ) -> None:
-        device = bound.model.cfg.device or "cpu"
-        self._method, self._bound, self._gates = method, bound, gates
-        self._prompts, self._order, self._seed = prompts.to(device), order, seed
+        self._method, self._gates = method, gates
+        self._prompts, self._order, self._seed = prompts.to(bound.device), order, seed
+        self._bound = bound.for_prompts(self._prompts)
         self._generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(gates.n_gates, generator=self._generator)
         log_alpha = method.initial_mean + method.initial_std * noise
         if order is not None:
             log_alpha[: gates.n_edges] -= method.initial_spread * (1 - order)
-        self.log_alpha = log_alpha.to(device).requires_grad_()
-        self._multipliers = torch.zeros(2, device=device, requires_grad=True)
+        self.log_alpha = log_alpha.to(bound.device).requires_grad_()
+        self._multipliers = torch.zeros(2, device=bound.device, requires_grad=True)
         self._optimizer = torch.optim.AdamW(
             [{"params": [self.log_alpha]}, {"params": [self._multipliers], "maximize": True}],
             weight_decay=method.weight_decay,
@@ -116,13 +116,14 @@ class Training:
         """The mean over some prompts; with a meter its gradient is added to that of the gates."""
         method, model = self._method, self._bound.model
         total = 0.0
-        for some in rows.split(method.micro_batch_size or len(rows)):
-            part, full = self._prompts[some], None
-            if method.objective.needs_full_logits:
-                full = full_logits(model, part) if self._full is None else self._full[some]
-            ablation = self._bound.rows(some)
-            with patched(model, self._gates.masks(gates), ablation=ablation, prompts=part):
-                loss = method.objective(answer_logits(model, part), part, full).sum()
+        for indices in rows.split(method.micro_batch_size or len(rows)):
+            batch, ablation = self._prompts[indices], self._bound.rows(indices)
+            if self._full is None:
+                full = full_logits_for(method.objective, model, batch)
+            else:
+                full = self._full[indices]
+            with patched(model, self._gates.masks(gates), ablation=ablation, prompts=batch):
+                loss = method.objective(answer_logits(model, batch), batch, full).sum()
             if meter is not None:
                 (loss / len(rows)).backward()
                 meter.backward_passes += 1

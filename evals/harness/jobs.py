@@ -171,7 +171,7 @@ def _run(job: Job, bench: Workbench) -> Outcome:
         questions=job.questions if chosen.met_target else Questions.none(),
         seed=job.seed,
     )
-    validation = task.split("validation").to(bound.model.cfg.device or "cpu")
+    validation = task.split("validation").to(bound.device)
     logits = model_logits(bound.model, validation)
     full = compare_logits(logits, logits, validation).means()
     record = replace(
@@ -193,8 +193,8 @@ def _run(job: Job, bench: Workbench) -> Outcome:
         forward_passes=discovery.cost.forward_passes,
         backward_passes=discovery.cost.backward_passes,
         peak_memory=discovery.cost.peak_memory,
-        device=str(bound.model.cfg.device),
-        hardware=hardware(bound.model.cfg.device),
+        device=str(bound.device),
+        hardware=hardware(bound.device),
         measurements=measurements,
     )
     drawing = None
@@ -211,13 +211,7 @@ def _chosen(job: Job, bound: BoundAblation, task: Task, discovery: Discovery) ->
     """What the method chose; searched for here if it knows no target."""
     if discovery.chosen is not None and takes_target(job.method):
         return discovery.chosen
-    return choose_circuit(
-        bound,
-        discovery.scores,
-        task,
-        target_loss=job.target_loss,
-        absolute=discovery.absolute,
-    )
+    return choose_circuit(bound, discovery.scores, task, target_loss=job.target_loss)
 
 
 def takes_target(method: Method) -> bool:

@@ -45,7 +45,7 @@ def measurements_of(
         questions: what else is asked of the chosen circuit.
         seed: of all draws; what one question draws does not depend on the others.
     """
-    prompts = prompts.to(bound.model.cfg.device or "cpu")
+    prompts = prompts.to(bound.device)
     meter = _Meter(bound, prompts)
     generator = torch.Generator().manual_seed(seed)
     first = meter("chosen", chosen, **_requested(chosen))

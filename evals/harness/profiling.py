@@ -46,7 +46,7 @@ def profiles_of(
     Args:
         tokenizer: for the texts of tokens; without one they are their numbers.
     """
-    prompts = prompts.to(bound.model.cfg.device or "cpu")
+    prompts = prompts.to(bound.device)
     text = _Texts(tokenizer)
     classes = _classes(prompts)
     names, values = _values(bound, circuit, prompts)

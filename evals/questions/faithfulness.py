@@ -75,7 +75,7 @@ def kl_over_positions(
     Raises:
         ValueError: for a prompt of which no position counts.
     """
-    prompts = prompts.to(bound.model.cfg.device or "cpu")
+    prompts = prompts.to(bound.device)
     where = _real_positions(prompts) if where is None else where.to(prompts.clean.device)
     if where.shape != prompts.clean.shape:
         raise ValueError(

@@ -94,7 +94,7 @@ def completeness(
     """
     candidates, whole = removable_nodes(circuit), whole_like(circuit)
     subsets = random_subsets(len(candidates), share=share, draws=draws, seed=seed)
-    prompts = prompts.to(bound.model.cfg.device or "cpu")
+    prompts = prompts.to(bound.device)
 
     def differences(one: Circuit) -> Float[Tensor, " n"]:
         logits = circuit_logits(bound, one, prompts, batch_size=batch_size)

@@ -48,7 +48,7 @@ def transfer_table(
         raise ValueError(f"{FULL_MODEL!r} is the row of the model itself; rename that circuit.")
     rows = []
     for style, own in prompts.items():
-        own = own.to(bound.model.cfg.device or "cpu")
+        own = own.to(bound.device)
         logits = model_logits(bound.model, own, batch_size=batch_size)
         found = {FULL_MODEL: (bound.graph.n_edges, compare_logits(logits, logits, own))}
         for name, circuit in circuits.items():

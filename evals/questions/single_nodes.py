@@ -95,7 +95,7 @@ def minimality(
             at hand.
         seed: of that draw.
     """
-    prompts = prompts.to(bound.model.cfg.device or "cpu")
+    prompts = prompts.to(bound.device)
     nodes = removable_nodes(circuit).nonzero().flatten()
     if max_nodes is not None and len(nodes) > max_nodes:
         generator = torch.Generator().manual_seed(seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from rich.console import Console
 
-from sparse_lens.ablation import Ablation, InterchangeAblation, MeanAblation, ZeroAblation
+from sparse_lens.ablation import registry as ablations
 from sparse_lens.commands.compare_console import Display
 from sparse_lens.evals import tasks
 from sparse_lens.evals.compare import compare
@@ -29,11 +29,6 @@ from sparse_lens.models.tokenizer import load_tokenizer
 GRAPHS: Mapping[str, GraphOf] = {
     "channel": ChannelGraph.from_model,
     "component": ComponentGraph.from_model,
-}
-ABLATIONS: Mapping[str, Callable[[], Ablation]] = {
-    "mean": MeanAblation,
-    "zero": ZeroAblation,
-    "interchange": InterchangeAblation,
 }
 
 Thing = TypeVar("Thing")
@@ -78,7 +73,7 @@ def run(
             methods,
             out=out,
             graph=_named("graph", GRAPHS, preset.graph),
-            ablation=_named("ablation", ABLATIONS, preset.ablation)(),
+            ablation=_named("ablation", ablations(), preset.ablation)(),
             seeds=preset.n_seeds,
             target_loss=preset.target_loss,
             budgets=preset.budgets,

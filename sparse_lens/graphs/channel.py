@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from einops import rearrange
@@ -13,6 +13,8 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from sparse_lens.graphs.base import Block, Graph, Site, compact, did_you_mean
 from sparse_lens.graphs.checks import check_channels_have_edges, check_has_layers
+from sparse_lens.models.anatomy import Anatomy, anatomy_of
+from sparse_lens.models.anatomy.hooked_transformer import hooked_transformer_anatomy
 
 _ATTENTION = (("attn_in", "q"), ("attn_in", "k"), ("attn_in", "v"), ("v", "attn_out"))
 _MLP = (("mlp_in", "mlp_post"), ("mlp_post", "mlp_out"))
@@ -61,16 +63,13 @@ class ChannelGraph(Graph):
         Raises:
             ValueError: for a model whose channels have no agreed edges, naming the reason.
         """
-        if not isinstance(model, HookedTransformer):
-            raise ValueError(
-                f"ChannelGraph needs a HookedTransformer (a decoder), got {type(model).__name__}."
-            )
-        cfg, is_sparse = model.cfg, getattr(model, "sparse_cfg", None) is not None
-        check_has_layers(cfg)
-        check_channels_have_edges(cfg, getattr(model, "sparse_cfg", None))
+        anatomy, model = anatomy_of(model), cast(HookedTransformer, model)
+        cfg = model.cfg
+        check_has_layers(anatomy)
+        check_channels_have_edges(anatomy)
         attn: Any = model.blocks[0].attn
         d_in = attn.W_Q.shape[1]
-        sites = _sites(cfg, d_in, is_sparse, final_resid)
+        sites = _sites(cfg, anatomy, d_in, final_resid)
         with torch.no_grad():
             blocks = _blocks(model, sites)
         return cls(
@@ -78,8 +77,8 @@ class ChannelGraph(Graph):
             n_heads=cfg.n_heads,
             d_head=cfg.d_head,
             d_model=cfg.d_model,
-            attn_only=cfg.attn_only,
-            parallel=bool(cfg.parallel_attn_mlp) and not cfg.attn_only,
+            attn_only=anatomy.attn_only,
+            parallel=anatomy.parallel,
             sites=MappingProxyType(sites),
             blocks=MappingProxyType(blocks),
             d_in=d_in,
@@ -94,7 +93,8 @@ class ChannelGraph(Graph):
         Args:
             d_pos: channels of position embeddings that are concatenated to each read.
         """
-        sites = _sites(cfg, cfg.d_model + d_pos, True, final_resid)
+        anatomy = hooked_transformer_anatomy(cfg)
+        sites = _sites(cfg, anatomy, cfg.d_model + d_pos, final_resid)
         return sum(site.width for site in sites.values())
 
     @property
@@ -216,8 +216,8 @@ def _blocks(model: HookedTransformer, sites: Mapping[str, Site]) -> dict[str, Ch
 
 def _weights(model: HookedTransformer) -> Iterator[tuple[str, str, Float[Tensor, "dst src"]]]:
     """Source, destination and matrix of each block, in forward order."""
-    # A sparse GPT's nodes come after norm and gain, a plain model's between the two.
-    gained = (lambda w, _: w) if getattr(model, "sparse_cfg", None) is not None else _with_gain
+    anatomy = anatomy_of(model)
+    gained = _with_gain if anatomy.channels_precede_gain else (lambda w, _: w)
     for layer, block in enumerate(model.blocks):
         attn: Any = block.attn
         matrices = {
@@ -226,7 +226,7 @@ def _weights(model: HookedTransformer) -> Iterator[tuple[str, str, Float[Tensor,
         }
         matrices["attn_out"] = rearrange(attn.W_O, "head d_head d_model -> d_model (head d_head)")
         pairs = _ATTENTION
-        if not model.cfg.attn_only:
+        if not anatomy.attn_only:
             mlp: Any = block.mlp
             pairs += _MLP
             matrices["mlp_post"] = gained(mlp.W_in.T, block.ln2)
@@ -243,35 +243,25 @@ def _with_gain(weight: Float[Tensor, "dst src"], norm: Any) -> Float[Tensor, "ds
 
 
 def _sites(
-    cfg: HookedTransformerConfig, d_in: int, is_sparse: bool, final_resid: bool
+    cfg: HookedTransformerConfig, anatomy: Anatomy, d_in: int, final_resid: bool
 ) -> dict[str, Site]:
-    heads = cfg.n_heads * cfg.d_head
+    d_heads = cfg.n_heads * cfg.d_head
     sites = []
     for layer in range(cfg.n_layers):
         at = f"blocks.{layer}"
-        read, mlp_read = f"{at}.ln1.hook_normalized", f"{at}.ln2.hook_normalized"
-        if is_sparse:
-            read, mlp_read = f"{at}.attn.hook_input", f"{at}.mlp.hook_input"
-        elif cfg.normalization_type is None:
-            read, mlp_read = f"{at}.hook_attn_in", f"{at}.hook_mlp_in"
-        sites.append(Site(f"{at}.attn_in", d_in, read))
+        sites.append(Site(f"{at}.attn_in", d_in, anatomy.attn_read(layer)))
         for letter in "qkv":
-            hook = f"{at}.attn.hook_{letter}"
-            before = f"{hook}_pre" if is_sparse else hook
-            sites.append(Site(f"{at}.{letter}", heads, hook, before, per_head=True))
-        hook = f"{at}.hook_attn_out"
-        before = f"{at}.attn.hook_out_pre" if is_sparse else hook
-        sites.append(Site(f"{at}.attn_out", cfg.d_model, hook, before))
-        if cfg.attn_only:
+            hooks = (anatomy.attended(layer, letter), anatomy.projected(layer, letter))
+            sites.append(Site(f"{at}.{letter}", d_heads, *hooks, per_head=True))
+        hooks = (anatomy.attn_out(layer), anatomy.attn_sum(layer))
+        sites.append(Site(f"{at}.attn_out", cfg.d_model, *hooks))
+        if anatomy.attn_only:
             continue
-        hook = f"{at}.hook_mlp_out"
-        before = f"{at}.mlp.hook_out_pre" if is_sparse else hook
-        sites.append(Site(f"{at}.mlp_in", d_in, mlp_read))
-        sites.append(
-            Site(f"{at}.mlp_post", cfg.d_mlp or 0, f"{at}.mlp.hook_post", f"{at}.mlp.hook_pre")
-        )
-        sites.append(Site(f"{at}.mlp_out", cfg.d_model, hook, before))
+        sites.append(Site(f"{at}.mlp_in", d_in, anatomy.mlp_read(layer)))
+        hooks = (anatomy.neurons(layer), anatomy.neurons_pre(layer))
+        sites.append(Site(f"{at}.mlp_post", cfg.d_mlp or 0, *hooks))
+        hooks = (anatomy.mlp_out(layer), anatomy.mlp_sum(layer))
+        sites.append(Site(f"{at}.mlp_out", cfg.d_model, *hooks))
     if final_resid:
-        last = f"blocks.{cfg.n_layers - 1}.hook_resid_post"
-        sites.append(Site("final_resid", cfg.d_model, last))
+        sites.append(Site("final_resid", cfg.d_model, anatomy.final_stream))
     return {site.name: site for site in sites}

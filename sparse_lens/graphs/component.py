@@ -4,13 +4,15 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import torch
-from transformer_lens import HookedTransformer, HookedTransformerConfig
+from transformer_lens import HookedTransformerConfig
 
 from sparse_lens.graphs.base import Block, Graph, Site, did_you_mean
 from sparse_lens.graphs.checks import check_has_layers, check_stream_is_sum
+from sparse_lens.models.anatomy import Anatomy, anatomy_of
+from sparse_lens.models.anatomy.hooked_transformer import hooked_transformer_anatomy
 
 EDGES = "edges"
 """The one block of a component graph."""
@@ -76,29 +78,25 @@ class ComponentGraph(Graph):
         Raises:
             ValueError: when its residual stream is not the sum of what is written to it.
         """
-        if not isinstance(model, HookedTransformer):
-            raise ValueError(
-                f"ComponentGraph needs a HookedTransformer (a decoder), got {type(model).__name__}."
-            )
-        sparse = getattr(model, "sparse_cfg", None)
-        return cls._build(model.cfg, split_embeddings, sparse)
+        anatomy, cfg = anatomy_of(model), cast(HookedTransformerConfig, model.cfg)
+        return cls._build(cfg, split_embeddings, anatomy)
 
     @classmethod
     def from_config(
         cls, cfg: HookedTransformerConfig, *, split_embeddings: bool = False
     ) -> "ComponentGraph":
         """The graph of any plain model with this configuration; no weights are needed."""
-        return cls._build(cfg, split_embeddings, None)
+        return cls._build(cfg, split_embeddings, hooked_transformer_anatomy(cfg))
 
     @classmethod
     def _build(
-        cls, cfg: HookedTransformerConfig, split_embeddings: bool, sparse: object
+        cls, cfg: HookedTransformerConfig, split_embeddings: bool, anatomy: Anatomy
     ) -> "ComponentGraph":
-        check_has_layers(cfg)
-        check_stream_is_sum(cfg, sparse, split_embeddings)
+        check_has_layers(anatomy)
+        check_stream_is_sum(anatomy, split_embeddings)
         n_inputs = 2 if split_embeddings else 1
-        sites = _sites(cfg, n_inputs)
-        sublayers = _sublayers(cfg, n_inputs)
+        sites = _sites(cfg, anatomy, n_inputs)
+        sublayers = _sublayers(cfg, anatomy, n_inputs)
         n_writers = sum(site.width for site in sites.values()) - 1
         # By reader: how many writers it can read from, which are always the first; and its node.
         n_before, nodes = [], []
@@ -117,8 +115,8 @@ class ComponentGraph(Graph):
             n_heads=cfg.n_heads,
             d_head=cfg.d_head,
             d_model=cfg.d_model,
-            attn_only=cfg.attn_only,
-            parallel=bool(cfg.parallel_attn_mlp) and not cfg.attn_only,
+            attn_only=anatomy.attn_only,
+            parallel=anatomy.parallel,
             sites=MappingProxyType(sites),
             blocks=MappingProxyType({EDGES: block}),
             sublayers=sublayers,
@@ -239,7 +237,9 @@ class ComponentGraph(Graph):
         return EDGES, dst, src
 
 
-def _sublayers(cfg: HookedTransformerConfig, n_inputs: int) -> tuple[Sublayer, ...]:
+def _sublayers(
+    cfg: HookedTransformerConfig, anatomy: Anatomy, n_inputs: int
+) -> tuple[Sublayer, ...]:
     sublayers: list[Sublayer] = []
     n_readers, n_writers = 0, n_inputs
 
@@ -247,8 +247,8 @@ def _sublayers(cfg: HookedTransformerConfig, n_inputs: int) -> tuple[Sublayer, .
         readers = slice(n_readers, n_readers + len(LETTERS) * cfg.n_heads)
         writers = slice(n_writers, n_writers + cfg.n_heads)
         sublayers.append(Sublayer(layer, "heads", readers, writers, n_before=writers.start))
-        if not cfg.attn_only:
-            n_before = writers.start if cfg.parallel_attn_mlp else writers.stop
+        if not anatomy.attn_only:
+            n_before = writers.start if anatomy.parallel else writers.stop
             readers = slice(readers.stop, readers.stop + 1)
             writers = slice(writers.stop, writers.stop + 1)
             sublayers.append(Sublayer(layer, "mlp", readers, writers, n_before))
@@ -256,14 +256,15 @@ def _sublayers(cfg: HookedTransformerConfig, n_inputs: int) -> tuple[Sublayer, .
     return tuple(sublayers)
 
 
-def _sites(cfg: HookedTransformerConfig, n_inputs: int) -> dict[str, Site]:
-    final = f"blocks.{cfg.n_layers - 1}.hook_resid_post"
-    sites = [Site("embed", n_inputs, "blocks.0.hook_resid_pre" if n_inputs == 1 else "hook_embed")]
+def _sites(cfg: HookedTransformerConfig, anatomy: Anatomy, n_inputs: int) -> dict[str, Site]:
+    first = anatomy.first_stream if n_inputs == 1 else anatomy.embeddings[0]
+    sites = [Site("embed", n_inputs, first)]
     for layer in range(cfg.n_layers):
         at = f"blocks.{layer}"
-        sites.append(Site(f"{at}.heads", cfg.n_heads, f"{at}.attn.hook_z", f"{at}.hook_resid_pre"))
-        if not cfg.attn_only:
-            read = "hook_resid_pre" if cfg.parallel_attn_mlp else "hook_resid_mid"
-            sites.append(Site(f"{at}.mlp", 1, f"{at}.hook_mlp_out", f"{at}.{read}"))
-    sites.append(Site("logits", 1, final, final))
+        heads = (anatomy.z(layer), anatomy.attn_stream(layer))
+        sites.append(Site(f"{at}.heads", cfg.n_heads, *heads))
+        if not anatomy.attn_only:
+            mlp = (anatomy.mlp_out(layer), anatomy.mlp_stream(layer))
+            sites.append(Site(f"{at}.mlp", 1, *mlp))
+    sites.append(Site("logits", 1, anatomy.final_stream, anatomy.final_stream))
     return {site.name: site for site in sites}

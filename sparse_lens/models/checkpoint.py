@@ -23,7 +23,7 @@ from torch import Tensor
 
 from sparse_lens.models import zoo
 from sparse_lens.models.config import SparseGPTConfig
-from sparse_lens.models.layout import load_released_state_dict, released_state_dict
+from sparse_lens.models.released_weights import load_released_state_dict, released_state_dict
 from sparse_lens.models.sparse_gpt import HookedSparseGPT
 from sparse_lens.models.tokenizer import (
     MERGES_FILE,

@@ -176,6 +176,11 @@ class SparseGPTConfig:
         """Whether an AbsTopK at a place of `AFRAC_LOCTYPES` drops anything (afrac 1 does not)."""
         return self.kept(place) is not None
 
+    @property
+    def abs_topk_places(self) -> frozenset[str]:
+        """The places of `AFRAC_LOCTYPES` with an AbsTopK that drops something."""
+        return frozenset(place for place in self._listed_places() if self.has_abs_topk(place))
+
     def kept(self, place: str) -> int | None:
         """Number of entries that the AbsTopK at `place` keeps; None where all pass.
 

@@ -25,11 +25,11 @@ from transformer_lens.utilities.defaults_utils import USE_DEFAULT_VALUE, Locally
 from transformer_lens.utilities.tokenize_utils import get_attention_mask
 
 from sparse_lens.models.block import SparseBlock
-from sparse_lens.models.caching import CachingHookedTransformer
 from sparse_lens.models.config import SparseGPTConfig
 from sparse_lens.models.generation import GeneratingHookedTransformer
-from sparse_lens.models.initial import draw_weights, freeze_absent_parameters
+from sparse_lens.models.initial_weights import draw_weights, freeze_absent_parameters
 from sparse_lens.models.refusals import RefusingHookedTransformer
+from sparse_lens.models.run_with_cache import CachingHookedTransformer
 
 
 class HookedSparseGPT(

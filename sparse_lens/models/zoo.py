@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
-from sparse_lens.models import cache as files
+from sparse_lens.models import download_cache
 from sparse_lens.models.released import ReleasedModel, released_models
 
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
@@ -61,14 +61,14 @@ def resolve(
     model = released_models().get(name)
     if model is None:
         return folder
-    base_url = files.base_address(base_url)
-    if model.broken is not None and not files.is_complete(folder):
+    base_url = download_cache.base_address(base_url)
+    if model.broken is not None and not download_cache.is_complete(folder):
         raise ValueError(
             f"{name} cannot be fetched: {model.broken}. Choose another model (`sparse-lens "
             f"models` lists them), or put a sound copy of "
             f"{', '.join(model.urls(base_url))} into {folder}."
         )
-    files.fetch(model, folder, base_url=base_url)
+    download_cache.fetch(model, folder, base_url=base_url)
     return folder
 
 
@@ -82,7 +82,7 @@ def locate(name: str, *, cache: str | Path | None = None, embedded: Path = EMBED
         return embedded / name
     released = released_models()
     if name in released:
-        return files.cache_folder(cache) / name
+        return download_cache.cache_folder(cache) / name
     if Path(name).is_file():
         raise ValueError(f"{name!r} is a file; pass the folder that holds it.")
     known = [*_embedded_names(embedded), *released]
@@ -102,7 +102,7 @@ def list_models(
         ModelEntry(path.name, "embedded", _bytes(path), _about(path), path)
         for path in (embedded / name for name in _embedded_names(embedded))
     ]
-    folder = files.cache_folder(cache)
+    folder = download_cache.cache_folder(cache)
     return entries + [_entry(model, folder / name) for name, model in released_models().items()]
 
 
@@ -119,8 +119,8 @@ def clear_cache(
     models = list(released_models().values()) if name is None else [_released(name)]
     cleared = []
     for model in models:
-        folder = files.cache_folder(cache) / model.name
-        freed = files.remove(folder)
+        folder = download_cache.cache_folder(cache) / model.name
+        freed = download_cache.remove(folder)
         if freed:
             cleared.append(ModelEntry(model.name, "cached", freed, model.description, folder))
     return tuple(cleared)
@@ -140,8 +140,8 @@ def verify(
         names = [entry.name for entry in list_models(cache=cache) if entry.status == "cached"]
     else:
         names = [_released(name).name]
-    folder = files.cache_folder(cache)
-    return {each: tuple(files.problems(folder / each)) for each in names}
+    folder = download_cache.cache_folder(cache)
+    return {each: tuple(download_cache.problems(folder / each)) for each in names}
 
 
 def _released(name: str) -> ReleasedModel:
@@ -153,7 +153,7 @@ def _released(name: str) -> ReleasedModel:
 
 
 def _entry(model: ReleasedModel, folder: Path) -> ModelEntry:
-    if files.is_complete(folder):
+    if download_cache.is_complete(folder):
         return ModelEntry(model.name, "cached", _bytes(folder), model.description, folder)
     if model.broken is not None:
         description = f"{model.description}; {model.broken}"

@@ -1,8 +1,8 @@
 """The masked forward pass: a model runs as one of its circuits. Nothing else touches hooks."""
 
+from sparse_lens.patching.ablations.binding import BoundAblation, bind
 from sparse_lens.patching.acting import acting_rows
-from sparse_lens.patching.activations import mean_activations
-from sparse_lens.patching.binding import BoundAblation, BoundConstants, bind
+from sparse_lens.patching.activations import Values, activations, mean_activations
 from sparse_lens.patching.exact.effects import exact_edge_effects, exact_node_effects
 from sparse_lens.patching.fit import check_prompts
 from sparse_lens.patching.gradients.effects import edge_effects, node_effects
@@ -14,16 +14,18 @@ from sparse_lens.patching.run import (
     answer_logits,
     circuit_activations,
     full_logits,
+    full_logits_for,
     patched,
     run_circuit,
 )
 
 __all__ = [
     "BoundAblation",
-    "BoundConstants",
     "CircuitVariants",
     "GradientPoints",
+    "Values",
     "acting_rows",
+    "activations",
     "answer_logits",
     "bind",
     "check_prompts",
@@ -34,6 +36,7 @@ __all__ = [
     "exact_node_effects",
     "frozen",
     "full_logits",
+    "full_logits_for",
     "has_norms",
     "mean_activations",
     "node_effects",

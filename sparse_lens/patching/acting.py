@@ -10,7 +10,7 @@ from transformer_lens import HookedTransformer
 from sparse_lens.circuit import Circuit
 from sparse_lens.graphs.component import EDGES, ComponentGraph
 from sparse_lens.graphs.reachability import Acting, reach
-from sparse_lens.patching.component.writers import heads_are_coupled
+from sparse_lens.models.anatomy import anatomy_of
 
 
 def acting_rows(model: HookedTransformer, circuit: Circuit) -> Mapping[str, Bool[Tensor, " dst"]]:
@@ -21,7 +21,7 @@ def acting_rows(model: HookedTransformer, circuit: Circuit) -> Mapping[str, Bool
     graph = circuit.graph
     if isinstance(graph, ComponentGraph):
         kept = circuit.edge_mask(EDGES).numpy()
-        acting = Acting.of(graph, kept, coupled=heads_are_coupled(model))
+        acting = Acting.of(graph, kept, coupled=anatomy_of(model).heads_are_coupled)
         return {EDGES: torch.from_numpy(acting.readers)}
     nodes = graph.flatten(circuit.node_masks)
     return reach(graph, nodes, circuit.edge_mask).dst

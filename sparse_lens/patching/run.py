@@ -8,11 +8,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformer_lens import HookedTransformer
 
-from sparse_lens.ablation import Ablation
 from sparse_lens.circuit import Circuit
 from sparse_lens.masks import Masks
+from sparse_lens.models.anatomy import anatomy_of
+from sparse_lens.objectives import Objective
+from sparse_lens.patching.ablations.binding import Ablation, BoundAblation, bind
 from sparse_lens.patching.activations import Values, activations
-from sparse_lens.patching.binding import BoundAblation, bind
 from sparse_lens.patching.fit import check_prompts
 from sparse_lens.patching.hooks import Attachment
 from sparse_lens.patching.norms import norm_scales
@@ -96,9 +97,8 @@ def circuit_activations(bound: BoundAblation, circuit: Circuit, prompts: Prompts
     On a channel graph `[n, pos, width]`; on a component graph, the outputs of all writers,
     `[width, n, pos, d_model]`. Nodes without an edge from the circuit carry what they read there.
     """
-    model = bound.model
-    patch = bound.attachment(Masks.of(circuit, device=model.cfg.device), prompts)
-    return activations(model, bound.graph, prompts.clean, patch=patch)
+    patch = bound.attachment(Masks.of(circuit, device=bound.device), prompts)
+    return activations(bound.model, bound.graph, prompts.clean, patch=patch)
 
 
 def answer_logits(model: HookedTransformer, prompts: Prompts) -> Float[Tensor, "n vocab"]:
@@ -116,8 +116,7 @@ def answer_logits(model: HookedTransformer, prompts: Prompts) -> Float[Tensor, "
         return (args[0][rows, answers][:, None],)
 
     tokens = prompts.clean.to(device)
-    sparse_cfg = getattr(model, "sparse_cfg", None)
-    if sparse_cfg is not None and sparse_cfg.enable_bigram_table:
+    if anatomy_of(model).has_bigram_table:  # which needs the tokens at all positions
         return model(tokens)[rows, answers]
     handle = model.unembed.register_forward_pre_hook(at_answers)
     try:
@@ -131,6 +130,13 @@ def full_logits(model: HookedTransformer, prompts: Prompts) -> Float[Tensor, "n 
     """The same of the whole model, whatever circuit it is patched to be."""
     with suspended(model):
         return answer_logits(model, prompts)
+
+
+def full_logits_for(
+    objective: Objective, model: HookedTransformer, prompts: Prompts
+) -> Float[Tensor, "n vocab"] | None:
+    """The same for an objective that compares with them; None for one that does not."""
+    return full_logits(model, prompts) if objective.needs_full_logits else None
 
 
 @torch.no_grad()

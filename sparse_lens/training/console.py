@@ -6,9 +6,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from sparse_lens.training.changes import Changes
+from sparse_lens.training.preset_changes import Changes
 from sparse_lens.training.presets import PRESETS
-from sparse_lens.training.run import train_preset
+from sparse_lens.training.train_preset import train_preset
 
 
 def presets_table() -> Table:

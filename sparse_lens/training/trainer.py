@@ -159,7 +159,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.log = state["step"], state["log"]
-        self._smoothed = state.get("smoothed", 0.0)  # which older checkpoints lack
+        self._smoothed = state["smoothed"]
 
     def _identity(self) -> str:
         values = asdict(self.cfg) | {"seed": self.seed, "windows": len(self.windows)}

@@ -12,14 +12,14 @@ from sparse_lens.ablation import InterchangeAblation, MeanAblation, ZeroAblation
 from sparse_lens.baselines import AttributionPatching
 from sparse_lens.baselines.acdc import ACDC
 from sparse_lens.baselines.acdc.order import sublayers_from_the_output
-from sparse_lens.baselines.acdc.run import Rule, Run
+from sparse_lens.baselines.acdc.pruning_run import Rule, Run
 from sparse_lens.baselines.acdc.scores import scores_of_runs
 from sparse_lens.baselines.acdc.targets import EdgeBudget, LossTarget, bisect
 from sparse_lens.circuit import Circuit
 from sparse_lens.graphs import ChannelGraph, ComponentGraph, Graph
+from sparse_lens.models.anatomy import anatomy_of
 from sparse_lens.objectives import KLDivergence, NegatedLogitDifference, Objective
 from sparse_lens.patching import run_circuit
-from sparse_lens.patching.component.writers import heads_are_coupled
 from sparse_lens.task import Prompts, Task
 from tests import planted
 from tests.patching import tiny
@@ -68,7 +68,7 @@ def one_at_a_time(
             writer, _, end = edge.partition("->")
             if edge in kept and node_of(end) in seen:
                 seen.add(writer)
-                if heads_are_coupled(model) and ".h" in writer:
+                if anatomy_of(model).heads_are_coupled and ".h" in writer:
                     layer = writer.split(".")[0]
                     seen |= {f"{layer}.h{head}" for head in range(graph.n_heads)}
         return reader in seen

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from sparse_lens.baselines.acdc.guesses import Guesses
-from sparse_lens.baselines.acdc.run import Rule
+from sparse_lens.baselines.acdc.pruning_run import Rule
 from sparse_lens.baselines.acdc.trials import (
     Trial,
     best_informed,

@@ -20,7 +20,7 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 from sparse_lens.ablation import InterchangeAblation
 from sparse_lens.baselines.acdc.batched import run_in_batches
 from sparse_lens.baselines.acdc.order import sublayers_from_the_output
-from sparse_lens.baselines.acdc.run import Rule, Run
+from sparse_lens.baselines.acdc.pruning_run import Rule, Run
 from sparse_lens.circuit import Circuit
 from sparse_lens.graphs import ComponentGraph
 from sparse_lens.graphs.reachability import Acting

@@ -50,12 +50,13 @@ def test_auroc_of_edges(graph: Graph, absolute: bool) -> None:
         block: torch.randint(-3, 4, support.shape, generator=generator).float()
         for block, support in graph.edge_support.items()
     }
-    scores, reference = Scores(graph, edges=edges), random_edge_circuit(graph, 0.3, seed=3)
+    scores = Scores(graph, edges=edges, absolute=absolute)
+    reference = random_edge_circuit(graph, 0.3, seed=3)
     by_name = scores.by_name()
     if absolute:
         by_name = {name: abs(value) for name, value in by_name.items()}
     expected = slow_auroc(by_name, set(reference.edge_names()))
-    assert auroc(scores, reference, absolute=absolute) == pytest.approx(expected)
+    assert auroc(scores, reference) == pytest.approx(expected)
 
 
 @ALL

@@ -6,7 +6,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from sparse_lens.models.config import SparseGPTConfig
-from sparse_lens.models.layout import load_released_state_dict
+from sparse_lens.models.released_weights import load_released_state_dict
 from sparse_lens.models.sparse_gpt import HookedSparseGPT
 from sparse_lens.models.tokenizer import make_tokenizer
 from tests.models.reference_gpt import random_weights

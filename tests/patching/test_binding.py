@@ -5,7 +5,13 @@ from typing import Any
 import pytest
 import torch
 
-from sparse_lens.ablation import Ablation, InterchangeAblation, MeanAblation, ZeroAblation
+from sparse_lens.ablation import (
+    Ablation,
+    InterchangeAblation,
+    MeanAblation,
+    ResampleAblation,
+    ZeroAblation,
+)
 from sparse_lens.circuit import Circuit
 from sparse_lens.graphs import ChannelGraph, ComponentGraph, Graph
 from sparse_lens.patching import bind, mean_activations, patched, run_circuit
@@ -72,6 +78,7 @@ def test_a_bound_ablation_prints_neither_the_model_nor_values(model: Any, graph:
         (InterchangeAblation(tokens=tokens), "BoundInterchange"),
     ):
         assert repr(bind(model, graph, specification)) == f"{name}(graph={graph})"
+    assert repr(bind(model, graph, ResampleAblation(7))) == f"BoundResample(graph={graph}, seed=7)"
 
 
 @each_graph
@@ -135,6 +142,7 @@ def test_slices_follow_batches(model: Any, graph: Graph) -> None:
         InterchangeAblation(),
         InterchangeAblation(tokens=prompts.corrupted),
         InterchangeAblation(tokens=prompts.corrupted[:1]),
+        ResampleAblation(),
         MeanAblation(tokens=prompts.corrupted),
         ZeroAblation(),
     ]
@@ -147,7 +155,8 @@ def test_slices_follow_batches(model: Any, graph: Graph) -> None:
         ]
         assert difference(torch.cat(parts), whole) < 1e-5
         rows = torch.tensor([3, 0])
-        found = run_circuit(model, circuit, prompts[rows], ablation=bound.rows(rows))
+        part = bound.for_prompts(prompts).rows(rows)
+        found = run_circuit(model, circuit, prompts[rows], ablation=part)
         assert difference(found, whole[rows]) < 1e-5
 
 
@@ -185,8 +194,6 @@ def test_specifications_that_contradict_themselves() -> None:
     short = torch.tensor([4, 5, 5])
     with pytest.raises(ValueError, match="not padding"):
         mean_activations(DENSE, GRAPHS[0][1], tokens, lengths=short, per_position=True)
-    with pytest.raises(ValueError, match="not an ablation"):
-        bind(DENSE, GRAPHS[0][1], Ablation())
 
 
 def other_models() -> list[tuple[Any, Graph, str]]:

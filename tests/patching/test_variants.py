@@ -11,8 +11,8 @@ from sparse_lens.ablation import InterchangeAblation, MeanAblation, ZeroAblation
 from sparse_lens.circuit import Circuit
 from sparse_lens.graphs import ComponentGraph
 from sparse_lens.graphs.reachability import Acting
+from sparse_lens.models.anatomy import anatomy_of
 from sparse_lens.patching import CircuitVariants, bind, reference
-from sparse_lens.patching.component.writers import heads_are_coupled
 from tests.patching import tiny
 from tests.patching.tiny import difference
 
@@ -152,7 +152,7 @@ def test_work_of_a_pass() -> None:
 def test_coupled_heads_are_refused(name: str) -> None:
     make = tiny.dense if name in tiny.DENSE else tiny.sparse
     model, graph = build(make, name)
-    assert heads_are_coupled(model)
+    assert anatomy_of(model).heads_are_coupled
     bound = bind(model, graph, InterchangeAblation())
     with pytest.raises(ValueError, match="act on each other directly"):
         CircuitVariants(bound, PROMPTS, graph.edge_support["edges"].numpy())

@@ -17,6 +17,7 @@ from transformer_lens import HookedTransformer
 from sparse_lens.graphs.base import Site
 from sparse_lens.graphs.channel import ChannelGraph
 from sparse_lens.masks import Masks
+from sparse_lens.models.anatomy import Anatomy, anatomy_of
 from sparse_lens.patching.alignment import aligned, like
 from sparse_lens.patching.gating import gate_values
 from sparse_lens.patching.hooks import Attachment, Hooks
@@ -45,7 +46,7 @@ def channel_attachment(
         if mask.requires_grad or bool(((mask != 1).cpu() & edges.support).any()):
             parts = (run, edges.source, edges.destination, mask, weights[name])
             if edges.through_attention:
-                _CutValueEdges(*parts, clip=model.cfg.clip_qkv).attach(edits, captures)
+                _CutValueEdges(*parts, anatomy=anatomy_of(model)).attach(edits, captures)
             else:
                 _CutEdges(*parts).attach(edits, captures)
     for name, gate in masks.nodes.items():
@@ -158,15 +159,16 @@ class _CutEdges:
 class _CutValueEdges(_CutEdges):
     """Edges from v to attn_out, through the live attention pattern."""
 
-    def __init__(self, *parts: Any, clip: float | None) -> None:
+    def __init__(self, *parts: Any, anatomy: Anatomy) -> None:
         super().__init__(*parts)
-        self._clip = clip  # some models bound v after its hook point
+        self._anatomy = anatomy
         self._pattern: Tensor | None = None
 
     def attach(self, edits: Hooks, captures: Hooks) -> None:
-        at = f"blocks.{self._source.layer}.attn"
-        captures.add(f"{at}.hook_z", self._keep)
-        captures.add(f"{at}.hook_pattern", self._keep_pattern)
+        layer = self._source.layer
+        assert layer is not None
+        captures.add(self._anatomy.z(layer), self._keep)
+        captures.add(self._anatomy.pattern(layer), self._keep_pattern)
         assert self._destination.input_hook_name is not None
         edits.add(self._destination.input_hook_name, self)
 
@@ -182,8 +184,9 @@ class _CutValueEdges(_CutEdges):
         ablated = self._run.ablated(self._source.name, z.flatten(2), keys=pattern.shape[-1])
         if ablated is None:
             return z.flatten(2)
-        if self._clip is not None:
-            ablated = ablated.clamp(-self._clip, self._clip)
+        clip = self._anatomy.value_clip
+        if clip is not None:  # what attention takes is v as clipped
+            ablated = ablated.clamp(-clip, clip)
         heads = ablated.unflatten(-1, z.shape[2:]).expand(len(z), pattern.shape[-1], -1, -1)
         attended = torch.einsum("bhqk,bkhd->bqhd", pattern, heads)
         return (z - attended).flatten(2)

@@ -1,34 +1,41 @@
 """What ablating a channel, or cutting what it sends along its weights, changes."""
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from transformer_lens import HookedTransformer
 
 from sparse_lens.graphs.channel import ChannelBlock, ChannelGraph
+from sparse_lens.models.anatomy import anatomy_of
 from sparse_lens.patching.alignment import aligned, like
-from sparse_lens.patching.binding import BoundAblation
 from sparse_lens.patching.channel.attachment import channel_flags, site_channels
 from sparse_lens.patching.hooks import Attachment, Hooks
-from sparse_lens.task import Prompts
 
 
 class ChannelChanges:
     """ablated - live of the channels, of a run of the whole model."""
 
-    def __init__(self, bound: BoundAblation, prompts: Prompts, *, edges: bool) -> None:
-        graph = bound.graph
-        assert isinstance(graph, ChannelGraph)
-        self._model, self._graph = bound.model, graph
-        self._ablated = bound.values(prompts)
+    def __init__(
+        self,
+        model: HookedTransformer,
+        graph: ChannelGraph,
+        ablated: Mapping[str, Tensor],
+        *,
+        edges: bool,
+    ) -> None:
+        self._model, self._graph, self._ablated = model, graph, ablated
+        self._anatomy = anatomy_of(model)
         self._live: dict[str, Tensor] = {}
         self.captures = Hooks()
         for name, site in graph.sites.items():
             if edges and site.role == "v":
                 # What arrives at attn_out is v through the attention pattern.
-                at = f"blocks.{site.layer}.attn"
-                self._keep(f"{at}.hook_z")
+                assert site.layer is not None
+                self._keep(self._anatomy.z(site.layer))
                 if name in self._ablated:
-                    self._keep(f"{at}.hook_pattern")
+                    self._keep(self._anatomy.pattern(site.layer))
             self._keep(site.hook_name)
 
     @property
@@ -56,15 +63,16 @@ class ChannelChanges:
         source = block.source.name
         if not block.through_attention:
             return self.of_nodes(source)
-        at = f"blocks.{block.source.layer}.attn"
-        z = self._live[f"{at}.hook_z"]
+        layer = block.source.layer
+        assert layer is not None
+        z = self._live[self._anatomy.z(layer)]
         if source not in self._ablated:
             return -z.flatten(2)
         heads = self._ablated_like(source, z.flatten(2)).unflatten(-1, z.shape[2:])
-        clip = self._model.cfg.clip_qkv  # some models bound v after its hook point
-        if clip is not None:
+        clip = self._anatomy.value_clip
+        if clip is not None:  # what attention takes is v as clipped
             heads = heads.clamp(-clip, clip)
-        pattern = self._live[f"{at}.hook_pattern"].to(z.dtype)
+        pattern = self._live[self._anatomy.pattern(layer)].to(z.dtype)
         attended = torch.einsum("bhqk,bkhd->bqhd", pattern, heads.expand_as(z))
         return (attended - z).flatten(2)
 

@@ -11,6 +11,7 @@ from transformer_lens import HookedTransformer
 
 from sparse_lens.graphs.component import ComponentGraph
 from sparse_lens.masks import Masks
+from sparse_lens.models.anatomy import anatomy_of
 from sparse_lens.patching.component.interception import intercept_readers
 from sparse_lens.patching.component.plan import Plan
 from sparse_lens.patching.component.run import Run, WriterValues
@@ -42,7 +43,7 @@ def component_attachment(
     gate_writers(model, graph, run, outputs, edits, captures)
     freeze_scales(scales or {}, edits)
     flags = intercept_readers(model, graph, run, edits, captures, scales)
-    captures.add(f"blocks.{graph.n_layers - 1}.hook_resid_post", run.finish)
+    captures.add(anatomy_of(model).final_stream, run.finish)
     return Attachment(
         model,
         edits=edits.merged(),

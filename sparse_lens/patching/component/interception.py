@@ -1,16 +1,18 @@
 """Readers of a component graph that see other streams than the one that flows."""
 
+from functools import partial
 from typing import Any
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from sparse_lens.graphs.component import LETTERS, ComponentGraph, Sublayer
+from sparse_lens.models.anatomy import anatomy_of
 from sparse_lens.patching.component.reading import attention_reader
 from sparse_lens.patching.component.run import Run
-from sparse_lens.patching.component.writers import has_joint_qk_norm
 from sparse_lens.patching.hooks import Hooks
 from sparse_lens.patching.norms import NormScales
 
@@ -24,7 +26,7 @@ def intercept_readers(
     scales: NormScales | None = None,
 ) -> dict[str, bool]:
     """Add the edits of readers; the flags of TransformerLens under which these work."""
-    intercepted = run.plan.intercepted
+    intercepted, anatomy = run.plan.intercepted, anatomy_of(model)
     split_heads = mlps = False
     for sublayer in graph.sublayers:
         if not any(intercepted[sublayer.readers]):
@@ -32,7 +34,7 @@ def intercept_readers(
         if sublayer.kind == "mlp":
             mlps = True
             stream = _InterceptStream(run, sublayer.readers)
-            edits.add(f"blocks.{sublayer.layer}.hook_mlp_in", stream)
+            edits.add(anatomy.mlp_in(sublayer.layer), stream)
             continue
         heads = {
             letter: [head for head, cut in enumerate(intercepted[rows]) if cut]
@@ -42,8 +44,7 @@ def intercept_readers(
         _InterceptHeads(model, run, sublayer, heads, scales).attach(edits, captures)
         split_heads |= bool(heads["k"] or heads["v"])
     if any(intercepted[graph.logits_reader]):
-        final = f"blocks.{graph.n_layers - 1}.hook_resid_post"
-        edits.add(final, _InterceptStream(run, graph.logits_reader))
+        edits.add(anatomy.final_stream, _InterceptStream(run, graph.logits_reader))
     return reader_flags(model, heads=split_heads, mlps=mlps)
 
 
@@ -53,15 +54,15 @@ def reader_flags(model: HookedTransformer, *, heads: bool, mlps: bool) -> dict[s
     Raises:
         ValueError: for a model of which TransformerLens cannot separate the grouped heads.
     """
-    cfg = model.cfg
+    anatomy = anatomy_of(model)
     flags = {"use_hook_mlp_in": True} if mlps else {}
-    if not heads or cfg.n_key_value_heads is None:
+    if not (heads and anatomy.grouped_heads):
         return flags
-    if has_joint_qk_norm(model) and cfg.n_key_value_heads != cfg.n_heads:
+    if anatomy.joint_qk_norm:
         raise ValueError(
-            f"{cfg.original_architecture} normalises the keys of all key heads together, so that "
-            "TransformerLens cannot give each query head a key of its own, and edges into k and v "
-            "cannot be cut one by one; circuits of nodes, on the component graph, can be run."
+            "this model normalises the keys of all key heads together, so that TransformerLens "
+            "cannot give each query head a key of its own, and edges into k and v cannot be cut "
+            "one by one; circuits of nodes, on the component graph, can be run."
         )
     return flags | {"ungroup_grouped_query_attention": True}
 
@@ -88,14 +89,13 @@ class _InterceptHeads:
         scales: NormScales | None,
     ) -> None:
         device, layer = model.cfg.device, sublayer.layer
-        self._run, self._at = run, f"blocks.{layer}"
+        self._run, self._layer, self._anatomy = run, layer, anatomy_of(model)
         self._attn: Any = model.blocks[layer].attn
         self._reader = attention_reader(model, layer, scales=scales)
-        self._pre = "_pre" if getattr(model, "sparse_cfg", None) is not None else ""
         self._heads = {  # by letter: the heads to compute
-            letter: torch.tensor(chosen, device=device)
-            for letter, chosen in heads.items()
-            if chosen
+            letter: torch.tensor(indices, device=device)
+            for letter, indices in heads.items()
+            if indices
         }
         rows = [sublayer.readers_of(letter).start + h for letter in heads for h in heads[letter]]
         self._cut = run.plan.cut[torch.tensor(rows, device=device)]
@@ -104,21 +104,23 @@ class _InterceptHeads:
 
     def attach(self, edits: Hooks, captures: Hooks) -> None:
         """Add the hooks."""
-        captures.add(f"{self._at}.hook_resid_pre", self._keep_stream)
+        captures.add(self._anatomy.attn_stream(self._layer), self._keep_stream)
         captures.update_with(self._reader.captures)
         for letter in self._heads:
-            edit = lambda found, letter=letter: self._replace(letter, found)  # noqa: E731
-            edits.add(f"{self._at}.attn.hook_{letter}{self._pre}", edit)
+            edit = partial(self._replace, letter)
+            edits.add(self._anatomy.projected(self._layer, letter), edit)
 
     def _keep_stream(self, stream: Float[Tensor, "batch pos d_model"]) -> None:
         self._stream, self._projected = stream, {}
 
-    def _replace(self, letter: str, found: Float[Tensor, "batch pos head d_head"]) -> Tensor:
-        if not self._projected:
+    def _replace(
+        self, letter: str, live: Float[Tensor, "batch pos head d_head"]
+    ) -> Float[Tensor, "batch pos head d_head"]:
+        if not self._projected:  # the first of q, k and v makes all three
             self._projected = self._project()
-        heads = self._heads[letter]
-        new = self._projected.pop(letter).permute(1, 2, 0, 3).to(found.dtype)
-        return new if len(heads) == found.shape[2] else found.index_copy(2, heads, new)
+        heads, projected = self._heads[letter], self._projected.pop(letter)
+        cut = rearrange(projected, "head batch pos d_head -> batch pos head d_head").to(live.dtype)
+        return cut if len(heads) == live.shape[2] else live.index_copy(2, heads, cut)
 
     def _project(self) -> dict[str, Float[Tensor, "heads batch pos d_head"]]:
         assert self._stream is not None
@@ -126,17 +128,17 @@ class _InterceptHeads:
         store = self._run.store
         trained = any(p.requires_grad for p in (weight, bias, *self._reader.parameters))
         if trained and torch.is_grad_enabled():
-            streams = store.mix(self._cut, self._stream).flatten(1, 2)
-            read = self._reader.read(streams, slice(None))
-            out = torch.baddbmm(bias[:, None], read, weight)
-            out = out.unflatten(1, self._stream.shape[:2])
+            streams = store.mix(self._cut, self._stream).flatten(1, 2)  # [head, token, d_model]
+            read = self._reader.read(streams, slice(None))  # [head, token, d_in]
+            out = torch.baddbmm(bias[:, None], read, weight)  # [head, token, d_head]
+            out = out.unflatten(1, self._stream.shape[:2])  # [head, batch, pos, d_head]
         else:
             out = store.read(self._cut, self._stream, self._reader, weight, bias)
         parts = out.split([len(heads) for heads in self._heads.values()])
         return dict(zip(self._heads, parts, strict=True))
 
-    def _weights(self) -> tuple[Tensor, Tensor]:
-        """Of all heads to compute."""
+    def _weights(self) -> tuple[Float[Tensor, "heads d_in d_head"], Float[Tensor, "heads d_head"]]:
+        """Projections of all heads to compute, and their biases: q, then k, then v."""
         weights, biases = [], []
         for letter, heads in self._heads.items():
             weight = getattr(self._attn, f"W_{letter.upper()}")

@@ -11,7 +11,7 @@ from transformer_lens import HookedTransformer
 from sparse_lens.graphs.component import EDGES, ComponentGraph
 from sparse_lens.graphs.reachability import Acting
 from sparse_lens.masks import Masks
-from sparse_lens.patching.component.writers import heads_are_coupled
+from sparse_lens.models.anatomy import anatomy_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ class Plan:
         gates, gated = _node_gates(graph, masks, device)
         logits = masks.nodes.get("logits")
         kept = _edge_gates(graph, masks, logits, device)
-        coupled = heads_are_coupled(model)
+        coupled = anatomy_of(model).heads_are_coupled
         if coupled:
             kept = kept * _rows_of_open_heads(graph, gates)[:, None]
         differentiable = gates.requires_grad or kept.requires_grad

@@ -14,9 +14,9 @@ from transformer_lens.components.layer_norm import LayerNorm
 from transformer_lens.components.layer_norm_pre import LayerNormPre
 from transformer_lens.components.rms_norm import RMSNorm
 from transformer_lens.components.rms_norm_pre import RMSNormPre
-from transformer_lens.hook_points import HookPoint
-from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 
+from sparse_lens.models.anatomy import Anatomy, anatomy_of
+from sparse_lens.patching.hookless import without_hooks
 from sparse_lens.patching.hooks import Edit
 from sparse_lens.patching.norms import FrozenScale, NormScales
 
@@ -26,10 +26,10 @@ OneOrAllStreams = Float[Tensor, "#readers tokens d_model"]
 
 
 class Reader(ABC):
-    """Norm, and whatever follows it, of many streams at once; no hook fires.
+    """Norm, and whatever follows it, of many streams at once, without running any hooks.
 
-    A model with concatenated position embeddings has `captures` to be attached, which fetch these
-    during the forward pass; `tokens` says which of a batch's tokens the streams are of.
+    For a model with concatenated position embeddings, `captures` take these from the forward pass
+    and must be attached; `tokens` are the indices of the streams' tokens in the batch.
     """
 
     captures: dict[str, Edit]
@@ -70,30 +70,27 @@ def attention_reader(
 
     Args:
         detached_scale: gradients take the norm's scale as a constant.
-        scales: what norms divide by; None for what they find.
+        scales: what norms divide by; None for the scale of each stream itself.
     """
     block: Any = model.blocks[layer]
-    if model.cfg.original_architecture in POST_NORM_ARCHITECTURES:
+    anatomy = anatomy_of(model)
+    norms = {name: without_hooks(getattr(block, name)) for name in anatomy.attn_norms}
+    frozen: list[FrozenScale] = []
+    for name, norm in norms.items():
+        hook_name = anatomy.norm_scale(layer, name)
+        if scales and hook_name in scales:
+            frozen.append(FrozenScale(scales[hook_name]))
+            norm.hook_scale = frozen[-1]
+        elif detached_scale:
+            norm.hook_scale = _Detached()
+    if not anatomy.attn_reads_norm:
+        return _BlockReader(block, anatomy, norms, frozen)
+    if not norms:
         return _ModuleReader(nn.Identity())
-    norms = {name: getattr(block, name) for name in ("ln1", "ln_p1") if hasattr(block, name)}
-    frozen = {
-        name: FrozenScale(scales[hook])
-        for name in norms
-        for hook in [f"blocks.{layer}.{name}.hook_scale"]
-        if scales and hook in scales
-    }
-    if frozen or detached_scale:
-        norms = {
-            name: without_hooks(norm, scale=frozen.get(name, _Detached()))
-            for name, norm in norms.items()
-        }
-    sparse_cfg = getattr(model, "sparse_cfg", None)
-    if sparse_cfg is not None and (sparse_cfg.d_pos_emb or sparse_cfg.has_abs_topk("attn_in")):
-        return _SparseReader(block, norms, list(frozen.values()))
-    norm = block.ln1
+    (norm,) = norms.values()
     if type(norm) in _CENTRED and _is_plain(norm) and not frozen:
         return _NormReader(norm, centred=_CENTRED[type(norm)], detached_scale=detached_scale)
-    return _ModuleReader(without_hooks(norms["ln1"]), list(frozen.values()))
+    return _ModuleReader(norm, frozen)
 
 
 def fused_norm(norm: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -143,11 +140,13 @@ class _NormReader(Reader):
         return streams.mul_(self._norm.w) if hasattr(self._norm, "w") else streams
 
     def pull_back_(self, streams: OneOrAllStreams, gradients: Reads, tokens: slice) -> Streams:
-        inverse_scale = self._centre_(streams)
+        # With n = (x - mean) / scale and g the gradient at n, the gradient at x is
+        # (g - mean(g) - n * mean(g * n)) / scale; an RMSNorm has no means of x and g.
+        inverse_scale = self._centre_(streams)  # [readers or 1, tokens, 1]
         normed = streams.mul_(inverse_scale)
         if hasattr(self._norm, "w"):
             gradients.mul_(self._norm.w)
-        along = _inner_products(gradients, normed) / normed.shape[-1]
+        along = _inner_products(gradients, normed) / normed.shape[-1]  # mean(g * n)
         if self._centred:
             gradients.sub_(gradients.mean(-1, keepdim=True))
         if self._detached_scale:
@@ -203,18 +202,25 @@ class _ModuleReader(Reader):
             scale.tokens = tokens
 
 
-class _SparseReader(_ModuleReader):
-    """A sparse GPT's norm, concatenated positions and AbsTopK."""
+class _BlockReader(_ModuleReader):
+    """Norm, concatenated positions and AbsTopK, by the block's own `read_attn`."""
 
-    def __init__(self, block: Any, norms: Mapping[str, Any], frozen: Sequence[FrozenScale]) -> None:
-        bare = without_hooks(block)
-        self._norms = [without_hooks(norm) for norm in norms.values()]
-        for name, norm in zip(norms, self._norms, strict=True):
-            setattr(bare, name, norm)
-        super().__init__(bare, frozen)
+    def __init__(
+        self,
+        block: Any,
+        anatomy: Anatomy,
+        norms: Mapping[str, Any],
+        frozen: Sequence[FrozenScale],
+    ) -> None:
+        copied = without_hooks(block)
+        for name, norm in norms.items():
+            setattr(copied, name, norm)
+        super().__init__(copied, frozen)
+        self._norms = list(norms.values())
         self._positions: Tensor | None = None
-        if block.sparse_cfg.d_pos_emb is not None:
-            self.captures["hook_pos_embed"] = self._keep_positions
+        if anatomy.concatenates_positions:
+            _, positions = anatomy.embeddings
+            self.captures[positions] = self._keep_positions
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:
@@ -230,22 +236,6 @@ class _SparseReader(_ModuleReader):
 
     def _keep_positions(self, positions: Float[Tensor, "batch pos d_pos"]) -> None:
         self._positions = positions.flatten(0, 1)
-
-
-def without_hooks(module: nn.Module, *, scale: nn.Module | None = None) -> Any:
-    """A shallow copy that shares the parameters, and whose own hook points do nothing.
-
-    Args:
-        scale: of a norm, what its scale passes through.
-    """
-    bare = copy.copy(module)
-    bare._modules = {
-        name: nn.Identity() if isinstance(child, HookPoint) else child
-        for name, child in module._modules.items()
-    }
-    if scale is not None:
-        bare._modules["hook_scale"] = scale
-    return bare
 
 
 class _Detached(nn.Module):

@@ -6,8 +6,9 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from sparse_lens.graphs.component import ComponentGraph
+from sparse_lens.models.anatomy import anatomy_of
 from sparse_lens.patching.component.run import Run
-from sparse_lens.patching.component.writers import FIRST_STREAM, WriterOutputs
+from sparse_lens.patching.component.writers import WriterOutputs
 from sparse_lens.patching.gating import gate_values
 from sparse_lens.patching.hooks import Hooks
 
@@ -21,7 +22,7 @@ def gate_writers(
     captures: Hooks,
 ) -> None:
     """Add the edits of writers whose gates may be closed."""
-    gated, device = run.plan.gated, model.cfg.device
+    gated, device, anatomy = run.plan.gated, model.cfg.device, anatomy_of(model)
 
     def chosen(columns: slice) -> Tensor:
         return torch.tensor(gated[columns]).nonzero().flatten()
@@ -29,7 +30,7 @@ def gate_writers(
     inputs = chosen(slice(0, graph.n_inputs))
     if len(inputs):
         gate = _GateEmbedding(run, outputs, inputs) if graph.split_embeddings else _Gate(run, 0)
-        edits.add(FIRST_STREAM, gate)
+        edits.add(anatomy.first_stream, gate)
         outputs.embedding.watch(captures)
     for sublayer in graph.sublayers:
         layer, columns = sublayer.layer, sublayer.writers
@@ -37,14 +38,14 @@ def gate_writers(
         if not len(heads):
             continue
         if sublayer.kind == "mlp":
-            edits.add(f"blocks.{layer}.hook_mlp_out", _Gate(run, columns.start))
+            edits.add(anatomy.mlp_out(layer), _Gate(run, columns.start))
             continue
         if all(run.plan.stored[columns.start + head] for head in heads):
             gate = _GateStoredHeads(run, heads + columns.start)
         else:
             outputs.heads[layer].watch(edits, captures)
             gate = _GateHeads(run, outputs, layer, columns.start, heads.to(device))
-        edits.add(f"blocks.{layer}.hook_attn_out", gate)
+        edits.add(anatomy.attn_out(layer), gate)
 
 
 class _Gate:

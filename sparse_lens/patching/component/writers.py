@@ -4,19 +4,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.components.layer_norm import LayerNorm
-from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 
 from sparse_lens.graphs.component import ComponentGraph
+from sparse_lens.models.anatomy import Anatomy, anatomy_of
 from sparse_lens.patching.hooks import Hooks
 
 Receive = Callable[[Float[Tensor, "writers batch pos d_model"], slice], None]
-"""Is given writers' outputs and their places among the writers that are wanted."""
-
-FIRST_STREAM = "blocks.0.hook_resid_pre"
+"""Takes outputs of writers, and the indices of these among the writers that are wanted."""
 
 
 class WriterOutputs:
@@ -24,67 +23,72 @@ class WriterOutputs:
 
     def __init__(self, model: HookedTransformer, graph: ComponentGraph) -> None:
         self._graph, self._device = graph, model.cfg.device
-        self.embedding = EmbeddingOutputs(graph)
-        self.heads = [HeadOutputs(model, layer) for layer in range(graph.n_layers)]
+        self._anatomy = anatomy_of(model)
+        self.embedding = EmbeddingOutputs(self._anatomy, split=graph.split_embeddings)
+        self.heads = [HeadOutputs(model, self._anatomy, layer) for layer in range(graph.n_layers)]
 
     def hand_over(
         self, receive: Receive, edits: Hooks, captures: Hooks, wanted: Sequence[bool] | None = None
     ) -> None:
-        """Add hooks that hand over each writer's output as soon as it is known.
+        """Add hooks that pass on each writer's output as soon as it is known.
 
         Args:
-            wanted: by column, the writers to hand over; None for all.
+            wanted: by column, the writers whose outputs are passed on; None for all.
         """
-        graph, place = self._graph, 0
+        graph, anatomy, n_wanted = self._graph, self._anatomy, 0
 
-        def places(columns: slice) -> tuple[Tensor, slice]:
-            nonlocal place
+        def wanted_of(columns: slice) -> tuple[Tensor, slice]:
+            """Which of a sublayer's writers are wanted, and their indices among all of these."""
+            nonlocal n_wanted
             width = columns.stop - columns.start
-            chosen = [i for i in range(width) if wanted is None or wanted[columns.start + i]]
-            place += len(chosen)
-            index = torch.tensor(chosen, dtype=torch.long, device=self._device)
-            return index, slice(place - len(chosen), place)
+            kept = [i for i in range(width) if wanted is None or wanted[columns.start + i]]
+            n_wanted += len(kept)
+            writers = torch.tensor(kept, dtype=torch.long, device=self._device)
+            return writers, slice(n_wanted - len(kept), n_wanted)
 
-        chosen, where = places(slice(0, graph.n_inputs))
-        if len(chosen):
-            captures.add(FIRST_STREAM, _HandOver(receive, where, self.embedding.each, chosen))
+        inputs, indices = wanted_of(slice(0, graph.n_inputs))
+        if len(inputs):
+            pass_on = _PassOn(receive, indices, self.embedding.each, inputs)
+            captures.add(anatomy.first_stream, pass_on)
             self.embedding.watch(captures)
         for sublayer in graph.sublayers:
-            chosen, where = places(sublayer.writers)
-            if not len(chosen):
+            layer = sublayer.layer
+            writers, indices = wanted_of(sublayer.writers)
+            if not len(writers):
                 continue
             if sublayer.kind == "mlp":
-                captures.add(f"blocks.{sublayer.layer}.hook_mlp_out", _HandOver(receive, where))
+                captures.add(anatomy.mlp_out(layer), _PassOn(receive, indices))
                 continue
-            heads = self.heads[sublayer.layer]
+            heads = self.heads[layer]
             heads.watch(edits, captures)
-            # As an edit, so that an edit which comes later finds these heads handed over.
-            name = f"blocks.{sublayer.layer}.hook_attn_out"
-            edits.add(name, _HandOver(receive, where, heads.each, chosen))
+            # As an edit, so that those added later run when these outputs are passed on.
+            edits.add(anatomy.attn_out(layer), _PassOn(receive, indices, heads.each, writers))
 
 
-class _HandOver:
+class _PassOn:
+    """Passes on what is written at a hook point, as one writer's output or split into several."""
+
     def __init__(
         self,
         receive: Receive,
-        where: slice,
-        each: Callable[[Tensor, Tensor], Tensor] | None = None,
-        chosen: Tensor | None = None,
+        indices: slice,
+        split: Callable[[Tensor, Tensor], Tensor] | None = None,
+        writers: Tensor | None = None,
     ) -> None:
-        self._receive, self._where, self._each, self._chosen = receive, where, each, chosen
+        self._receive, self._indices, self._split, self._writers = receive, indices, split, writers
 
     def __call__(self, written: Float[Tensor, "batch pos d_model"]) -> None:
-        if self._each is None or self._chosen is None:
-            self._receive(written[None], self._where)
+        if self._split is None or self._writers is None:
+            self._receive(written[None], self._indices)
         else:
-            self._receive(self._each(written, self._chosen), self._where)
+            self._receive(self._split(written, self._writers), self._indices)
 
 
 class EmbeddingOutputs:
     """The embedding, or token and position embedding when they are split."""
 
-    def __init__(self, graph: ComponentGraph) -> None:
-        self._split = graph.split_embeddings
+    def __init__(self, anatomy: Anatomy, *, split: bool) -> None:
+        self._anatomy, self._split = anatomy, split
         self._parts: dict[str, Tensor] = {}
         self._watched = False
 
@@ -93,9 +97,9 @@ class EmbeddingOutputs:
         if not self._split or self._watched:
             return
         self._watched = True
-        for name in ("hook_embed", "hook_pos_embed"):
+        for name in self._anatomy.embeddings:
             captures.add(name, lambda value, name=name: self._parts.update({name: value}))
-        captures.add(FIRST_STREAM, lambda _: self._parts.clear())
+        captures.add(self._anatomy.first_stream, lambda _: self._parts.clear())
 
     def each(
         self, stream: Float[Tensor, "batch pos d_model"], chosen: Int[Tensor, " chosen"]
@@ -120,17 +124,11 @@ class HeadOutputs:
     gated with it, is shared evenly by the heads.
     """
 
-    def __init__(self, model: HookedTransformer, layer: int) -> None:
+    def __init__(self, model: HookedTransformer, anatomy: Anatomy, layer: int) -> None:
         block: Any = model.blocks[layer]
-        self._attn, self._at = block.attn, f"blocks.{layer}"
-        self._gated = _has_abs_topk(model, "attn_out")
-        self._norm, self._norm_name = None, ""
-        if model.cfg.use_normalization_before_and_after:
-            self._norm, self._norm_name = block.ln1_post, "ln1_post"
-        elif model.cfg.original_architecture in POST_NORM_ARCHITECTURES:
-            self._norm, self._norm_name = block.ln1, "ln1"
-        if isinstance(self._norm, nn.Identity):
-            self._norm = None
+        self._attn, self._layer, self._anatomy = block.attn, layer, anatomy
+        name = anatomy.attn_post_norm
+        self._norm = None if name is None else getattr(block, name)
         self._watched = False
         self._z: Tensor | None = None
         self._factor: Tensor | None = None  # gate or 1 / scale of this run
@@ -140,11 +138,12 @@ class HeadOutputs:
         if self._watched:
             return
         self._watched = True
-        captures.add(f"{self._at}.attn.hook_z", self._keep_z)
-        if self._gated:
-            edits.add(f"{self._at}.hook_attn_out", self._keep_gate)
-        elif self._norm is not None:
-            captures.add(f"{self._at}.{self._norm_name}.hook_scale", self._keep_scale)
+        anatomy, layer = self._anatomy, self._layer
+        captures.add(anatomy.z(layer), self._keep_z)
+        if anatomy.attn_is_gated:
+            edits.add(anatomy.attn_out(layer), self._keep_gate)
+        elif anatomy.attn_post_norm is not None:
+            captures.add(anatomy.norm_scale(layer, anatomy.attn_post_norm), self._keep_scale)
 
     def each(
         self, attn_out: Float[Tensor, "batch pos d_model"], chosen: Int[Tensor, " chosen"]
@@ -152,11 +151,11 @@ class HeadOutputs:
         """The outputs of some heads, while `attn_out` is written."""
         z, weight = self._of(chosen)
         batch, pos = z.shape[:2]
-        z = z.permute(2, 0, 1, 3).flatten(1, 2)  # [head, batch * pos, d_head]
+        z = rearrange(z, "batch pos head d_head -> head (batch pos) d_head")
         if self._factor is None:
             return torch.bmm(z, weight).unflatten(1, (batch, pos)).to(attn_out.dtype)
         bias = self._shared_bias(z.dtype).expand(len(chosen), 1, -1)
-        out = torch.baddbmm(bias, z, weight).unflatten(1, (batch, pos))
+        out = torch.baddbmm(bias, z, weight).unflatten(1, (batch, pos))  # [head, batch, pos, d]
         return self._through(out).to(attn_out.dtype)
 
     def weighted(
@@ -165,6 +164,7 @@ class HeadOutputs:
         """The sum of some heads' outputs, each times its weight, in one product."""
         z, weight = self._of(chosen)
         weights = weights.to(z.dtype)
+        # One product over all heads' channels: [batch, pos, head * d_head] @ [head * d_head, d].
         out = (z * weights[:, None]).flatten(2) @ weight.flatten(0, 1)
         if self._factor is None:
             return out
@@ -181,7 +181,7 @@ class HeadOutputs:
         return (self._attn.b_O / self._attn.W_O.shape[0]).to(dtype)
 
     def _through(self, out: Tensor) -> Tensor:
-        """Through the gate, or the norm's scale and gain."""
+        """Through the gate, or the norm's scale and gain: all linear, once these are given."""
         assert self._factor is not None
         if isinstance(self._norm, LayerNorm):
             out = out - out.mean(-1, keepdim=True)
@@ -196,28 +196,3 @@ class HeadOutputs:
 
     def _keep_gate(self, attn_out: Float[Tensor, "batch pos d_model"]) -> None:
         self._factor = (attn_out != 0).to(attn_out.dtype)
-
-
-def heads_are_coupled(model: HookedTransformer) -> bool:
-    """Whether a layer's heads act on each other otherwise than through the stream.
-
-    They do where an AbsTopK chooses among, or a norm scales by, all heads' values together.
-    """
-    cfg = model.cfg
-    return (
-        any(_has_abs_topk(model, f"attn_{place}") for place in ("q", "k", "v", "out"))
-        or bool(cfg.use_normalization_before_and_after)
-        or cfg.original_architecture in POST_NORM_ARCHITECTURES
-        or has_joint_qk_norm(model)
-    )
-
-
-def has_joint_qk_norm(model: HookedTransformer) -> bool:
-    """Whether the norms of queries and keys span all heads."""
-    families = ("OlmoeForCausalLM", "Olmo2ForCausalLM", "Olmo3ForCausalLM")
-    return model.cfg.original_architecture in families
-
-
-def _has_abs_topk(model: HookedTransformer, place: str) -> bool:
-    sparse_cfg = getattr(model, "sparse_cfg", None)
-    return sparse_cfg is not None and sparse_cfg.has_abs_topk(place)

@@ -47,7 +47,9 @@ def channel_edges(passes: Passes) -> Mapping[str, Float[Tensor, "dst src"]]:
 
 
 def _changes_of_channels(passes: Passes, *, edges: bool) -> ChannelChanges:
-    changes = ChannelChanges(passes.bound, passes.prompts, edges=edges)
+    graph, ablated = passes.bound.graph, passes.bound.values(passes.prompts)
+    assert isinstance(graph, ChannelGraph)
+    changes = ChannelChanges(passes.model, graph, ablated, edges=edges)
     run_live(passes.model, passes.prompts, changes.attachment())
     return changes
 

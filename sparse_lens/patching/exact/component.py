@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sparse_lens.graphs.component import LETTERS, ComponentGraph
 from sparse_lens.masks import Masks
+from sparse_lens.models.anatomy import anatomy_of
 from sparse_lens.patching.component.attachment import component_attachment
 from sparse_lens.patching.component.changes import WriterChanges
 from sparse_lens.patching.component.interception import reader_flags
@@ -18,10 +19,10 @@ from sparse_lens.patching.run import run_live
 
 
 def component_edges(passes: Passes) -> Float[Tensor, "readers writers"]:
-    model, graph = passes.model, passes.bound.graph
+    graph = passes.bound.graph
     assert isinstance(graph, ComponentGraph)
     cuts = _StreamCuts(passes)
-    effects = torch.zeros(graph.n_readers, graph.n_writers, device=model.cfg.device)
+    effects = torch.zeros(graph.n_readers, graph.n_writers, device=passes.bound.device)
 
     def measure(rows: slice, attach: Callable[[Indices, Indices], Attachment]) -> None:
         readers, writers = graph.block.support[rows].nonzero(as_tuple=True)
@@ -32,12 +33,11 @@ def component_edges(passes: Passes) -> Float[Tensor, "readers writers"]:
     for sublayer in graph.sublayers:
         layer = sublayer.layer
         if sublayer.kind == "mlp":
-            measure(sublayer.readers, cuts.into_stream(f"blocks.{layer}.hook_mlp_in"))
+            measure(sublayer.readers, cuts.into_mlp(layer))
             continue
         for letter in LETTERS:
             measure(sublayer.readers_of(letter), cuts.into_heads(layer, letter))
-    final = f"blocks.{graph.n_layers - 1}.hook_resid_post"
-    measure(graph.logits_reader, cuts.into_stream(final))
+    measure(graph.logits_reader, cuts.into_logits())
     return effects
 
 
@@ -47,7 +47,7 @@ class _StreamCuts:
     def __init__(self, passes: Passes) -> None:
         model, graph = passes.model, passes.bound.graph
         assert isinstance(graph, ComponentGraph)
-        self._model, self._graph = model, graph
+        self._model, self._graph, self._anatomy = model, graph, anatomy_of(model)
         self._batch = len(passes.prompts)
         self._changes = WriterChanges(model, graph, passes.bound.writer_values(passes.prompts))
         self._streams: dict[int, Tensor] = {}
@@ -56,17 +56,24 @@ class _StreamCuts:
         self._changes.add(edits, captures)
         for layer in range(graph.n_layers):
             reader = attention_reader(model, layer)
-            captures.add(f"blocks.{layer}.hook_resid_pre", self._keep_stream(layer))
+            captures.add(self._anatomy.attn_stream(layer), self._keep_stream(layer))
             captures.update_with(reader.captures)
             self._readers[layer] = reader
         run = Attachment(model, edits=edits.merged(), captures=captures.merged())
         run_live(model, passes.prompts, run)
 
-    def into_stream(self, hook_name: str) -> Callable[[Indices, Indices], Attachment]:
-        """Edges into a reader that is alone with its stream."""
-        is_mlp = hook_name.endswith("hook_mlp_in")
-        flags = reader_flags(self._model, heads=False, mlps=is_mlp)
+    def into_mlp(self, layer: int) -> Callable[[Indices, Indices], Attachment]:
+        """Edges into the MLP of a layer."""
+        flags = reader_flags(self._model, heads=False, mlps=True)
+        return self._into_stream(self._anatomy.mlp_in(layer), flags)
 
+    def into_logits(self) -> Callable[[Indices, Indices], Attachment]:
+        """Edges into the final residual stream."""
+        return self._into_stream(self._anatomy.final_stream, {})
+
+    def _into_stream(
+        self, hook_name: str, flags: Mapping[str, bool]
+    ) -> Callable[[Indices, Indices], Attachment]:
         def attach(readers: Indices, writers: Indices) -> Attachment:
             def edit(stream: Float[Tensor, "rows pos d_model"]) -> Tensor:
                 return stream + self._changes[writers.to(stream.device)].view(stream.shape)
@@ -79,8 +86,7 @@ class _StreamCuts:
         """Edges into the queries, keys or values of a layer."""
         attn = self._model.blocks[layer].attn
         weight, bias = getattr(attn, f"W_{letter.upper()}"), getattr(attn, f"b_{letter.upper()}")
-        pre = "_pre" if getattr(self._model, "sparse_cfg", None) is not None else ""
-        hook_name = f"blocks.{layer}.attn.hook_{letter}{pre}"
+        hook_name = self._anatomy.projected(layer, letter)
         flags = reader_flags(self._model, heads=letter != "q", mlps=False)
 
         def attach(heads: Indices, writers: Indices) -> Attachment:
@@ -117,7 +123,7 @@ def component_nodes(passes: Passes) -> Mapping[str, Float[Tensor, " width"]]:
             continue
         found = []
         for node in range(site.width):
-            gate = torch.ones(site.width, device=model.cfg.device)
+            gate = torch.ones(site.width, device=passes.bound.device)
             gate[node] = 0
             attachment = component_attachment(model, Masks(graph, {name: gate}, {}), ablated)
             found.append(passes.effects(1, attachment))

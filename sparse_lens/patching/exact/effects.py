@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sparse_lens.graphs.component import EDGES, ComponentGraph
 from sparse_lens.objectives import Objective
-from sparse_lens.patching.binding import BoundAblation
+from sparse_lens.patching.ablations.binding import BoundAblation
 from sparse_lens.patching.exact.channel import channel_edges, channel_nodes
 from sparse_lens.patching.exact.component import component_edges, component_nodes
 from sparse_lens.patching.exact.passes import Passes

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sparse_lens.objectives import Objective
-from sparse_lens.patching.binding import BoundAblation
+from sparse_lens.patching.ablations.binding import BoundAblation
 from sparse_lens.patching.hooks import Attachment
 from sparse_lens.patching.run import answer_logits, full_logits
 from sparse_lens.patching.suspension import suspended

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from sparse_lens.graphs.base import Site
 from sparse_lens.graphs.channel import ChannelGraph
+from sparse_lens.models.anatomy import anatomy_of
 from sparse_lens.objectives import Objective
-from sparse_lens.patching.binding import BoundAblation, BoundInterchange
+from sparse_lens.patching.ablations.binding import BoundAblation
 from sparse_lens.patching.channel.attachment import channel_flags, site_channels
 from sparse_lens.patching.channel.changes import ChannelChanges
-from sparse_lens.patching.component.writers import FIRST_STREAM
 from sparse_lens.patching.gradients.backward import (
     Captured,
     gradients_at,
@@ -101,7 +101,7 @@ class _Runs:
         self.graph, self._bound, self._relp = graph, bound, relp
         self._prompts, self._objective, self._points = prompts, objective, points
         self._passes = repeated(bound.model, prompts, objective, points, copies=copies)
-        self.changes = ChannelChanges(bound, prompts, edges=edges)
+        self.changes = ChannelChanges(bound.model, graph, bound.values(prompts), edges=edges)
 
     def gradients(self, moved: str | None, hooks: Mapping[str, str]) -> Iterator[dict[str, Tensor]]:
         """Pass after pass, the gradients at some hook points, by the given names."""
@@ -112,7 +112,7 @@ class _Runs:
             edits, captures = Hooks(), Hooks()
             if copies.moved:
                 self._move(moved, copies, edits)
-            edits.add(f"blocks.{self._layer(moved)}.hook_resid_pre", start_graph)
+            edits.add(anatomy_of(model).attn_stream(self._layer(moved)), start_graph)
             if self._relp:
                 add_relp_rules(model, edits, captures)
             if not self.changes.known:
@@ -139,7 +139,8 @@ class _Runs:
     def _move(self, moved: str | None, copies: Copies, edits: Hooks) -> None:
         """Add the edit of the input, or of a site."""
         if moved is None:
-            edits.add(FIRST_STREAM, copies.moving(self._change_of_input()))
+            first_stream = anatomy_of(self._bound.model).first_stream
+            edits.add(first_stream, copies.moving(self._change_of_input()))
             return
         site, change = self.graph.sites[moved], self.changes.of_nodes(moved)
 
@@ -153,16 +154,16 @@ class _Runs:
     def _change_of_input(self) -> Float[Tensor, "n pos d_model"]:
         """In the first stream.
 
-        The embedding is no node of a channel graph, so under zeros and means, which say nothing of
-        it, it is moved to that of the corrupted prompts, too.
+        The embedding is no node of a channel graph, so under zeros, means and the like, which say
+        nothing of it, it is moved to that of the corrupted prompts.
         """
-        model, tokens = self._bound.model, self._prompts.corrupted
-        if isinstance(self._bound, BoundInterchange) and self._bound.tokens is not None:
-            tokens = self._bound.tokens
+        model, ablation_tokens = self._bound.model, self._bound.tokens_of(self._prompts)
+        if ablation_tokens is None:
+            ablation_tokens = self._prompts.corrupted
         with suspended(model), torch.no_grad():
             live, ablated = (
-                model(found.to(model.cfg.device), stop_at_layer=0)
-                for found in (self._prompts.clean, tokens)
+                model(tokens.to(self._bound.device), stop_at_layer=0)
+                for tokens in (self._prompts.clean, ablation_tokens)
             )
         return ablated - live
 

@@ -9,13 +9,13 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from sparse_lens.graphs.component import LETTERS, ComponentGraph
+from sparse_lens.models.anatomy import Anatomy, anatomy_of
 from sparse_lens.objectives import Objective
-from sparse_lens.patching.binding import BoundAblation
+from sparse_lens.patching.ablations.binding import BoundAblation
 from sparse_lens.patching.component.changes import WriterChanges
 from sparse_lens.patching.component.interception import reader_flags
 from sparse_lens.patching.component.mixing import flat, token_chunks
 from sparse_lens.patching.component.reading import attention_reader
-from sparse_lens.patching.component.writers import FIRST_STREAM
 from sparse_lens.patching.gradients.backward import (
     Captured,
     gradients_at,
@@ -47,7 +47,7 @@ def component_edge_effects(
     changes = WriterChanges(model, graph, bound.writer_values(prompts))
     if not points.begin_live:
         run_live(model, prompts, changes.attachment())
-    effects = torch.zeros(graph.n_readers, graph.n_writers, device=model.cfg.device)
+    effects = torch.zeros(graph.n_readers, graph.n_writers, device=bound.device)
     for site in points.moved(graph, edges=True):
         columns = slice(0, graph.n_writers) if site is None else graph.node_slices[site]
         moved = slice(0, graph.n_inputs) if site is None else columns
@@ -57,7 +57,7 @@ def component_edge_effects(
             edits, captures = Hooks(), Hooks()
             if run.moved:
                 of_site = changes[moved].sum(0).view(*prompts.clean.shape, -1)
-                edits.add(_written_at(graph, moved), run.moving(of_site))
+                edits.add(_written_at(anatomy_of(model), graph, moved), run.moving(of_site))
             if not changes.known:
                 changes.add(edits, captures)
             inputs.add(edits, captures)
@@ -90,20 +90,20 @@ class _ReaderInputs:
 
     def add(self, edits: Hooks, captures: Hooks) -> None:
         """Add the hooks."""
-        edits.add(f"blocks.{self._layers.start}.hook_resid_pre", start_graph)
+        anatomy = anatomy_of(self._model)
+        edits.add(anatomy.attn_stream(self._layers.start), start_graph)
         if self._relp:
             add_relp_rules(self._model, edits, captures)
-        pre = "_pre" if getattr(self._model, "sparse_cfg", None) is not None else ""
         for layer, reader in self._readers.items():
             at = f"blocks.{layer}"
-            captures.add(f"{at}.hook_resid_pre", keep(self._streams, at))
+            captures.add(anatomy.attn_stream(layer), keep(self._streams, at))
             captures.update_with(reader.captures)
             for letter in LETTERS:
-                captures.add(f"{at}.attn.hook_{letter}{pre}", keep(self.live, f"{at}.{letter}"))
+                projected = anatomy.projected(layer, letter)
+                captures.add(projected, keep(self.live, f"{at}.{letter}"))
             if not self._graph.attn_only:
-                captures.add(f"{at}.hook_mlp_in", keep(self.live, f"{at}.mlp"))
-        final = f"blocks.{self._graph.n_layers - 1}.hook_resid_post"
-        captures.add(final, keep(self.live, "logits"))
+                captures.add(anatomy.mlp_in(layer), keep(self.live, f"{at}.mlp"))
+        captures.add(anatomy.final_stream, keep(self.live, "logits"))
 
     def stream_gradients(
         self, gradients: Mapping[str, Tensor], copies: Copies, writer: int
@@ -152,10 +152,10 @@ class _ReaderInputs:
                 yield tokens, self._readers[layer].pull_back_(part, at_reads, here)
 
 
-def _written_at(graph: ComponentGraph, writers: slice) -> str:
+def _written_at(anatomy: Anatomy, graph: ComponentGraph, writers: slice) -> str:
     """Where the writers of one site join the stream."""
     if writers.start < graph.n_inputs:
-        return FIRST_STREAM
+        return anatomy.first_stream
     (sublayer,) = (sublayer for sublayer in graph.sublayers if sublayer.writers == writers)
-    point = "hook_attn_out" if sublayer.kind == "heads" else "hook_mlp_out"
-    return f"blocks.{sublayer.layer}.{point}"
+    written = anatomy.attn_out if sublayer.kind == "heads" else anatomy.mlp_out
+    return written(sublayer.layer)

@@ -10,7 +10,7 @@ from transformer_lens import HookedTransformer
 
 from sparse_lens.objectives import Objective
 from sparse_lens.patching.gradients.points import GradientPoints
-from sparse_lens.patching.run import full_logits
+from sparse_lens.patching.run import full_logits_for
 from sparse_lens.task import Prompts
 
 
@@ -63,7 +63,7 @@ def repeated(
     copies: int,
 ) -> Sequence[Copies]:
     """The passes of all shares, at so many copies a pass."""
-    full = full_logits(model, prompts) if objective.needs_full_logits else None
+    full = full_logits_for(objective, model, prompts)
     row = torch.arange(len(prompts), device=prompts.clean.device)
     return [
         Copies(

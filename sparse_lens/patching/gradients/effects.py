@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sparse_lens.graphs.component import EDGES, ComponentGraph
 from sparse_lens.objectives import Objective
-from sparse_lens.patching.binding import BoundAblation
+from sparse_lens.patching.ablations.binding import BoundAblation
 from sparse_lens.patching.gradients.channel import channel_edge_effects, channel_node_effects
 from sparse_lens.patching.gradients.component import component_edge_effects
 from sparse_lens.patching.gradients.points import GradientPoints

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from sparse_lens.models.anatomy import anatomy_of
 from sparse_lens.patching.hooks import Hooks
 
 
@@ -33,15 +34,15 @@ def add_relp_rules(model: HookedTransformer, edits: Hooks, captures: Hooks) -> N
     for name in model.hook_dict:
         if name.endswith(".hook_scale"):
             edits.add(name, torch.Tensor.detach)
-    if cfg.attn_only:
+    anatomy = anatomy_of(model)
+    if anatomy.attn_only:
         return
     for layer, block in enumerate(model.blocks):
         neurons = _Neurons(block.mlp, gated=bool(cfg.gated_mlp))
-        at = f"blocks.{layer}.mlp"
-        captures.add(f"{at}.hook_pre", neurons.keep_pre)
+        captures.add(anatomy.neurons_pre(layer), neurons.keep_pre)
         if cfg.gated_mlp:
-            captures.add(f"{at}.hook_pre_linear", neurons.keep_linear)
-        edits.add(f"{at}.hook_post", neurons)
+            captures.add(f"blocks.{layer}.mlp.hook_pre_linear", neurons.keep_linear)
+        edits.add(anatomy.neurons(layer), neurons)
 
 
 class _Neurons:

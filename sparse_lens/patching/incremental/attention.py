@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from transformer_lens.components.attention import Attention
 from transformer_lens.components.grouped_query_attention import GroupedQueryAttention
 
+from sparse_lens.models.anatomy import Anatomy
 from sparse_lens.patching.hookless import without_hooks
 
-PLAIN_MODULES = (Attention, GroupedQueryAttention)
+_PLAIN_MODULES = (Attention, GroupedQueryAttention)
 
 
 class LayerAttention:
@@ -23,8 +24,8 @@ class LayerAttention:
         attn: the layer's own module.
     """
 
-    def __init__(self, attn: Any) -> None:
-        self._attn = attn
+    def __init__(self, attn: Any, anatomy: Anatomy) -> None:
+        self._attn, self._anatomy = attn, anatomy
         self._subsets: dict[tuple[int, ...], _HeadSubset] = {}
 
     @property
@@ -36,15 +37,12 @@ class LayerAttention:
     @cached_property
     def is_plain(self) -> bool:
         """Whether heads do nothing but to attend to earlier positions by q and k."""
-        attn, cfg = self._attn, self._attn.cfg
+        attn = self._attn
         return (
-            type(attn) in PLAIN_MODULES
-            and cfg.positional_embedding_type == "standard"
+            type(attn) in _PLAIN_MODULES
+            and self._anatomy.plain_attention
             and self.is_causal
             and attn.attn_type == "global"
-            and cfg.attn_scores_soft_cap <= 0
-            and cfg.clip_qkv is None
-            and not (cfg.use_qk_norm or cfg.use_logn_attn or cfg.use_attention_sinks)
         )
 
     def plain(

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from sparse_lens.graphs.component import ComponentGraph
 from sparse_lens.graphs.reachability import Acting
-from sparse_lens.patching.binding import BoundAblation
-from sparse_lens.patching.component.writers import heads_are_coupled
+from sparse_lens.models.anatomy import anatomy_of
+from sparse_lens.patching.ablations.binding import BoundAblation
 from sparse_lens.patching.incremental.forward import VariantPass
 from sparse_lens.patching.incremental.frame import Frame
 from sparse_lens.patching.incremental.schedule import Schedule, what_differs
@@ -33,7 +33,7 @@ class CircuitVariants:
     def __init__(self, bound: BoundAblation, prompts: Prompts, kept: np.ndarray) -> None:
         graph, cfg = bound.graph, bound.model.cfg
         assert isinstance(graph, ComponentGraph)
-        if heads_are_coupled(bound.model):
+        if anatomy_of(bound.model).heads_are_coupled:
             raise ValueError(
                 "heads of this model act on each other directly (an AbsTopK or a norm spans them), "
                 "so they cannot be computed one by one: run each circuit with run_circuit."

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from sparse_lens.graphs.component import ComponentGraph
+from sparse_lens.models.anatomy import anatomy_of
 from sparse_lens.patching.component.writers import EmbeddingOutputs
 from sparse_lens.patching.hooks import Attachment, Hooks
 from sparse_lens.patching.suspension import suspended
@@ -34,7 +35,8 @@ class Embedded:
         cls, model: HookedTransformer, graph: ComponentGraph, tokens: Int[Tensor, "batch pos"]
     ) -> Embedded:
         """Tokens on the model's device."""
-        outputs, captures = EmbeddingOutputs(graph), Hooks()
+        outputs = EmbeddingOutputs(anatomy_of(model), split=graph.split_embeddings)
+        captures = Hooks()
         outputs.watch(captures)
         attachment = Attachment(model, edits={}, captures=captures.merged())
         with suspended(model), attachment.attached():

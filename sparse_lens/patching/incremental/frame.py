@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparse_lens.graphs.component import ComponentGraph
+from sparse_lens.patching.ablations.binding import BoundAblation
 from sparse_lens.patching.alignment import aligned, like
-from sparse_lens.patching.binding import BoundAblation, BoundInterchange
 from sparse_lens.patching.hookless import without_hooks
 from sparse_lens.patching.incremental.ablated_run import AblatedRun
 from sparse_lens.patching.incremental.embedding import AnswerPositions, Embedded
@@ -30,7 +30,7 @@ class Frame:
     def __init__(self, bound: BoundAblation, prompts: Prompts, *, skip_shared: bool = True) -> None:
         model, graph = bound.model, bound.graph
         assert isinstance(graph, ComponentGraph)
-        tokens = prompts.clean.to(model.cfg.device)
+        tokens = prompts.clean.to(bound.device)
         rows, columns = torch.arange(len(tokens)).to(tokens), prompts.answer_positions.to(tokens)
         answers = AnswerPositions(rows, columns)
         self.graph = graph
@@ -38,7 +38,7 @@ class Frame:
         embedded = Embedded.of(model, graph, tokens)
         ablated = self._ablated_run(bound, prompts, embedded.inputs)
         prefix = NO_PREFIX
-        if skip_shared and isinstance(bound, BoundInterchange):
+        if skip_shared and bound.tokens_of(prompts) is not None:
             prefix = SharedPrefix.of(graph, self.layers, embedded, ablated, answers)
         self._unembed = plain_unembedding(model)
         self._model: Any = None if self._unembed else without_hooks(model)

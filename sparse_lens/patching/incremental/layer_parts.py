@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformer_lens import HookedTransformer
-from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 
 from sparse_lens.graphs.component import LETTERS
+from sparse_lens.models.anatomy import anatomy_of
 from sparse_lens.patching.component.reading import attention_reader, fused_norm
 from sparse_lens.patching.hookless import without_hooks
 from sparse_lens.patching.incremental.attention import LayerAttention
@@ -29,15 +29,14 @@ class LayerParts:
     def __init__(self, model: HookedTransformer, layer: int) -> None:
         block: Any = model.blocks[layer]
         self._attn, self._block = block.attn, without_hooks(block)
-        self._is_sparse = getattr(model, "sparse_cfg", None) is not None
-        self._is_post_norm = model.cfg.original_architecture in POST_NORM_ARCHITECTURES
+        self._anatomy = anatomy = anatomy_of(model)
         self._reader = attention_reader(model, layer)
-        self._ln2 = fused_norm(getattr(self._block, "ln2", nn.Identity()))
-        self._plain_mlp = None if self._is_sparse or model.cfg.attn_only else plain_mlp(block)
+        self._ln2 = fused_norm(self._block.ln2 if anatomy.mlp_norms else nn.Identity())
+        self._plain_mlp = None if anatomy.attn_only else plain_mlp(block, anatomy)
         self._n_heads = int(model.cfg.n_heads)
         self._projection = lru_cache(_N_RECENT)(self._projection_of)
         self._outputs = lru_cache(_N_RECENT)(self._output_weights_of)
-        self.attention = LayerAttention(block.attn)
+        self.attention = LayerAttention(block.attn, anatomy)
 
     @property
     def bias(self) -> Float[Tensor, " d_model"]:
@@ -96,6 +95,6 @@ class LayerParts:
         block = self._block
         if self._plain_mlp is not None:
             return self._plain_mlp(self._ln2(stream))
-        if self._is_sparse:
-            return block.apply_mlp(block.read_mlp(stream, positions))
-        return block.apply_mlp(stream if self._is_post_norm else self._ln2(stream))
+        if self._anatomy.mlp_reads_norm:
+            return block.apply_mlp(self._ln2(stream))
+        return block.apply_mlp(block.read_mlp(stream, positions))

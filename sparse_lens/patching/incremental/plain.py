@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from transformer_lens import HookedTransformer
 from transformer_lens.components.mlps.mlp import MLP
 from transformer_lens.components.unembed import Unembed
-from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 
+from sparse_lens.models.anatomy import Anatomy, anatomy_of
 from sparse_lens.patching.component.reading import fused_norm
 from sparse_lens.patching.hookless import without_hooks
 
@@ -18,14 +18,13 @@ Unembedding = Callable[[Float[Tensor, "variants n d_model"]], Float[Tensor, "var
 Feedforward = Callable[[Float[Tensor, "batch pos d_model"]], Float[Tensor, "batch pos d_model"]]
 
 
-def plain_mlp(block: Any) -> Feedforward | None:
+def plain_mlp(block: Any, anatomy: Anatomy) -> Feedforward | None:
     """A block's MLP on its normed stream; None if it is more than two products."""
-    mlp, cfg = block.mlp, block.cfg
+    mlp = block.mlp
     is_plain = (
         type(mlp) is MLP
-        and not cfg.is_layer_norm_activation()
-        and not cfg.use_normalization_before_and_after
-        and cfg.original_architecture not in POST_NORM_ARCHITECTURES
+        and not block.cfg.is_layer_norm_activation()
+        and anatomy.mlp_post_norm is None
     )
     if not is_plain:
         return None
@@ -47,7 +46,7 @@ def plain_unembedding(model: HookedTransformer) -> Unembedding | None:
         type(model) is HookedTransformer
         and type(module) is Unembed
         and module.W_U.dtype.itemsize >= 4
-        and model.cfg.output_logits_soft_cap <= 0
+        and not anatomy_of(model).caps_logits
     )
     if not is_plain:
         return None

@@ -19,6 +19,7 @@ from transformer_lens import HookedTransformer
 
 from sparse_lens.graphs.channel import ChannelGraph
 from sparse_lens.masks import Masks
+from sparse_lens.models.anatomy import anatomy_of
 
 Channels = Float[Tensor, "batch pos width"]
 Stream = Float[Tensor, "batch pos d_model"]
@@ -44,7 +45,7 @@ class _Run:
     ) -> None:
         assert isinstance(masks.graph, ChannelGraph)
         self.model, self.graph, self.masks, self.ablated = model, masks.graph, masks, ablated
-        self.sparse_cfg = getattr(model, "sparse_cfg", None)
+        self.anatomy = anatomy_of(model)
         self.live: dict[str, Channels] = {}
 
     # What masks do.
@@ -82,23 +83,24 @@ class _Run:
 
     def block(self, at: str, block: Any, stream: Stream, positions: Tensor | None) -> Stream:
         """The stream after a block; `positions` are concatenated to what its sublayers read."""
-        is_sparse = self.sparse_cfg is not None
-        read = block.read_attn(stream, positions) if is_sparse else normed(block.ln1, stream)
+        # A node that reads the stream comes before the norm's gain, or at the end of all that is
+        # done to the stream.
+        before_gain = self.anatomy.channels_precede_gain
+        read = normed(block.ln1, stream) if before_gain else block.read_attn(stream, positions)
         middle = self.add(block, stream, self.attention(at, block, read), "resid_mid")
         if self.graph.attn_only:
             return middle
         seen = stream if self.graph.parallel else middle
-        read = block.read_mlp(seen, positions) if is_sparse else normed(block.ln2, seen)
+        read = normed(block.ln2, seen) if before_gain else block.read_mlp(seen, positions)
         return self.add(block, middle, self.mlp(at, block, read), "resid_post")
 
     def add(self, block: Any, stream: Stream, written: Stream, point: str) -> Stream:
         """To the stream, on which a sparse GPT may let a ReLU and an AbsTopK act."""
         stream = stream + written
-        if self.sparse_cfg is None:
-            return stream
-        if self.sparse_cfg.residual_activation_type == "relu":
+        sparse_cfg = getattr(block, "sparse_cfg", None)
+        if sparse_cfg is not None and sparse_cfg.residual_activation_type == "relu":
             stream = stream.relu()
-        return getattr(block, f"abs_topk_{point}")(stream)
+        return abs_topk(block, point, stream)
 
     def attention(self, at: str, block: Any, read: Reads) -> Stream:
         attn, (gain, shift) = block.attn, self.gain_and_shift(block.ln1, read)
@@ -111,9 +113,7 @@ class _Run:
             bias = getattr(attn, f"b_{letter.upper()}").flatten() + weight @ shift
             edge = (f"{at}.attn_in", f"{at}.{letter}")
             out = self.through(*edge, weight * gain, read, ablated_read) + bias
-            if self.sparse_cfg is not None:
-                out = getattr(attn, f"abs_topk_{letter}")(out)
-            values[letter] = self.at_site(f"{at}.{letter}", out)
+            values[letter] = self.at_site(f"{at}.{letter}", abs_topk(attn, letter, out))
         pattern = attention_pattern(attn, values)
         clip = self.model.cfg.clip_qkv or torch.inf
 
@@ -126,31 +126,29 @@ class _Run:
         weight = rearrange(attn.W_O, "head d_head d_model -> d_model (head d_head)")
         edge = (f"{at}.v", f"{at}.attn_out")
         out = self.through(*edge, weight, attended(values["v"]), attended(ablated_v)) + attn.b_O
-        out = out if self.sparse_cfg is None else attn.abs_topk_out(out)
-        return self.at_site(f"{at}.attn_out", out)
+        return self.at_site(f"{at}.attn_out", abs_topk(attn, "out", out))
 
     def mlp(self, at: str, block: Any, read: Reads) -> Stream:
         mlp, (gain, shift) = block.mlp, self.gain_and_shift(block.ln2, read)
         read = self.at_site(f"{at}.mlp_in", read)
         edge, ablated = (f"{at}.mlp_in", f"{at}.mlp_post"), self.ablated_like(f"{at}.mlp_in", read)
         pre = self.through(*edge, mlp.W_in.T * gain, read, ablated) + mlp.b_in + mlp.W_in.T @ shift
-        post = mlp.act_fn(pre)
-        post = post if self.sparse_cfg is None else mlp.abs_topk_neuron(post)
-        post = self.at_site(f"{at}.mlp_post", post)
+        post = self.at_site(f"{at}.mlp_post", abs_topk(mlp, "neuron", mlp.act_fn(pre)))
         edge, ablated = (f"{at}.mlp_post", f"{at}.mlp_out"), self.ablated_like(edge[1], post)
         out = self.through(*edge, mlp.W_out.T, post, ablated) + mlp.b_out
-        out = out if self.sparse_cfg is None else mlp.abs_topk_out(out)
-        return self.at_site(f"{at}.mlp_out", out)
+        return self.at_site(f"{at}.mlp_out", abs_topk(mlp, "out", out))
 
     def gain_and_shift(self, norm: Any, read: Reads) -> tuple[Tensor, Tensor]:
-        """What stands between a node that reads the stream and the weights.
-
-        The nodes of a sparse GPT come behind its norm's gain, those of a dense model before it.
-        """
+        """What stands between a node that reads the stream and the weights."""
         ones, zeros = read.new_ones(read.shape[-1]), read.new_zeros(read.shape[-1])
-        if self.sparse_cfg is not None:
+        if not self.anatomy.channels_precede_gain:
             return ones, zeros
         return getattr(norm, "w", ones), getattr(norm, "b", zeros)
+
+
+def abs_topk(module: Any, place: str, value: Tensor) -> Tensor:
+    """The largest channels, where a sparse GPT keeps no others; else all."""
+    return getattr(module, f"abs_topk_{place}", lambda value: value)(value)
 
 
 def normed(norm: Any, stream: Stream) -> Stream:

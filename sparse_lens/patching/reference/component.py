@@ -15,10 +15,10 @@ from einops import einsum, rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
-from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 
 from sparse_lens.graphs.component import EDGES, ComponentGraph
 from sparse_lens.masks import Masks
+from sparse_lens.models.anatomy import Anatomy, anatomy_of
 
 Stream = Float[Tensor, "batch pos d_model"]
 
@@ -101,10 +101,11 @@ def attention(
     """
     attn = block.attn
     by_letter = rearrange(inputs, "(qkv head) ... d_model -> qkv ... head d_model", qkv=3)
-    if sparse_config(model) is not None:
+    anatomy = anatomy_of(model)
+    if not anatomy.attn_reads_norm:
         positions = None if positions is None else rearrange(positions, "b pos d -> b pos 1 d")
         read = [block.read_attn(streams, positions) for streams in by_letter]
-    elif is_post_norm(model):
+    elif not anatomy.attn_norms:
         read = list(by_letter)
     else:
         # One head after the other, since some norms check that there are three axes.
@@ -114,7 +115,7 @@ def attention(
         ]
     z, out = attend(model, attn, read)
     outputs = einsum(z, attn.W_O, "b pos head d_head, head d_head d_model -> head b pos d_model")
-    return shares_of_heads(model, block, list(outputs), out)
+    return shares_of_heads(anatomy, block, list(outputs), out)
 
 
 def attend(
@@ -138,24 +139,21 @@ def attend(
 
 
 def shares_of_heads(
-    model: HookedTransformer, block: Any, outputs: list[Stream], attn_out: Stream
+    anatomy: Anatomy, block: Any, outputs: list[Stream], attn_out: Stream
 ) -> tuple[list[Stream], Float[Tensor, " d_model"]]:
     """What the heads' outputs add to the stream, and what attention adds beside.
 
     Where an AbsTopK or a norm stands between the two, a head's share is what its output comes to
     through the gate or the scale of all of them; the bias is shared evenly, and passes it, too.
     """
-    bias, sparse_cfg = block.attn.b_O, sparse_config(model)
+    bias = block.attn.b_O
     with_bias = [output + bias / len(outputs) for output in outputs]
-    if sparse_cfg is not None and sparse_cfg.has_abs_topk("attn_out"):
+    if anatomy.attn_is_gated:
         gate = attn_out != 0
         return [share * gate for share in with_bias], torch.zeros_like(bias)
-    if is_post_norm(model):
-        norm = block.ln1
-    elif model.cfg.use_normalization_before_and_after:
-        norm = block.ln1_post
-    else:
+    if anatomy.attn_post_norm is None:
         return outputs, bias
+    norm = getattr(block, anatomy.attn_post_norm)
     centres = hasattr(norm, "b")  # a LayerNorm, which is linear but for its scale
 
     def centred(value: Stream) -> Stream:
@@ -169,16 +167,7 @@ def shares_of_heads(
 
 def mlp(model: HookedTransformer, block: Any, stream: Stream, positions: Tensor | None) -> Stream:
     """What an MLP writes, given the stream that it sees."""
-    if sparse_config(model) is not None:
+    anatomy = anatomy_of(model)
+    if not anatomy.mlp_reads_norm:
         return block.apply_mlp(block.read_mlp(stream, positions))
-    return block.apply_mlp(stream if is_post_norm(model) else block.ln2(stream))
-
-
-def sparse_config(model: HookedTransformer) -> Any:
-    """That of a sparse GPT, else None."""
-    return getattr(model, "sparse_cfg", None)
-
-
-def is_post_norm(model: HookedTransformer) -> bool:
-    """Whether the norms come after the sublayers instead of before them."""
-    return model.cfg.original_architecture in POST_NORM_ARCHITECTURES
+    return block.apply_mlp(block.ln2(stream) if anatomy.mlp_norms else stream)

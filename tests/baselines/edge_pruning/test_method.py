@@ -17,7 +17,6 @@ PLANTED = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", PLANTED)
 @pytest.mark.parametrize("writers", [False, True])
 def test_the_planted_circuit_is_found_exactly_and_the_multipliers_reach_the_target(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sparse_lens.models.config import SparseGPTConfig
-from sparse_lens.models.initial import absent_parameters
+from sparse_lens.models.initial_weights import absent_parameters
 from sparse_lens.models.sparse_gpt import HookedSparseGPT
 
 _EMBEDDING, _UNEMBEDDING = "transformer.wte.weight", "lm_head.weight"

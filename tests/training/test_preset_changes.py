@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 
 from sparse_lens.cli import app
 from sparse_lens.models.checkpoint import load_sparse_gpt
-from sparse_lens.training.changes import UNCHANGED, Changes
 from sparse_lens.training.corpus import StandardLibrary
+from sparse_lens.training.preset_changes import UNCHANGED, Changes
 from sparse_lens.training.presets import PRESETS
-from sparse_lens.training.run import CHECKPOINT, RECORD, train_preset
 from sparse_lens.training.stripping import strip_source
+from sparse_lens.training.train_preset import CHECKPOINT, RECORD, train_preset
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -11,9 +11,9 @@ import torch
 from sparse_lens.atomic import write_atomically
 from sparse_lens.models.checkpoint import save_sparse_gpt
 from sparse_lens.models.sparse_gpt import HookedSparseGPT, check_device
-from sparse_lens.training.changes import UNCHANGED, Changes
 from sparse_lens.training.config import TrainingConfig
 from sparse_lens.training.corpus import StandardLibrary, build_corpus, train_tokenizer
+from sparse_lens.training.preset_changes import UNCHANGED, Changes
 from sparse_lens.training.presets import PRESETS, Preset
 from sparse_lens.training.trainer import Progress, Trainer
 

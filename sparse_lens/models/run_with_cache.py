@@ -1,4 +1,4 @@
-"""Hooks on a weight-sparse GPT: caches of what passes, and no hook that would wait in silence."""
+"""`run_with_cache` and hooks on a weight-sparse GPT: right caches, and no hook that never fires."""
 
 from collections.abc import Callable
 from typing import Any, Literal

@@ -1,0 +1,1 @@
+"""What absent nodes and edges carry."""
