@@ -43,20 +43,23 @@ class Store:
         self._written = 0
 
     def write(
-        self, live: Float[Tensor, "writers batch pos d_model"], ablated: Tensor | None, where: slice
+        self,
+        live: Float[Tensor, "writers batch pos d_model"],
+        ablated: Tensor | None,
+        indices: slice,
     ) -> None:
         """Note what ablating the next writers would change.
 
         Args:
             ablated: broadcasts to `live`; None stands for zero.
-            where: columns of these writers among those that the store is for.
+            indices: of these writers among those that the store is for.
         """
-        rows = slice(1 + where.start, 1 + where.stop)  # row 0 is the live stream's
+        rows = slice(1 + indices.start, 1 + indices.stop)  # row 0 is the live stream's
         if torch.is_grad_enabled() and (live.requires_grad or self._token.requires_grad):
             self._token = _Write.apply(live, self._token, self._memory, ablated, rows)  # type: ignore[assignment]
         else:
             self._memory.put(live, ablated, rows)
-        self._written = where.stop
+        self._written = indices.stop
 
     def mix(
         self,
