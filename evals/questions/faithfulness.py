@@ -12,8 +12,7 @@ from sparse_lens.evals.curve_area import recovered_fractions
 from sparse_lens.evals.intervals import ends_of_interval, resampled_means
 from sparse_lens.evals.metrics import measure, with_full_logits
 from sparse_lens.objectives import KLDivergence, logit_difference
-from sparse_lens.patching import BoundAblation, patched
-from sparse_lens.patching.suspension import suspended
+from sparse_lens.patching import BoundAblation, patched, suspended
 from sparse_lens.search import BATCH_SIZE
 from sparse_lens.task import Prompts
 

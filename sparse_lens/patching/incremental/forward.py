@@ -67,9 +67,8 @@ class VariantPass:
         state, schedule = self._state, self._schedule
         if self._kept is not None:
             state.keep(self._rows, self._kept[variant])
-        everywhere, at_answer = schedule.writers_everywhere.tolist(), schedule.writers.tolist()
-        state.add(everywhere, self._changes[:, variant], all_positions=True)
-        state.add(at_answer, self._changes_at_answer[:, variant], all_positions=False)
+        state.outputs.add(schedule.writers_everywhere.tolist(), self._changes[:, variant])
+        state.outputs_at_answer.add(schedule.writers.tolist(), self._changes_at_answer[:, variant])
         for layer, group, values in self._projected:
             values = values[:, variant]
             state.project(layer, group.rows, values, all_positions=group.all_positions)
@@ -145,10 +144,10 @@ class VariantPass:
         """Keep by how much the outputs of writers of one sublayer changed."""
         chunk = chunk or slice(0, self._n_variants)
         if writers.in_changes is None:
-            change = live - self._state.live_at_answer[writers.in_graph][:, None]
+            change = live - self._state.outputs_at_answer.live[writers.in_graph][:, None]
         else:
             out = self._changes[writers.in_changes, chunk]
-            before = self._state.live[writers.in_graph][:, None]
+            before = self._state.outputs.live[writers.in_graph][:, None]
             change = self._frame.answers.take(torch.sub(live, before, out=out))
         self._changes_at_answer[writers.in_changes_at_answer, chunk] = change
 

@@ -162,7 +162,8 @@ class Schedule:
         if not lose_edges and (kept == kept[0]).all():
             kept = kept[:1]
         changed = self.writers_everywhere if all_positions else self.writers
-        differences = state.differences if all_positions else state.differences_at_answer
+        outputs = state.outputs if all_positions else state.outputs_at_answer
+        differences = outputs.differences
         return ReaderGroup(
             rows,
             all_positions,

@@ -1,6 +1,7 @@
 """One circuit as it runs on some prompts: what passes of its variants read, and adopting writes."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
@@ -13,8 +14,32 @@ from sparse_lens.patching.incremental.spans import span
 from sparse_lens.patching.memory import Scratch
 
 
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """What the writers of a circuit put out, at all positions or at the answer's (without `pos`).
+
+    Not kept up to date for writers whose output nothing needs there.
+    """
+
+    live: Float[Tensor, "writers batch *pos d_model"]
+
+    differences: Float[Tensor, "writers batch *pos d_model"]
+    """ablated - live"""
+
+    def add(self, writers: list[int], changes: Float[Tensor, "changed batch *pos d_model"]) -> None:
+        """Let the outputs of some writers grow by so much."""
+        indices = span(writers)
+        if isinstance(indices, slice):
+            self.live[indices].add_(changes)
+            self.differences[indices].sub_(changes)
+            return
+        for writer, change in zip(writers, changes, strict=True):  # in place: no copies of many
+            self.live[writer].add_(change)
+            self.differences[writer].sub_(change)
+
+
 class CircuitState:
-    """The outputs of all components of a circuit, and how far each is from its ablated value.
+    """Edges and outputs of a circuit, and the queries, keys and values of its heads.
 
     At the start everything is as it is when every edge is cut, except for the inputs.
 
@@ -25,15 +50,14 @@ class CircuitState:
     def __init__(self, graph: ComponentGraph, frame: Frame, kept: np.ndarray) -> None:
         self.graph, self.frame, self.kept = graph, frame, kept.copy()
         zeros, (batch, pos, d_model) = frame.inputs.new_zeros, frame.shape
-        self.differences: Float[Tensor, "writers batch pos d_model"]
-        """ablated - live; not kept up to date where nothing needs it"""
-        self.differences = zeros(graph.n_writers, batch, pos, d_model)
-        self.live = self.differences + frame.ablated.of_writers(slice(None))
+        differences = zeros(graph.n_writers, batch, pos, d_model)
+        live = differences + frame.ablated.of_writers(slice(None))
         inputs = slice(0, graph.n_inputs)
-        self.live[inputs] = frame.inputs
-        self.differences[inputs] = frame.ablated.of_writers(inputs) - frame.inputs
-        self.live_at_answer = frame.answers.take(self.live)
-        self.differences_at_answer = frame.answers.take(self.differences)
+        live[inputs] = frame.inputs
+        differences[inputs] = frame.ablated.of_writers(inputs) - frame.inputs
+        self.outputs = Outputs(live, differences)
+        take = frame.answers.take
+        self.outputs_at_answer = Outputs(take(live), take(differences))
         self.projected: Float[Tensor, "layers qkv_head batch pos d_head"]
         """queries, keys and values of all heads; not kept up to date where nothing needs them"""
         n_projected = len(LETTERS) * graph.n_heads
@@ -53,28 +77,11 @@ class CircuitState:
         self.kept[list(rows)] = kept
         self._acting = None
 
-    def add(self, writers: list[int], changes: Tensor, *, all_positions: bool) -> None:
-        """Let what writers write grow by so much, at all positions or at the answer's.
-
-        Args:
-            changes: [writers, batch, pos, d_model], or without pos.
-        """
-        live = self.live if all_positions else self.live_at_answer
-        differences = self.differences if all_positions else self.differences_at_answer
-        indices = span(writers)
-        if isinstance(indices, slice):
-            live[indices].add_(changes)
-            differences[indices].sub_(changes)
-            return
-        for writer, change in zip(writers, changes, strict=True):  # in place: no copies of many
-            live[writer].add_(change)
-            differences[writer].sub_(change)
-
     def project(self, layer: int, rows: list[int], values: Tensor, *, all_positions: bool) -> None:
         """Set the queries, keys or values of some readers of a layer.
 
         Args:
-            values: [rows, batch, pos, d_head], or without pos.
+            values: [rows, batch, pos, d_head], or without pos at the answer's.
         """
         first = self.graph.heads(layer).readers.start
         indices = [row - first for row in rows]
