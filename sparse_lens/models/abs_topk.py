@@ -48,7 +48,7 @@ def abs_topk_mask(x: Float[Tensor, "*batch width"], k: int) -> Bool[Tensor, "*ba
     mask = _mask_by_partition(magnitude, k)
     if mask is None:
         return _mask_by_topk(magnitude, k)
-    # Entries that share the threshold are all in the mask: topk settles which of them stay.
+    # The mask has all entries that equal the threshold; where these are too many, topk decides.
     has_ties = mask.view(torch.uint8).sum(-1, dtype=torch.int32) != k  # [*batch]
     if bool(has_ties.any()):
         mask[has_ties] = _mask_by_topk(magnitude[has_ties], k)
@@ -64,7 +64,7 @@ def _mask_by_partition(magnitude: Tensor, k: int) -> Tensor | None:
     fast = magnitude.dtype in (torch.float32, torch.float64)
     if not fast or magnitude.device.type != "cpu" or type(magnitude) is not Tensor:
         return None
-    if torch.compiler.is_compiling():  # a program must hold the computation, not this run's numbers
+    if torch.compiler.is_compiling():  # numpy's result would become a constant of the program
         return None
     if torch.get_num_threads() >= _THREADS_OF_TOPK:
         return None
@@ -72,10 +72,10 @@ def _mask_by_partition(magnitude: Tensor, k: int) -> Tensor | None:
         values = magnitude.numpy()
     except RuntimeError:  # inside a transform of torch.func the tensor has no memory of its own
         return None
-    split = magnitude.shape[-1] - k
-    # Magnitudes are in the order of the integers that have their bits, and NaNs come last.
+    n_dropped = magnitude.shape[-1] - k
+    # The bits of magnitudes, read as integers, are in the same order, with NaNs as the largest.
     values = values.view(f"i{values.itemsize}")
-    threshold = np.partition(values, split, axis=-1)[..., split : split + 1]
+    threshold = np.partition(values, n_dropped, axis=-1)[..., n_dropped : n_dropped + 1]
     return torch.from_numpy(values >= threshold)
 
 

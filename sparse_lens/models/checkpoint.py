@@ -1,4 +1,4 @@
-"""Checkpoint directories: a weight-sparse GPT in files, read whole and replaced whole.
+"""Checkpoint directories: the files of a weight-sparse GPT, which are replaced all together.
 
 A checkpoint is `beeg_config.json` + `final_model.pt` as released, or `config.json` +
 `model.safetensors` as :func:`save_sparse_gpt` writes it; both hold the released parameter names.
@@ -38,13 +38,13 @@ _REFERENCE = "reference_tokens.safetensors"
 _OPTIONAL = (_REFERENCE, VOCABULARY_FILE, MERGES_FILE)
 _STAGING = ".save-"
 _UNFINISHED = ".unfinished-save"
-"""A folder of files that an interrupted save did not move: the others are of another model."""
+"""The folder of an interrupted save: the files beside it may belong to another model."""
 
 _UNREADABLE = (
     *(pickle.UnpicklingError, zipfile.BadZipFile, EOFError, OSError, RuntimeError, struct.error),
     *(LookupError, ValueError, TypeError, AttributeError),
 )
-"""What unpickling a damaged file may raise."""
+"""Exceptions that unpickling a damaged file may raise."""
 
 
 def load_sparse_gpt(
@@ -96,7 +96,7 @@ def save_sparse_gpt(
     in the directory are left alone. `dtype` rounds the stored weights, which still load as float32.
 
     Raises:
-        ValueError: when the model is not what its config says, or has reference tokens outside its
+        ValueError: when the model does not match its config, or has reference tokens outside its
             vocabulary or a tokenizer that the format cannot describe.
     """
     path = Path(path)

@@ -97,7 +97,7 @@ class GeneratingHookedTransformer(HookedTransformer):
         verbose: bool = False,
         generator: torch.Generator | None = None,
     ) -> Iterator[Int[Tensor, "batch piece"]]:
-        """The tokens of :meth:`generate` in pieces, as they come; the first has the input's.
+        """The tokens of :meth:`generate` in pieces, during generation; the first holds the input.
 
         A piece is yielded when it has `max_tokens_per_yield` tokens or more a row.
         """
@@ -109,7 +109,7 @@ class GeneratingHookedTransformer(HookedTransformer):
         sampling = Sampling(temperature, top_k, top_p, freq_penalty, generator)
         with LocallyOverridenDefaults(self, prepend_bos=prepend_bos, padding_side=padding_side):
             start = start_from(self, input)
-        new = next_tokens(
+        new_tokens = next_tokens(
             self,
             start,
             max_new_tokens=max_new_tokens,
@@ -118,14 +118,14 @@ class GeneratingHookedTransformer(HookedTransformer):
             use_past_kv_cache=use_past_kv_cache,
             verbose=verbose,
         )
-        return _in_pieces(start.tokens, new, max_tokens_per_yield)
+        return _in_pieces(start.tokens, new_tokens, max_tokens_per_yield)
 
 
 def _in_pieces(
-    first: Int[Tensor, "batch pos"], new: Iterator[Int[Tensor, "batch 1"]], size: int
+    start: Int[Tensor, "batch pos"], new_tokens: Iterator[Int[Tensor, "batch 1"]], size: int
 ) -> Iterator[Int[Tensor, "batch piece"]]:
-    piece = first
-    for column in new:
+    piece = start
+    for column in new_tokens:
         piece = torch.cat([piece, column], 1)
         if piece.shape[1] >= size:
             yield piece
@@ -145,9 +145,9 @@ class Start:
 
 
 def start_from(model: HookedTransformer, input: str | list[str] | Tensor) -> Start:
-    """Tokens to go on from; strings of different lengths are padded on the left.
+    """The tokens to continue; strings of different lengths are padded on the left.
 
-    Of tokens, those are padding that the model's forward pass would mask as padding.
+    In tokens that are given, padding is what the model's forward pass would mask as padding.
 
     Raises:
         ValueError: when there is no token to start from, or text but no tokenizer.
@@ -179,7 +179,7 @@ def _start_from_text(model: HookedTransformer, texts: list[str]) -> Start:
     tokenizer: Any = model.tokenizer
     if tokenizer is None:
         raise ValueError("generating from text needs a tokenizer; pass tokens [batch, pos].")
-    # One by one: in a padded batch an end-of-text at the start could not be told from padding.
+    # One by one, as in a padded batch an end-of-text at the start looks like padding.
     rows = [model.to_tokens(text)[0].long() for text in texts]
     longest = max((len(row) for row in rows), default=0)
     tokens = torch.full((len(rows), longest), tokenizer.pad_token_id)
@@ -201,7 +201,7 @@ def next_tokens(
     use_past_kv_cache: bool,
     verbose: bool,
 ) -> Iterator[Int[Tensor, "batch 1"]]:
-    """The next token of every row, then the next, until all rows have ended.
+    """The next token of every row, one after the other until all rows have ended.
 
     Raises:
         ValueError: when the model's context is too short.
@@ -215,7 +215,7 @@ def next_tokens(
     cache = None
     if use_past_kv_cache:
         cache = TransformerLensKeyValueCache.init_cache(model.cfg, model.cfg.device, len(tokens))
-    # Without a mask a model whose tokenizer pads on the left would guess one.
+    # Without a mask, a model whose tokenizer pads on the left infers one from the tokens.
     pads_left = model.tokenizer is not None and model.tokenizer.padding_side == "left"
     needs_mask = cache is not None or pads_left or not bool(real.all())
     ended = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)

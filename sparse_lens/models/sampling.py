@@ -1,4 +1,4 @@
-"""How the next token is chosen, and which tokens end a text."""
+"""The choice of the next token, and the tokens that end a text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ class Sampling:
         tokens: Int[Tensor, "batch pos"],
         real: Bool[Tensor, "batch pos"],
     ) -> Int[Tensor, " batch"]:
-        """A next token for each row, given those before it and which of them are no padding."""
+        """A next token for each row; `real` is false where the tokens before it are padding."""
         if self.temperature == 0:
             return logits.argmax(-1)
         logits = logits.float() / self.temperature
@@ -60,7 +60,7 @@ class Sampling:
             logits = logits.masked_fill(logits < threshold, -torch.inf)
         elif self.top_p is not None:
             probabilities, order = logits.softmax(-1).sort(descending=True)
-            # A token goes when those before it already reach top_p.
+            # A token is dropped when more likely ones already exceed top_p.
             beyond = probabilities.cumsum(-1) - probabilities > self.top_p
             dropped = torch.zeros_like(beyond).scatter(1, order, beyond)
             logits = logits.masked_fill(dropped, -torch.inf)

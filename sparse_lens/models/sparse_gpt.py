@@ -38,7 +38,7 @@ class HookedSparseGPT(
     """A weight-sparse GPT (Gao et al. 2025, 2511.13653) as a HookedTransformer.
 
     Beside the stock hook points there are, in each layer, `attn.hook_input` and `mlp.hook_input`
-    (what the sublayer reads: after norm, concatenated positions and AbsTopK) and, before the
+    (the sublayer's input, after norm, concatenated positions and AbsTopK) and, before the
     AbsTopK of the same name, `attn.hook_q_pre`, `attn.hook_k_pre`, `attn.hook_v_pre`,
     `attn.hook_out_pre` and `mlp.hook_out_pre`. Stock hook points lie behind the AbsTopK;
     `unembed.hook_out` lies before a bigram table is added. As in any HookedTransformer,
@@ -59,11 +59,11 @@ class HookedSparseGPT(
 
         Args:
             device: where to put it; the CPU, or CUDA when there is some, when not given.
-            seed: of the weights, see :meth:`init_weights`; None leaves the matrices as the memory
-                was, to be filled by a checkpoint.
+            seed: of the weights, see :meth:`init_weights`; None leaves the matrices uninitialised
+                for a checkpoint to be loaded.
 
         Raises:
-            ValueError: when there is no such device.
+            ValueError: when the device is not available.
         """
         check_device(device)
         HookedRootModule.__init__(self)
@@ -72,7 +72,7 @@ class HookedSparseGPT(
         self.tokenizer = None
         self.dataset = None
         self.reference_tokens: Int[Tensor, "n pos"] | None = None
-        """A sample of the training distribution, on the CPU; None when there is none."""
+        """A sample of the training distribution, on the CPU, or None."""
 
         self.embed = Embed(self.cfg)
         self.hook_embed = HookPoint()  # [batch, pos, d_model]
@@ -118,12 +118,12 @@ class HookedSparseGPT(
         """As `HookedTransformer.forward`, with the bigram table added to the logits.
 
         With `start_at_layer`, `tokens` are needed for a loss or when there is a bigram table;
-        `shortformer_pos_embed` is where concatenated position embeddings travel, and those of a
-        sequence from its beginning are taken when it is not given.
+        `shortformer_pos_embed` carries concatenated position embeddings, by default those of a
+        sequence from its beginning.
 
         Raises:
             ValueError: for an input that is not tokens, text or (with `start_at_layer`) a stream,
-                that is longer than the context, or lacks the tokens that it needs.
+                or is longer than the context, and when `tokens` are needed and not given.
         """
         if return_type not in (None, "logits", "loss", "both"):
             raise ValueError(
@@ -184,7 +184,7 @@ class HookedSparseGPT(
         if not isinstance(input, Tensor):
             if self.tokenizer is None:
                 raise ValueError("this model has no tokenizer to read text with; pass tokens.")
-            input = self.to_tokens(input).long()  # those of an empty text come as floats
+            input = self.to_tokens(input).long()  # an empty text gives floats
         if input.ndim not in (1, 2) or input.is_floating_point() or input.dtype == torch.bool:
             raise ValueError(
                 f"expected tokens, integers of shape [batch, pos] or [pos], got {input.dtype} of "
@@ -199,7 +199,7 @@ class HookedSparseGPT(
     def _as_mask(
         self, attention_mask: Tensor | None, tokens: Int[Tensor, "batch pos"], past_kv_cache: Any
     ) -> Tensor | None:
-        """Stock code takes a lone end-of-text for padding when there is a key-value cache."""
+        """The mask for a key-value cache: the stock one treats a lone end-of-text as padding."""
         if attention_mask is not None or past_kv_cache is None:
             return attention_mask
         if self.tokenizer is None or self.tokenizer.padding_side == "right":
@@ -237,7 +237,7 @@ class HookedSparseGPT(
 
 
 def check_device(device: torch.device | str | None) -> None:
-    """Refuse a device that is not there with a ValueError."""
+    """Raise a ValueError for a device that is not available."""
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # the latter from a torch without CUDA

@@ -1,4 +1,4 @@
-"""Byte-level BPE tokenizers in GPT-2's two-file format, the one that sparse GPTs come with."""
+"""Byte-level BPE tokenizers in GPT-2's format of two files, in which sparse GPTs have theirs."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ END_OF_TEXT = "<|endoftext|>"
 SPLIT_PATTERN = (
     r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""The pieces of text that tokens never cross (tinypython_2k's)."""
+"""Matches the pieces of text that tokens never cross, as in tinypython_2k."""
 
 _VERSION_LINE = "#version"
 
@@ -82,7 +82,7 @@ def make_tokenizer(
 
 
 def make_pre_tokenizer() -> PreTokenizer:
-    """Splits text by `SPLIT_PATTERN`, then spells it in byte letters; what training needs too."""
+    """Splits text by `SPLIT_PATTERN`, then spells it in byte letters."""
     return PreTokenizerSequence(
         [
             Split(Regex(SPLIT_PATTERN), behavior="isolated"),

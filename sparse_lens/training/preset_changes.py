@@ -1,4 +1,4 @@
-"""A preset in another size: what a sweep over widths and sparsities changes."""
+"""Changes of a preset's size, for sweeps over widths and sparsities."""
 
 from __future__ import annotations
 

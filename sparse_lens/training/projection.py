@@ -87,18 +87,19 @@ def largest_entries(
 
 
 def _top_entries(magnitude: Tensor, keep: int) -> Tensor:
-    """Exactly `keep` entries; among equal ones on a CPU the first in memory order."""
+    """A mask of exactly `keep` entries; of equal ones on a CPU the first in memory order."""
     flat = magnitude.flatten()
     if keep >= flat.numel():
         return torch.ones_like(magnitude, dtype=torch.bool)
-    if flat.device.type != "cpu":  # topk does not wait for the device
+    if flat.device.type != "cpu":  # topk needs no synchronisation with the device
         kept = flat.topk(keep, sorted=False).indices
         mask = torch.zeros_like(flat, dtype=torch.bool).index_fill_(0, kept, True)
         return mask.reshape(magnitude.shape)
     if flat.dtype not in (torch.float32, torch.float64):
         flat = flat.float()  # numpy has no bfloat16
-    split = flat.numel() - keep  # numpy's partition is several times faster than topk here
-    threshold = float(np.partition(flat.numpy(), split)[split])
+    n_dropped = flat.numel() - keep
+    # On a CPU numpy's partition is several times faster than topk.
+    threshold = float(np.partition(flat.numpy(), n_dropped)[n_dropped])
     mask = flat > threshold
     ties = (flat == threshold).nonzero().flatten()
     mask[ties[: keep - int(mask.sum())]] = True

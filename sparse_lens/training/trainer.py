@@ -1,4 +1,4 @@
-"""The training loop: fixed data order, exact resume, the same for sparse and dense models."""
+"""The training loop of sparse and dense models, with a fixed order of data and exact resumption."""
 
 import json
 import os
@@ -25,8 +25,8 @@ Progress = Callable[[dict[str, float | int], int], None]
 class Trainer:
     """Weight-sparse pretraining of one model on one stream of tokens.
 
-    The order of the data depends on the seed and the step alone, so a trainer that loads a
-    checkpoint goes on exactly as the one that wrote it.
+    The order of the data depends only on the seed and the step, so that a trainer that loads a
+    checkpoint continues exactly as the one that wrote it.
     """
 
     def __init__(
@@ -65,11 +65,11 @@ class Trainer:
         if checkpoint is not None and checkpoint.exists():
             self.load(checkpoint)
         started = time.perf_counter()
-        last = self.cfg.n_steps if until is None else min(until, self.cfg.n_steps)
-        while self.step < last:
+        last_step = self.cfg.n_steps if until is None else min(until, self.cfg.n_steps)
+        while self.step < last_step:
             loss = self._train_step()
-            first = self._smoothed == 0
-            self._smoothed = loss if first else 0.98 * self._smoothed + 0.02 * loss
+            is_first = self._smoothed == 0
+            self._smoothed = loss if is_first else 0.98 * self._smoothed + 0.02 * loss
             row: dict[str, float | int] = {"step": self.step, "train_loss": self._smoothed}
             if self.step % validate_every == 0 or self.step == self.cfg.n_steps:
                 row |= self.validate()
@@ -77,7 +77,7 @@ class Trainer:
                 self.log.append(row)
             if progress is not None:
                 progress(row, self.cfg.n_steps)
-            if checkpoint is not None and (self.step % save_every == 0 or self.step == last):
+            if checkpoint is not None and (self.step % save_every == 0 or self.step == last_step):
                 self.save(checkpoint)
         return self.model.eval()
 
@@ -125,9 +125,9 @@ class Trainer:
         losses = {}
         for name, windows in self.validation.items():
             stride = 1 if max_windows is None else max(1, len(windows) // max_windows)
-            parts = windows[::stride].split(self.cfg.batch_size)
-            total = sum(float(self._loss(part)) * len(part) for part in parts)
-            losses[f"{name}_loss"] = total / sum(len(part) for part in parts)
+            batches = windows[::stride].split(self.cfg.batch_size)
+            total = sum(float(self._loss(batch)) * len(batch) for batch in batches)
+            losses[f"{name}_loss"] = total / sum(map(len, batches))
         return losses
 
     def save(self, path: Path) -> None:
@@ -145,7 +145,7 @@ class Trainer:
         os.replace(temporary, path)
 
     def load(self, path: Path) -> None:
-        """Go on from a checkpoint of the same run.
+        """Continue from a checkpoint of the same run.
 
         Raises:
             ValueError: when the checkpoint belongs to another config or seed.

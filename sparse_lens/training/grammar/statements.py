@@ -17,7 +17,7 @@ _OPERATORS = ("+=", "+=", "-=", "*=", "|=")
 
 
 def target(pen: Pen) -> str:
-    """What is assigned to."""
+    """The target of an assignment."""
     return pen.name() if pen.chance(0.7) else chain(pen)
 
 
@@ -32,7 +32,7 @@ def augmented(pen: Pen) -> str:
 
 
 def quoted_call(pen: Pen) -> str:
-    """A call whose last argument is a string: it closes as it was opened.
+    """A call whose last argument is a string, which closes with the mark that opened it.
 
     Strings in either style may come before it, so that only the last opening mark decides.
     """
