@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sparse_lens.graphs.channel import ChannelGraph
 from sparse_lens.patching.channel.attachment import channel_flags
-from sparse_lens.patching.channel.changes import ChannelChanges
+from sparse_lens.patching.channel.channel_changes import ChannelChanges
 from sparse_lens.patching.exact.passes import Indices, Passes
 from sparse_lens.patching.hooks import Attachment, Edit
 from sparse_lens.patching.run import run_live

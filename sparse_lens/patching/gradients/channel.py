@@ -12,7 +12,7 @@ from sparse_lens.models.anatomy import anatomy_of
 from sparse_lens.objectives import Objective
 from sparse_lens.patching.ablations.binding import BoundAblation
 from sparse_lens.patching.channel.attachment import channel_flags, site_channels
-from sparse_lens.patching.channel.changes import ChannelChanges
+from sparse_lens.patching.channel.channel_changes import ChannelChanges
 from sparse_lens.patching.gradients.backward import (
     Captured,
     gradients_at,

@@ -17,7 +17,7 @@ sublayer. Their logits are those of :func:`sparse_lens.patching.reference.run_ci
    which is the live stream plus `cut @ differences`, as in the masked pass (`component/mixing`),
    summed from the other end: most edges of these circuits are cut, and the stream with every edge
    cut never changes.
-3. **What differs** (`schedule`): nothing before the readers that lose edges; after them, a head or
+3. **What differs** (`pass_schedule`): nothing before the readers that lose edges; after them, a head or
    MLP that reads, over kept edges, from another one that differs, and that acts on the logits over
    kept edges itself (`sparse_lens.graphs.reachability.Acting`). Where it acts through the answer
    position alone, only that position is computed.

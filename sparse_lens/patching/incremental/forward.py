@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sparse_lens.patching.incremental.schedule import (
+from sparse_lens.patching.incremental.pass_schedule import (
     HeadGroup,
     HeadsStep,
     MLPStep,
