@@ -20,19 +20,19 @@ def aligned(
     Raises:
         ValueError: when they belong to other tokens.
     """
-    axes = values.ndim - 1 - leading
-    if axes == 0:
+    n_axes = values.ndim - 1 - leading
+    if n_axes == 0:
         return values.unsqueeze(leading).unsqueeze(leading)
-    found = tuple(values.shape[leading:-1])
-    if axes == 1:
+    shape = tuple(values.shape[leading:-1])
+    if n_axes == 1:
         values = values.unsqueeze(leading)
-        too_short = found[0] < offset + pos
+        misfit = shape[0] < offset + pos
     else:
-        whole = offset or found[1] == pos
-        too_short = found[1] < offset + pos or found[0] not in (1, batch) or not whole
-    if too_short:
+        same_tokens = offset or shape[1] == pos
+        misfit = shape[1] < offset + pos or shape[0] not in (1, batch) or not same_tokens
+    if misfit:
         run = f"{batch} x {pos} tokens" + (f" after {offset} cached ones" if offset else "")
-        given = f"{found[0]} positions" if axes == 1 else f"{found[0]} x {found[1]} tokens"
+        given = f"{shape[0]} positions" if n_axes == 1 else f"{shape[0]} x {shape[1]} tokens"
         raise ValueError(
             f"the ablated values of {name} are for {given}, the circuit runs on {run}; pass the "
             "ablation tokens (or means) that are aligned with those of the run, row by row."

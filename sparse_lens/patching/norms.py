@@ -25,13 +25,13 @@ def norm_scales(model: HookedTransformer, tokens: Int[Tensor, "batch pos"]) -> N
     Raises:
         ValueError: for a model that has none.
     """
-    found: dict[str, Tensor] = {}
-    captures = {name: _keeping(found, name) for name in _scale_names(model)}
+    scales: dict[str, Tensor] = {}
+    captures = {name: _keeping(scales, name) for name in _scale_names(model)}
     if not captures:
         raise ValueError("the model has no norms, so there are no scales to freeze.")
     with suspended(model), Attachment(model, edits={}, captures=captures).attached():
         model(tokens.to(model.cfg.device), return_type=None)
-    return found
+    return scales
 
 
 def has_norms(model: HookedTransformer) -> bool:
