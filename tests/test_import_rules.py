@@ -41,8 +41,6 @@ BACKWARD = {
     # A discovery names its method; the method says that it returns one.
     ("method", "discovery"),
     ("baselines.edge_pruning.training", "baselines.edge_pruning.method"),
-    ("patching.variants.forward", "patching.variants.circuit_variants"),
-    ("patching.variants.plan", "patching.variants.circuit_variants"),
 }
 
 # Defining hook points (models) and counting passes (cost) is not touching activations.

@@ -12,10 +12,10 @@ from sparse_lens.graphs.component import LETTERS, ComponentGraph
 from sparse_lens.models.anatomy import Anatomy, anatomy_of
 from sparse_lens.objectives import Objective
 from sparse_lens.patching.ablations.binding import BoundAblation
-from sparse_lens.patching.component.changes import WriterChanges
 from sparse_lens.patching.component.interception import reader_flags
 from sparse_lens.patching.component.mixing import flat, token_chunks
 from sparse_lens.patching.component.reading import attention_reader
+from sparse_lens.patching.component.writer_changes import WriterChanges
 from sparse_lens.patching.gradients.backward import (
     Captured,
     gradients_at,

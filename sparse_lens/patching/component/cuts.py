@@ -1,9 +1,9 @@
-"""Which writers and readers of a component graph a circuit's forward pass has to touch."""
+"""A circuit of a component graph as gates on its writers and cuts at its readers."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
+from einops import repeat
 from jaxtyping import Bool, Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
@@ -15,11 +15,13 @@ from sparse_lens.models.anatomy import anatomy_of
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
-    """A circuit as gates on writers and cuts on edges.
+class Cuts:
+    """What the masked pass has to do, and to whom.
 
-    A gated writer puts its ablated value in the stream itself, for all readers at once. What is
-    left are edges that are cut for some readers only: these readers are intercepted.
+    A gated writer puts its ablated value into the stream itself, for all readers at once. What is
+    left are edges that are cut for some readers only: these readers are intercepted, and see
+
+        stream + cut @ (ablated - live)
     """
 
     gates: Float[Tensor, " writers"]
@@ -38,69 +40,70 @@ class Plan:
     """By reader: whether something is cut from it."""
 
     @classmethod
-    def of(cls, model: HookedTransformer, masks: Masks) -> "Plan":
-        """The plan for masks; by their values, except where they need gradients."""
+    def of(cls, model: HookedTransformer, masks: Masks) -> "Cuts":
+        """Those of masks; by their values, except where they need gradients."""
         graph = masks.graph
         assert isinstance(graph, ComponentGraph)
-        device = model.cfg.device
-        gates, gated = _node_gates(graph, masks, device)
-        logits = masks.nodes.get("logits")
-        kept = _edge_gates(graph, masks, logits, device)
         coupled = anatomy_of(model).heads_are_coupled
+        gates, gated = _node_masks(graph, masks, model.cfg.device)
+        kept = _edge_masks(graph, masks, model.cfg.device)
         if coupled:
             kept = kept * _rows_of_open_heads(graph, gates)[:, None]
-        differentiable = gates.requires_grad or kept.requires_grad
         support = graph.block.support.to(gates.device)
-        if differentiable:
-            matters = torch.ones(graph.n_readers, dtype=torch.bool)
-        else:
+        acting_readers = torch.ones(graph.n_readers, dtype=torch.bool)
+        if not (gates.requires_grad or kept.requires_grad):
+            # What does not act on the logits is not computed: its gate is closed, and what it
+            # reads is left as it is.
             kept_edges = ((kept > 0) & (gates > 0) & support).cpu().numpy()
             acting = Acting.of(graph, kept_edges, coupled=coupled)
-            heard, matters = torch.from_numpy(acting.writers), torch.from_numpy(acting.readers)
-            gates, gated = gates * heard.to(gates.device), gated | ~heard
+            acting_writers = torch.from_numpy(acting.writers)
+            acting_readers = torch.from_numpy(acting.readers)
+            gates, gated = gates * acting_writers.to(gates.device), gated | ~acting_writers
         cut = (1 - kept) * support
-        touched = _possibly_nonzero(cut) & matters[:, None] & _possibly_nonzero(gates)
-        intercepted, stored = touched.any(1), touched.any(0)
-        scale = torch.where(_stored_before_gate(graph).to(gates.device), gates, 1)
+        # A writer whose gate is closed carries its ablated value to everyone: nothing to cut.
+        needed = _may_be_nonzero(cut) & acting_readers[:, None] & _may_be_nonzero(gates)
+        intercepted, stored = needed.any(1), needed.any(0)
+        # With gate n, what is in the stream is n * live + (1 - n) * ablated, which is away from
+        # `ablated` by n * (ablated - live), where `live` is what the store has.
+        share = torch.where(_stored_before_gate(graph).to(gates.device), gates, 1)
         return cls(
             gates=gates,
             gated=gated.tolist(),
-            cut=(cut * scale)[:, stored.to(cut.device)],
+            cut=(cut * share)[:, stored.to(cut.device)],
             stored=stored.tolist(),
             intercepted=intercepted.tolist(),
         )
 
 
-def _possibly_nonzero(values: Tensor) -> Bool[Tensor, "..."]:
+def _may_be_nonzero(values: Tensor) -> Bool[Tensor, "..."]:
+    """On the CPU; true throughout for values that need gradients."""
     if values.requires_grad:
         return torch.ones(values.shape, dtype=torch.bool)
     return (values != 0).cpu()
 
 
-def _node_gates(
-    graph: ComponentGraph, masks: Masks, device: Any
+def _node_masks(
+    graph: ComponentGraph, masks: Masks, device: torch.device | str | None
 ) -> tuple[Float[Tensor, " writers"], Bool[Tensor, " writers"]]:
-    """Gates of all writers, and which of these are not known to be 1."""
-    gates, gated = [], []
-    for name, site in graph.sites.items():
-        if name == "logits":
-            continue
-        gate = masks.nodes.get(name)
-        gates.append(torch.ones(site.width, device=device) if gate is None else gate.to(device))
-        gated.append(_possibly_nonzero(1 - gates[-1]))
-    return torch.cat(gates), torch.cat(gated)
+    """Masks of all writers, and which of these are not known to be 1."""
+    gates = [
+        masks.nodes.get(name, torch.ones(site.width)).to(device)
+        for name, site in graph.sites.items()
+        if name != "logits"
+    ]
+    # By site: those without a mask are 1 also where others need gradients.
+    return torch.cat(gates), torch.cat([_may_be_nonzero(1 - gate) for gate in gates])
 
 
-def _edge_gates(
-    graph: ComponentGraph, masks: Masks, logits: Tensor | None, device: Any
+def _edge_masks(
+    graph: ComponentGraph, masks: Masks, device: torch.device | str | None
 ) -> Float[Tensor, "readers writers"]:
-    """Masks of all edges; pruned logits hear nobody."""
+    """Masks of all edges; the mask of the logits acts on the edges into them."""
     kept = masks.edges.get(EDGES)
     shape = (graph.n_readers, graph.n_writers)
     kept = torch.ones(shape, device=device) if kept is None else kept.to(device)
-    if logits is None:
-        return kept
-    return torch.cat([kept[:-1], kept[-1:] * logits.to(device)])
+    logits = masks.nodes.get("logits")
+    return kept if logits is None else torch.cat([kept[:-1], kept[-1:] * logits.to(device)])
 
 
 def _rows_of_open_heads(
@@ -111,10 +114,11 @@ def _rows_of_open_heads(
     Where heads act on each other directly, a pruned head would still do so with what it reads.
     """
     rows = torch.ones(graph.n_readers, device=gates.device)
-    open_ = (gates.detach() > 0).to(rows.dtype)
+    is_open = (gates.detach() > 0).to(rows.dtype)
     for sublayer in graph.sublayers:
         if sublayer.kind == "heads":
-            rows[sublayer.readers] = open_[sublayer.writers].repeat(3)
+            heads = is_open[sublayer.writers]
+            rows[sublayer.readers] = repeat(heads, "head -> (qkv head)", qkv=3)
     return rows
 
 

@@ -12,14 +12,14 @@ from transformer_lens.components.unembed import Unembed
 
 from sparse_lens.models.anatomy import Anatomy, anatomy_of
 from sparse_lens.patching.component.reading import fused_norm
-from sparse_lens.patching.variants.bare import bare
+from sparse_lens.patching.hookless import without_hooks
 
 Unembedding = Callable[[Float[Tensor, "variants n d_model"]], Float[Tensor, "variants n vocab"]]
 Feedforward = Callable[[Float[Tensor, "batch pos d_model"]], Float[Tensor, "batch pos d_model"]]
 
 
 def plain_mlp(block: Any, anatomy: Anatomy) -> Feedforward | None:
-    """Of a block, from its normed stream; None where more than two products and a function."""
+    """A block's MLP on its normed stream; None if it is more than two products."""
     mlp = block.mlp
     is_plain = (
         type(mlp) is MLP
@@ -51,7 +51,7 @@ def plain_unembedding(model: HookedTransformer) -> Unembedding | None:
     if not is_plain:
         return None
     has_norm = model.cfg.normalization_type is not None
-    norm = fused_norm(bare(model.ln_final)) if has_norm else nn.Identity()
+    norm = fused_norm(without_hooks(model.ln_final)) if has_norm else nn.Identity()
 
     def unembed(
         streams: Float[Tensor, "variants n d_model"],

@@ -9,7 +9,7 @@ from transformer_lens import HookedTransformer
 
 from sparse_lens.graphs.component import ComponentGraph
 from sparse_lens.patching.alignment import aligned, differences
-from sparse_lens.patching.component.run import WriterValues
+from sparse_lens.patching.component.forward_state import WriterValues
 from sparse_lens.patching.component.writers import WriterOutputs
 from sparse_lens.patching.hooks import Attachment, Hooks
 

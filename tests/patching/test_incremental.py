@@ -1,4 +1,4 @@
-"""Batches of circuits that differ at one sublayer, against a loop over readers and writers."""
+"""Batches of circuits that differ at one sublayer, against the slow reference."""
 
 from dataclasses import replace
 from typing import Any
@@ -8,13 +8,12 @@ import pytest
 import torch
 
 from sparse_lens.ablation import InterchangeAblation, MeanAblation, ZeroAblation
+from sparse_lens.circuit import Circuit
 from sparse_lens.graphs import ComponentGraph
 from sparse_lens.graphs.reachability import Acting
 from sparse_lens.models.anatomy import anatomy_of
-from sparse_lens.patching import bind
-from sparse_lens.patching.variants.circuit_variants import CircuitVariants
+from sparse_lens.patching import CircuitVariants, bind, reference
 from tests.patching import tiny
-from tests.patching.component_oracle import SlowModel
 from tests.patching.tiny import difference
 
 MODELS = [(tiny.dense, name) for name in tiny.DENSE] + [(tiny.sparse, name) for name in tiny.SPARSE]
@@ -25,10 +24,17 @@ PROMPTS = tiny.prompts(padded=True)
 VARIANTS = 3
 
 
-def build(make: Any, name: str, **changes: Any) -> tuple[Any, ComponentGraph, SlowModel]:
+def build(make: Any, name: str, **changes: Any) -> tuple[Any, ComponentGraph]:
     model = make(name, dtype=torch.float64, **changes)
-    graph = ComponentGraph.from_model(model)
-    return model, graph, SlowModel(model, graph)
+    return model, ComponentGraph.from_model(model)
+
+
+def expected_logits(
+    model: Any, graph: ComponentGraph, kept: np.ndarray, ablated: dict[str, torch.Tensor] | None
+) -> torch.Tensor:
+    """By the slow reference, at the answer positions."""
+    circuit = Circuit.from_edge_masks(graph, {"edges": torch.from_numpy(kept.copy())})
+    return at_answers(reference.run_circuit(model, circuit, PROMPTS.clean, ablated=ablated))
 
 
 def at_answers(logits: torch.Tensor) -> torch.Tensor:
@@ -47,20 +53,16 @@ def sublayers(graph: ComponentGraph) -> list[slice]:
 @pytest.mark.parametrize(("make", "name"), FREE, ids=[f"{m.__name__} {n}" for m, n in FREE])
 @torch.no_grad()
 def test_variants_are_the_circuits_that_they_stand_for(make: Any, name: str) -> None:
-    model, graph, slow = build(make, name)
-    values = slow.run(PROMPTS.corrupted)[1]
+    model, graph = build(make, name)
+    ablated = tiny.activations(model, graph, PROMPTS.corrupted)
     bound = bind(model, graph, InterchangeAblation())
-
-    def slow_logits(kept: np.ndarray) -> torch.Tensor:
-        return at_answers(slow.run(PROMPTS.clean, torch.from_numpy(kept).double(), values)[0])
-
     kept = tiny.random_edges(graph, 0.7, 1).edge_mask("edges").numpy()
     circuit = CircuitVariants(bound, PROMPTS, kept)
-    assert difference(circuit.logits, slow_logits(kept)) < 1e-9
+    assert difference(circuit.logits, expected_logits(model, graph, kept, ablated)) < 1e-9
     random = np.random.default_rng(0)
     twice = [where for where in sublayers(graph) for _ in range(2)]
     for where in [*twice, *twice]:  # from the output back, then again
-        rows = [row for row in range(where.start, where.stop) if circuit.needs.readers[row]]
+        rows = [row for row in range(where.start, where.stop) if circuit.acting.readers[row]]
         if not rows:
             continue
         less = random.random((VARIANTS, len(rows), graph.n_writers)) < 0.9
@@ -69,7 +71,7 @@ def test_variants_are_the_circuits_that_they_stand_for(make: Any, name: str) -> 
         for logits, mask in zip(found, variants, strict=True):
             changed = kept.copy()
             changed[rows] = mask
-            assert difference(logits, slow_logits(changed)) < 1e-9
+            assert difference(logits, expected_logits(model, graph, changed, ablated)) < 1e-9
         circuit.adopt(1)
         kept[rows] = variants[1]
         assert np.array_equal(circuit.kept, kept)
@@ -78,42 +80,42 @@ def test_variants_are_the_circuits_that_they_stand_for(make: Any, name: str) -> 
 @pytest.mark.parametrize("ablation", [ZeroAblation(), MeanAblation(tokens=PROMPTS.corrupted)])
 @torch.no_grad()
 def test_other_ablations(ablation: Any) -> None:
-    model, graph, slow = build(tiny.dense, "LN")
+    model, graph = build(tiny.dense, "LN")
     kept = tiny.random_edges(graph, 0.5, 2).edge_mask("edges").numpy()
     values = None
     if isinstance(ablation, MeanAblation):
-        values = slow.run(PROMPTS.corrupted)[1].mean((1, 2), keepdim=True).expand(-1, 3, 6, -1)
-    expected = slow.run(PROMPTS.clean, torch.from_numpy(kept).double(), values)[0]
+        live = tiny.activations(model, graph, PROMPTS.corrupted)
+        values = {site: value.mean((1, 2)) for site, value in live.items()}
     circuit = CircuitVariants(bind(model, graph, ablation), PROMPTS, kept)
-    assert difference(circuit.logits, at_answers(expected)) < 1e-9
+    assert difference(circuit.logits, expected_logits(model, graph, kept, values)) < 1e-9
 
 
 @pytest.mark.parametrize(("make", "name"), FREE, ids=[f"{m.__name__} {n}" for m, n in FREE])
 @torch.no_grad()
 def test_positions_before_the_first_difference(make: Any, name: str) -> None:
-    model, graph, slow = build(make, name)
+    model, graph = build(make, name)
     shared = 2
     corrupted = torch.cat([PROMPTS.clean[:, :shared], PROMPTS.corrupted[:, shared:]], dim=1)
     prompts = replace(PROMPTS, corrupted=corrupted)
     assert int(prompts.answer_positions.min()) >= shared
-    values = slow.run(corrupted)[1]
+    ablated = tiny.activations(model, graph, corrupted)
     kept = tiny.random_edges(graph, 0.8, 1).edge_mask("edges").numpy()
     circuit = CircuitVariants(bind(model, graph, InterchangeAblation()), prompts, kept)
-    assert circuit.frame.shape[1] == prompts.clean.shape[1] - shared
+    assert circuit.n_positions == prompts.clean.shape[1] - shared
     for layer in range(graph.n_layers):
         where = graph.heads(layer).readers
-        rows = [row for row in range(where.start, where.stop) if circuit.needs.readers[row]]
+        rows = [row for row in range(where.start, where.stop) if circuit.acting.readers[row]]
         cut = np.zeros((1, len(rows), graph.n_writers), dtype=bool)
         changed = kept.copy()
         changed[rows] = False
-        expected = slow.run(prompts.clean, torch.from_numpy(changed).double(), values)[0]
-        assert difference(circuit.run(rows, cut)[0], at_answers(expected)) < 1e-9
+        expected = expected_logits(model, graph, changed, ablated)
+        assert difference(circuit.run(rows, cut)[0], expected) < 1e-9
 
 
 @pytest.mark.parametrize(("make", "name"), FREE, ids=[f"{m.__name__} {n}" for m, n in FREE])
 @torch.no_grad()
 def test_the_full_circuit_is_the_model(make: Any, name: str) -> None:
-    model, graph, _ = build(make, name)
+    model, graph = build(make, name)
     kept = graph.edge_support["edges"].numpy()
     circuit = CircuitVariants(bind(model, graph, InterchangeAblation()), PROMPTS, kept)
     assert difference(circuit.logits, at_answers(model(PROMPTS.clean))) < 1e-9
@@ -121,19 +123,19 @@ def test_the_full_circuit_is_the_model(make: Any, name: str) -> None:
 
 @torch.no_grad()
 def test_no_position_is_left_out_where_heads_attend_to_later_ones() -> None:
-    model, graph, _ = build(tiny.dense, "LN")
+    model, graph = build(tiny.dense, "LN")
     model.blocks[1].attn._attention_dir_override = "bidirectional"
     corrupted = torch.cat([PROMPTS.clean[:, :2], PROMPTS.corrupted[:, 2:]], dim=1)
     prompts = replace(PROMPTS, corrupted=corrupted)
     kept = graph.edge_support["edges"].numpy()
     circuit = CircuitVariants(bind(model, graph, InterchangeAblation()), prompts, kept)
-    assert circuit.frame.shape[1] == prompts.clean.shape[1]
+    assert circuit.n_positions == prompts.clean.shape[1]
     assert difference(circuit.logits, at_answers(model(PROMPTS.clean))) < 1e-9
 
 
 @torch.no_grad()
 def test_work_of_a_pass() -> None:
-    model, graph, _ = build(tiny.dense, "LN")
+    model, graph = build(tiny.dense, "LN")
     bound, cfg = bind(model, graph, ZeroAblation()), model.cfg
     circuit = CircuitVariants(bound, PROMPTS, graph.edge_support["edges"].numpy())
     n = len(PROMPTS)
@@ -149,7 +151,7 @@ def test_work_of_a_pass() -> None:
 @pytest.mark.parametrize("name", COUPLED)
 def test_coupled_heads_are_refused(name: str) -> None:
     make = tiny.dense if name in tiny.DENSE else tiny.sparse
-    model, graph, _ = build(make, name)
+    model, graph = build(make, name)
     assert anatomy_of(model).heads_are_coupled
     bound = bind(model, graph, InterchangeAblation())
     with pytest.raises(ValueError, match="act on each other directly"):
@@ -158,7 +160,7 @@ def test_coupled_heads_are_refused(name: str) -> None:
 
 @torch.no_grad()
 def test_no_hook_of_the_user_fires_and_none_is_lost() -> None:
-    model, graph, _ = build(tiny.dense, "LN")
+    model, graph = build(tiny.dense, "LN")
     bound = bind(model, graph, ZeroAblation())
     circuit = CircuitVariants(bound, PROMPTS, graph.edge_support["edges"].numpy())
     seen: list[str] = []
