@@ -1,4 +1,4 @@
-"""What every task has, however its prompts are written down."""
+"""The base class of task specs: a task as text, before it is built for a tokenizer."""
 
 import random
 from abc import ABC, abstractmethod
@@ -7,7 +7,7 @@ from sparse_lens.evals.tasks.contrast import Contrast
 
 
 class Spec(ABC):
-    """A question to a language model, with prompts as text that any tokenizer may try to carry."""
+    """A question to a language model, with prompts as text."""
 
     name: str
 
@@ -15,15 +15,16 @@ class Spec(ABC):
     """What the model has to tell apart, in one line."""
 
     deciding_tokens: int
-    """At most so many tokens of a prompt differ from its corrupted version."""
+    """The most tokens in which a prompt may differ from its corrupted version."""
 
     rows_per_draw: int
-    """Prompts that are drawn together, and kept or left together."""
+    """Prompts that are drawn together, and kept or rejected together."""
 
     min_tokens: int
-    """Of a prompt, without a token to begin with."""
+    """The fewest tokens of a prompt, without a beginning-of-sequence token."""
 
     max_tokens: int
+    """The most tokens of a prompt, counted likewise."""
 
     @property
     @abstractmethod
@@ -32,13 +33,13 @@ class Spec(ABC):
 
     @property
     def seed_name(self) -> str:
-        """Tasks of the same one draw the same, so that they ask the same of other prompts."""
+        """The name that draws depend on: tasks that share it draw the same questions."""
         return self.name
 
     @abstractmethod
     def templates(self, split: str) -> tuple[str, ...]:
-        """Those of a split; no template is in two."""
+        """The templates of a split; no template is in two splits."""
 
     @abstractmethod
     def draw_rows(self, rng: random.Random, split: str) -> tuple[Contrast, ...]:
-        """Some prompts, as many as `rows_per_draw`, with names and the like drawn at random."""
+        """`rows_per_draw` prompts, with words such as names drawn at random."""

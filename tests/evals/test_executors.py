@@ -16,7 +16,7 @@ from sparse_lens.evals.harness.jobs import run_job
 from sparse_lens.evals.harness.workers import in_workers
 from sparse_lens.evals.results import Results
 from tests.evals import toy_comparison as toy
-from tests.evals.toy_comparison import BUDGETS, ByIndex, Dying, Failing, without_what_differs
+from tests.evals.toy_comparison import BUDGETS, ByIndex, Dying, Failing, without_durations
 
 METHODS = {"a": ByIndex(step=3), "bad": Failing(), "b": ByIndex(step=5)}
 
@@ -73,7 +73,7 @@ def test_jobs_may_end_in_any_order(tmp_path):
     loaded = Results.load(tmp_path / "there")
     assert loaded.records == there.records, "the order of the jobs, not of the file"
     for mine, theirs in zip(there.done, here.done, strict=True):
-        assert without_what_differs(mine) == without_what_differs(theirs)
+        assert without_durations(mine) == without_durations(theirs)
     again = run(tmp_path / "there", {"a": METHODS["a"], "b": METHODS["b"]}, executor=Refusing())
     assert len(again) == 2, "what ended is not run again"
 
@@ -165,7 +165,7 @@ def test_threads_do_not_hook_into_one_model(tmp_path):
     here = compare([model], [toy.task()], methods, out=tmp_path / "here", budgets=BUDGETS)
     assert len(there.done) == 6
     for mine, theirs in zip(there, here, strict=True):
-        assert without_what_differs(mine) == without_what_differs(theirs)
+        assert without_durations(mine) == without_durations(theirs)
 
 
 @dataclass(frozen=True)
@@ -241,7 +241,7 @@ def test_through_a_process_pool(tmp_path):
     here = run(tmp_path / "here")
     assert [record.status for record in there] == ["done", "failed", "done"]
     for mine, theirs in zip(there.done, here.done, strict=True):
-        assert without_what_differs(mine) == without_what_differs(theirs)
+        assert without_durations(mine) == without_durations(theirs)
         path = here.circuit_path(theirs)
         assert there.circuit_path(mine).read_bytes() == path.read_bytes()
     assert len(Results.load(tmp_path / "there")) == 3, "nothing was written of the job that died"
@@ -263,6 +263,6 @@ def test_through_a_cluster(tmp_path):
     assert [record.status for record in there] == ["done", "failed", "done"]
     assert "ZeroDivisionError: no circuit today" in str(there.failed[0].error)
     for mine, theirs in zip(there.done, here.done, strict=True):
-        assert without_what_differs(mine) == without_what_differs(theirs)
+        assert without_durations(mine) == without_durations(theirs)
         path = here.circuit_path(theirs)
         assert there.circuit_path(mine).read_bytes() == path.read_bytes()

@@ -17,7 +17,7 @@ from sparse_lens.evals.harness import workers
 from sparse_lens.evals.results import RESULTS_FILE, Results
 from sparse_lens.graphs import ChannelGraph
 from tests.evals import toy_comparison as toy
-from tests.evals.toy_comparison import BUDGETS, ByIndex, Dying, Failing, without_what_differs
+from tests.evals.toy_comparison import BUDGETS, ByIndex, Dying, Failing, without_durations
 
 ROOT = Path(__file__).resolve().parents[2]
 METHODS = {"a": ByIndex(step=3), "b": ByIndex(step=5)}
@@ -63,7 +63,7 @@ def test_two_workers_give_the_numbers_of_one_and_survive_a_death(tmp_path):
     assert len(mine) == len(theirs) == 3
     for here, there in zip(mine, theirs, strict=True):
         here = replace(here, order=there.order, method_class=there.method_class)
-        assert without_what_differs(here) == without_what_differs(there)
+        assert without_durations(here) == without_durations(there)
         paths = shared.circuit_path(here), alone.circuit_path(there)
         assert paths[0].read_bytes() == paths[1].read_bytes()
         assert shared.drawing(here) == alone.drawing(there)

@@ -1,4 +1,4 @@
-"""Records of a comparison that never ran, with numbers that are easy to follow."""
+"""Made-up records of a comparison, with numbers that are easy to follow."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FULL_EDGES = 5000
 
 
 def edges_of(model: str, task: str, method: str, seed: int) -> int:
-    """Different in every job; ten times as many in the dense model."""
+    """The number of edges, different for each job and ten times as large in the dense model."""
     return (40 + 7 * TASKS.index(task) + 3 * METHODS.index(method) + seed) * (
         1 if model == "sparse<1>" else 10
     )
@@ -106,7 +106,7 @@ QUESTIONS = {
 
 
 def questioned(model: str, task: str, method: str, seed: int) -> Record:
-    """A record whose chosen circuit was asked what is asked by default."""
+    """A record with answers to the default questions on the chosen circuit."""
     return record(
         model, task, method, seed,
         questions=describe(QUESTIONS),
@@ -124,7 +124,7 @@ def questioned(model: str, task: str, method: str, seed: int) -> Record:
 
 
 def records(n_seeds: int = 2) -> tuple[Record, ...]:
-    """All jobs, and one that failed."""
+    """The records of all jobs, and of one that failed."""
     done = tuple(
         record(model, task, method, seed)
         for model in MODELS

@@ -1,4 +1,4 @@
-"""From text templates to token prompts: every prompt is checked against the tokenizer."""
+"""Tasks as token prompts, drawn from their specs and checked against the tokenizer."""
 
 import random
 from collections import Counter
@@ -11,8 +11,8 @@ from sparse_lens.evals.tasks.encoding import EncodedContrast, Encoder, Misfit
 from sparse_lens.evals.tasks.splits import USUAL_SIZES
 from sparse_lens.task import Prompts, Task, stack_sets
 
-_MISSES_IN_A_ROW = 2000
-"""Draws without a new prompt after which no more are expected to fit."""
+_MAX_MISSES = 2000
+"""Consecutive draws without a usable new prompt after which drawing stops."""
 
 
 def build_task(
@@ -25,15 +25,16 @@ def build_task(
     n_held_out: int = USUAL_SIZES.n_held_out,
     prepend_bos: bool = False,
 ) -> Task:
-    """The prompts of a task in one tokenizer's tokens, in three splits.
+    """The prompts of a task as tokens, in three splits.
 
-    The sizes count prompts; a split of size 0 is left out. A split depends on the seed and its
-    own size alone. Where prompts are drawn in pairs, rows 2i and 2i+1 are drawn together and the
-    sizes are even; those of a `TaskSpec` are each the corrupted prompt of the other.
+    The sizes count prompts; a split of size 0 is left out. The prompts of a split depend only on
+    the seed and on the size of the split. Where prompts are drawn in pairs, rows 2i and 2i+1 are
+    drawn together and the sizes are even; in a `TaskSpec` each of the two is the corrupted prompt
+    of the other.
 
     Args:
-        prepend_bos: begin each prompt with the tokenizer's token for that, which models such as
-            GPT-2 expect in TransformerLens: pass `model.cfg.default_prepend_bos`.
+        prepend_bos: begin each prompt with the tokenizer's beginning-of-sequence token, which
+            models such as GPT-2 expect in TransformerLens: pass `model.cfg.default_prepend_bos`.
 
     Raises:
         ValueError: when answers are not single distinct tokens, when the tokenizer leaves too few
@@ -57,7 +58,7 @@ def build_task(
 
 
 def _require_candidates(spec: Spec, encoder: Encoder) -> None:
-    """Refuses the tokenizer at once, where the answers do not depend on the prompt."""
+    """Refuses a tokenizer in which answers that all prompts share are not distinct tokens."""
     try:
         encoder.check_candidates(spec.candidates)
     except Misfit as misfit:
@@ -65,62 +66,62 @@ def _require_candidates(spec: Spec, encoder: Encoder) -> None:
 
 
 def _require_size(spec: Spec, split: str, size: int) -> None:
-    together = spec.rows_per_draw
-    if size < 0 or size % together or (split == "train" and size == 0):
-        how = "a positive number" if together == 1 else "a positive even number"
+    per_draw = spec.rows_per_draw
+    if size < 0 or size % per_draw or (split == "train" and size == 0):
+        expected = "a positive number" if per_draw == 1 else "a positive even number"
         raise ValueError(
             f"task {spec.name!r}: {size} {split} prompts asked for; prompts are drawn "
-            f"{together} at a time, so pass {how} (0 leaves out validation or held_out)."
+            f"{per_draw} at a time, so pass {expected} (0 leaves out validation or held_out)."
         )
 
 
 def _draw(spec: Spec, encoder: Encoder, split: str, n: int, seed: int) -> list[EncodedContrast]:
-    """As many different prompts as asked for, or an error that says what most draws failed on."""
+    """`n` different prompts, or an error with the most frequent reasons why draws were rejected."""
     rng = random.Random(f"{seed}/{spec.seed_name}/{split}")
     seen: set[str] = set()
-    found: list[EncodedContrast] = []
+    encoded: list[EncodedContrast] = []
     misfits: Counter[str] = Counter()
     misses = 0
-    while len(found) < n and misses < _MISSES_IN_A_ROW:
+    while len(encoded) < n and misses < _MAX_MISSES:
         rows = spec.draw_rows(rng, split)
         try:
             if any(row.clean in seen for row in rows):
                 raise Misfit("the prompt was drawn before")
-            found += [encoder.encode(row, spec) for row in rows]
+            encoded += [encoder.encode(row, spec) for row in rows]
         except Misfit as misfit:
             misfits[str(misfit)] += 1
             misses += 1
         else:
             seen |= {row.clean for row in rows}
             misses = 0
-    if len(found) < n:
+    if len(encoded) < n:
         reasons = "; ".join(f"{why} ({times} times)" for why, times in misfits.most_common(3))
         raise ValueError(
-            f"task {spec.name!r} found {len(found)} of the {n} {split} prompts asked for that fit "
-            f"this tokenizer. Most often: {reasons}. Ask for fewer, or use a tokenizer that keeps "
-            "these words whole."
+            f"task {spec.name!r} found {len(encoded)} of the {n} {split} prompts asked for that "
+            f"fit this tokenizer. Most often: {reasons}. Ask for fewer, or use a tokenizer that "
+            "keeps these words whole."
         )
-    return found
+    return encoded
 
 
 def _require_disjoint(
     spec: Spec, encoder: Encoder, drawn: dict[str, list[EncodedContrast]]
 ) -> None:
     """Refuses a prompt that was drawn in two splits."""
-    owner: dict[tuple[int, ...], str] = {}
+    split_of: dict[tuple[int, ...], str] = {}
     for split, rows in drawn.items():
         for row in rows:
-            first = owner.setdefault(tuple(row.clean), split)
-            if first != split:
+            first_split = split_of.setdefault(tuple(row.clean), split)
+            if first_split != split:
                 raise ValueError(
-                    f"task {spec.name!r}: splits {first!r} and {split!r} both drew "
+                    f"task {spec.name!r}: splits {first_split!r} and {split!r} both drew "
                     f"{encoder.text(row.clean)!r}; make their templates differ in more than "
                     "letters."
                 )
 
 
 def _to_prompts(rows: list[EncodedContrast], pad: int) -> Prompts:
-    """Padded on the right."""
+    """The prompts of a split as tensors, padded on the right."""
     width = max(len(row.clean) for row in rows)
 
     def padded(prompts: list[list[int]]) -> torch.Tensor:
