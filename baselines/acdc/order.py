@@ -25,7 +25,7 @@ def sublayers_from_the_output(graph: Graph) -> Iterator[Rows]:
         for name, block in reversed([*graph.blocks.items()]):
             yield name, range(len(block.dst_nodes))
     else:
-        raise ValueError(f"ACDC knows component and channel graphs, got {type(graph).__name__}.")
+        raise ValueError(f"ACDC runs on component and channel graphs, got {type(graph).__name__}.")
 
 
 def _component_rows(graph: ComponentGraph) -> Iterator[slice]:

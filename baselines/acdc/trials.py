@@ -24,7 +24,9 @@ class Trial:
     """Whether the edge before it is assumed to be removed."""
 
 
-def likely_trials(goes: Sequence[float], *, most: int, pass_cost: float) -> list[Trial]:
+def likely_trials(
+    removal_probabilities: Sequence[float], *, most: int, pass_cost: float
+) -> list[Trial]:
     """The trials most likely to be needed, parents first.
 
     A trial is needed if the decisions that it assumes turn out right: its probability is the
@@ -32,7 +34,7 @@ def likely_trials(goes: Sequence[float], *, most: int, pass_cost: float) -> list
     expected number of decisions per unit of cost.
 
     Args:
-        goes: the probability that each undecided edge is removed.
+        removal_probabilities: by undecided edge, in the order of decisions.
         most: how many trials to return at most.
         pass_cost: the fixed cost of a pass, in units of the cost of a trial.
     """
@@ -49,8 +51,8 @@ def likely_trials(goes: Sequence[float], *, most: int, pass_cost: float) -> list
         expected_decisions -= minus_probability
         parent = len(trials)
         trials.append(trial)
-        if trial.edge + 1 < len(goes):
-            probability = goes[trial.edge]
+        if trial.edge + 1 < len(removal_probabilities):
+            probability = removal_probabilities[trial.edge]
             for parent_goes, share in ((True, probability), (False, 1 - probability)):
                 child = Trial(trial.edge + 1, parent, parent_goes)
                 heapq.heappush(heap, (minus_probability * share, n_pushed, child))
@@ -75,17 +77,17 @@ def changes_in(trials: Sequence[Trial], losses: Sequence[float], loss: float) ->
     return [after - before for after, before in zip(losses, losses_before, strict=True)]
 
 
-def true_path(trials: Sequence[Trial], goes: Sequence[bool]) -> Iterator[int]:
+def true_path(trials: Sequence[Trial], removes: Sequence[bool]) -> Iterator[int]:
     """Indices of the trials whose assumptions are all right, one for each edge in turn.
 
     Args:
-        goes: whether each trial's change of the loss removes its edge.
+        removes: whether the edge of each trial is removed, by the change of the loss.
     """
     children = {(trial.parent, trial.parent_goes): i for i, trial in enumerate(trials)}
     index: int | None = 0
     while index is not None:
         yield index
-        index = children.get((index, goes[index]))
+        index = children.get((index, removes[index]))
 
 
 def best_informed(trials: Sequence[Trial], decided: Sequence[bool]) -> dict[int, int]:

@@ -72,7 +72,7 @@ class Block:
 
     @cached_property
     def is_dense(self) -> bool:
-        """Whether every pair is an edge, as in a dense weight matrix; known from `compact`."""
+        """Whether every pair is an edge, as in a dense weight matrix; found by `compact`."""
         support = self.support  # `compact` stores one element with strides of zero
         return support.numel() > 1 and not any(support.stride()) and bool(support.flatten()[0])
 

@@ -9,38 +9,27 @@ from torch import Tensor
 from sparse_lens.graphs.base import Site
 from sparse_lens.graphs.channel import ChannelGraph
 from sparse_lens.models.anatomy import anatomy_of
-from sparse_lens.objectives import Objective
-from sparse_lens.patching.ablations.binding import BoundAblation
 from sparse_lens.patching.channel.attachment import channel_flags, site_channels
 from sparse_lens.patching.channel.changes import ChannelChanges
+from sparse_lens.patching.gradients.attribution import Attribution
 from sparse_lens.patching.gradients.backward import (
     Captured,
     capture_into,
     gradients_at,
     start_graph,
 )
-from sparse_lens.patching.gradients.copies import Copies, repeated
-from sparse_lens.patching.gradients.points import GradientPoints
+from sparse_lens.patching.gradients.copies import Copies
 from sparse_lens.patching.gradients.relp import add_relp_rules
 from sparse_lens.patching.hooks import Attachment, Hooks
 from sparse_lens.patching.run import run_live
 from sparse_lens.patching.suspension import suspended
-from sparse_lens.task import Prompts
 
 Effects = dict[str, Tensor]
 
 
-def channel_node_effects(
-    bound: BoundAblation,
-    prompts: Prompts,
-    objective: Objective,
-    points: GradientPoints,
-    *,
-    relp: bool,
-    copies: int,
-) -> Mapping[str, Float[Tensor, " width"]]:
+def channel_node_effects(attribution: Attribution) -> Mapping[str, Float[Tensor, " width"]]:
     """By site: the sum over prompts and positions of (ablated - live) * dL/d(channel)."""
-    runs = _Runs(bound, prompts, objective, points, edges=False, relp=relp, copies=copies)
+    runs, points = _Runs(attribution, edges=False), attribution.points
     graph, changes = runs.graph, runs.changes
     effects: Effects = {}
     for moved in points.moved(graph, edges=False):
@@ -54,21 +43,13 @@ def channel_node_effects(
     return {name: effects[name] / len(points.shares) for name in graph.sites}
 
 
-def channel_edge_effects(
-    bound: BoundAblation,
-    prompts: Prompts,
-    objective: Objective,
-    points: GradientPoints,
-    *,
-    relp: bool,
-    copies: int,
-) -> Mapping[str, Float[Tensor, "dst src"]]:
+def channel_edge_effects(attribution: Attribution) -> Mapping[str, Float[Tensor, "dst src"]]:
     """By block: the sum over prompts and positions of W * (ablated - live source) * dL/d(dst).
 
-    Only W depends on the edge alone, so the sum over tokens is one matrix product per block,
-    gradient^T @ change, of shape [dst, src].
+    W is the same for all tokens, so the sum over them is one matrix product per block,
+    gradient^T @ change, of shape [dst, src], which W multiplies at the end.
     """
-    runs = _Runs(bound, prompts, objective, points, edges=True, relp=relp, copies=copies)
+    runs, points = _Runs(attribution, edges=True), attribution.points
     graph, changes = runs.graph, runs.changes
     effects: Effects = {}
     for moved in points.moved(graph, edges=True):
@@ -80,7 +61,7 @@ def channel_edge_effects(
                 change = changes.of_edges(block)
                 _add(effects, block.name, gradient.flatten(0, 1).T @ change.flatten(0, 1))
     with torch.no_grad():
-        weights = graph.edge_weights(bound.model)
+        weights = graph.edge_weights(attribution.bound.model)
         return {
             block: (weights[block] * effects[block]).float() / len(points.shares)
             for block in graph.blocks
@@ -90,23 +71,12 @@ def channel_edge_effects(
 class _Runs:
     """The runs in which gradients are taken, and the changes to multiply them by."""
 
-    def __init__(
-        self,
-        bound: BoundAblation,
-        prompts: Prompts,
-        objective: Objective,
-        points: GradientPoints,
-        *,
-        edges: bool,
-        relp: bool,
-        copies: int,
-    ) -> None:
-        graph = bound.graph
+    def __init__(self, attribution: Attribution, *, edges: bool) -> None:
+        bound, graph = attribution.bound, attribution.bound.graph
         assert isinstance(graph, ChannelGraph)
-        self.graph, self._bound, self._relp = graph, bound, relp
-        self._prompts, self._objective, self._points = prompts, objective, points
-        self._passes = repeated(bound.model, prompts, objective, points, copies=copies)
-        self.changes = ChannelChanges(bound.model, graph, bound.values(prompts), edges=edges)
+        self._attribution, self._model, self.graph = attribution, bound.model, graph
+        ablated = bound.values(attribution.prompts)
+        self.changes = ChannelChanges(bound.model, graph, ablated, edges=edges)
 
     def gradients(self, moved: str | None, hooks: Mapping[str, str]) -> Iterator[dict[str, Tensor]]:
         """For each pass, the gradients at hook points, by the given names.
@@ -115,15 +85,15 @@ class _Runs:
             moved: the site whose values are moved towards the ablated ones; None for the input.
             hooks: hook points by the name under which their gradients are returned.
         """
-        model = self._bound.model
-        if not self.changes.known and not self._points.begin_live:
-            run_live(model, self._prompts, self.changes.attachment())
-        for copies in self._passes:
+        attribution, model = self._attribution, self._model
+        if not self.changes.known and not attribution.points.begin_live:
+            run_live(model, attribution.prompts, self.changes.attachment())
+        for copies in attribution.passes:
             edits, captures = Hooks(), Hooks()
             if copies.moved:
                 self._move(moved, copies, edits)
             edits.add(anatomy_of(model).attn_stream(self._layer(moved)), start_graph)
-            if self._relp:
+            if attribution.relp:
                 add_relp_rules(model, edits, captures)
             if not self.changes.known:  # this pass is the live run: take the changes from it
                 captures.update({name: list(c) for name, c in self.changes.captures.items()})
@@ -136,7 +106,7 @@ class _Runs:
                 captures=captures.merged(),
                 flags=channel_flags({*edits, *captures}),
             )
-            gradients = gradients_at(live, model, copies, self._objective, attachment)
+            gradients = gradients_at(live, model, copies, attribution.objective, attachment)
             yield {name: copies.total(gradient) for name, gradient in gradients.items()}
 
     def _layer(self, moved: str | None) -> int:
@@ -149,7 +119,7 @@ class _Runs:
     def _move(self, moved: str | None, copies: Copies, edits: Hooks) -> None:
         """Add the edit that moves the input or a site towards its ablated value."""
         if moved is None:
-            first_stream = anatomy_of(self._bound.model).first_stream
+            first_stream = anatomy_of(self._model).first_stream
             edits.add(first_stream, copies.moving(self._change_of_input()))
             return
         site, change = self.graph.sites[moved], self.changes.of_nodes(moved)
@@ -167,13 +137,14 @@ class _Runs:
         The embedding is not a node of a channel graph, so ablations without tokens, such as zeros
         and means, have no value for it: then it is moved to that of the corrupted prompts.
         """
-        model, ablation_tokens = self._bound.model, self._bound.tokens_of(self._prompts)
+        bound, prompts = self._attribution.bound, self._attribution.prompts
+        ablation_tokens = bound.tokens_of(prompts)
         if ablation_tokens is None:
-            ablation_tokens = self._prompts.corrupted
-        with suspended(model), torch.no_grad():
+            ablation_tokens = prompts.corrupted
+        with suspended(bound.model), torch.no_grad():
             live, ablated = (
-                model(tokens.to(self._bound.device), stop_at_layer=0)
-                for tokens in (self._prompts.clean, ablation_tokens)
+                bound.model(tokens.to(bound.device), stop_at_layer=0)
+                for tokens in (prompts.clean, ablation_tokens)
             )
         return ablated - live
 

@@ -11,44 +11,33 @@ from transformer_lens import HookedTransformer
 
 from sparse_lens.graphs.component import LETTERS, ComponentGraph
 from sparse_lens.models.anatomy import Anatomy, anatomy_of
-from sparse_lens.objectives import Objective
-from sparse_lens.patching.ablations.binding import BoundAblation
 from sparse_lens.patching.component.changes import WriterChanges
 from sparse_lens.patching.component.interception import reader_flags
 from sparse_lens.patching.component.mixing import flat, token_chunks
 from sparse_lens.patching.component.reading import attention_reader
+from sparse_lens.patching.gradients.attribution import Attribution
 from sparse_lens.patching.gradients.backward import (
     Captured,
     capture_into,
     gradients_at,
     start_graph,
 )
-from sparse_lens.patching.gradients.copies import Copies, repeated
-from sparse_lens.patching.gradients.points import GradientPoints
+from sparse_lens.patching.gradients.copies import Copies
 from sparse_lens.patching.gradients.relp import add_relp_rules
 from sparse_lens.patching.hooks import Attachment, Hooks
 from sparse_lens.patching.run import run_live
-from sparse_lens.task import Prompts
 
 
 @torch.no_grad()
-def component_edge_effects(
-    bound: BoundAblation,
-    prompts: Prompts,
-    objective: Objective,
-    points: GradientPoints,
-    *,
-    relp: bool,
-    copies: int,
-) -> Float[Tensor, "readers writers"]:
+def component_edge_effects(attribution: Attribution) -> Float[Tensor, "readers writers"]:
     """The sum over tokens and channels of (ablated - live writer) * dL/d(stream of the reader).
 
     For the readers and the writers before them this is one matrix product,
     [readers, tokens * d_model] @ [tokens * d_model, writers].
     """
+    bound, prompts, points = attribution.bound, attribution.prompts, attribution.points
     model, graph = bound.model, bound.graph
     assert isinstance(graph, ComponentGraph)
-    passes = repeated(model, prompts, objective, points, copies=copies)
     changes = WriterChanges(model, graph, bound.writer_values(prompts))
     if not points.begin_live:
         run_live(model, prompts, changes.attachment())
@@ -57,20 +46,20 @@ def component_edge_effects(
         columns = slice(0, graph.n_writers) if site is None else graph.node_slices[site]
         moved = slice(0, graph.n_inputs) if site is None else columns
         layer = 0 if site is None else graph.sites[site].layer or 0
-        for run in passes:
-            inputs = _ReaderInputs(model, graph, layer, relp=relp)
+        for copies in attribution.passes:
+            inputs = _ReaderInputs(model, graph, layer, relp=attribution.relp)
             edits, captures = Hooks(), Hooks()
-            if run.moved:
+            if copies.moved:
                 site_change = changes[moved].sum(0).view(*prompts.clean.shape, -1)  # over writers
-                edits.add(_write_hook(anatomy_of(model), graph, moved), run.moving(site_change))
+                edits.add(_write_hook(anatomy_of(model), graph, moved), copies.moving(site_change))
             if not changes.known:  # this pass is the live run: take the changes from it
                 changes.add(edits, captures)
             inputs.add(edits, captures)
             attachment = Attachment(
                 model, edits=edits.merged(), captures=captures.merged(), flags=inputs.flags
             )
-            gradients = gradients_at(inputs.live, model, run, objective, attachment)
-            streams = inputs.stream_gradients(gradients, run, columns.start)
+            gradients = gradients_at(inputs.live, model, copies, attribution.objective, attachment)
+            streams = inputs.stream_gradients(gradients, copies, columns.start)
             for readers, tokens, gradient in streams:
                 # All readers of a sublayer read from the same writers, those before them.
                 writers = slice(columns.start, min(columns.stop, graph.n_before(readers.start)))

@@ -1,17 +1,12 @@
 """Several points of integrated gradients in one pass, on copies of the prompts."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from einops import reduce
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
-from sparse_lens.objectives import Objective
-from sparse_lens.patching.gradients.points import GradientPoints
-from sparse_lens.patching.run import full_logits_for
 from sparse_lens.task import Prompts
 
 
@@ -55,24 +50,3 @@ class Copies:
         if len(self.shares) == 1:
             return rows
         return reduce(rows, "(copy batch) ... -> batch ...", "sum", copy=len(self.shares))
-
-
-def repeated(
-    model: HookedTransformer,
-    prompts: Prompts,
-    objective: Objective,
-    points: GradientPoints,
-    *,
-    copies: int,
-) -> Sequence[Copies]:
-    """The passes over all shares of `points`, with at most so many copies per pass."""
-    full = full_logits_for(objective, model, prompts)
-    rows = torch.arange(len(prompts), device=prompts.clean.device)
-    return [
-        Copies(
-            shares,
-            prompts[rows.repeat(len(shares))],
-            None if full is None else full.repeat(len(shares), 1),
-        )
-        for shares in points.together(copies)
-    ]

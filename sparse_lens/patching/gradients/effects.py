@@ -8,6 +8,7 @@ from torch import Tensor
 from sparse_lens.graphs.component import EDGES, ComponentGraph
 from sparse_lens.objectives import Objective
 from sparse_lens.patching.ablations.binding import BoundAblation
+from sparse_lens.patching.gradients.attribution import Attribution
 from sparse_lens.patching.gradients.channel import channel_edge_effects, channel_node_effects
 from sparse_lens.patching.gradients.component import component_edge_effects
 from sparse_lens.patching.gradients.points import GradientPoints
@@ -37,10 +38,10 @@ def edge_effects(
             Leave it at 1 if other hooks depend on a prompt's row in the batch.
     """
     points = points or GradientPoints()
+    attribution = Attribution(bound, prompts, objective, points, relp, max_copies=copies)
     if isinstance(bound.graph, ComponentGraph):
-        edges = component_edge_effects(bound, prompts, objective, points, relp=relp, copies=copies)
-        return {EDGES: edges}
-    return channel_edge_effects(bound, prompts, objective, points, relp=relp, copies=copies)
+        return {EDGES: component_edge_effects(attribution)}
+    return channel_edge_effects(attribution)
 
 
 def node_effects(
@@ -58,11 +59,12 @@ def node_effects(
     all; the logits have none. The arguments are those of :func:`edge_effects`.
     """
     points = points or GradientPoints()
+    attribution = Attribution(bound, prompts, objective, points, relp, max_copies=copies)
     graph = bound.graph
     if isinstance(graph, ComponentGraph):
-        edges = component_edge_effects(bound, prompts, objective, points, relp=relp, copies=copies)
+        edges = component_edge_effects(attribution)
         effects = (edges * graph.block.support.to(edges.device)).sum(0)
         return {
             name: effects[nodes] for name, nodes in graph.node_slices.items() if name != "logits"
         }
-    return channel_node_effects(bound, prompts, objective, points, relp=relp, copies=copies)
+    return channel_node_effects(attribution)
