@@ -51,8 +51,8 @@ class AttributionPatching(RankingMethod):
       values between ablated and live ones. The scores of a site's outgoing edges add up to the
       effect of ablating it.
     - `clean-corrupted`: the mean over the two ends of the path of `eap-ig-inputs`.
-    - `exact`: each edge or node is cut in a run of its own, `batch_size` prompts (each with its
-      cut) per pass.
+    - `exact`: each edge or node is cut in a run of its own; a pass makes as many of these runs as
+      its batch size allows.
 
     On a component graph edges are scored (with `nodes=True` nodes); on a channel graph nodes (with
     `edges=True` edges, which are its nonzero weights: weight attribution).
@@ -165,7 +165,7 @@ class AttributionPatching(RankingMethod):
             copies = max(1, self.batch_size // len(batch))
         n_runs = points.n_runs(bound.graph, edges=edges)
         meter.backward_passes += n_runs
-        # The meter counts passes; runs that share a pass count as one each.
+        # Cost is in runs: add those that the meter misses, since it counts a shared pass once.
         meter.forward_passes += n_runs - points.n_passes(bound.graph, edges=edges, copies=copies)
         estimate = edge_effects if edges else node_effects
         return estimate(bound, batch, self.objective, points=points, relp=self.relp, copies=copies)

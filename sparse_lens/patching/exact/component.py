@@ -101,9 +101,8 @@ class _StreamCuts:
             def edit(projected: Float[Tensor, "rows pos head d_head"]) -> Tensor:
                 streams = self._streams[layer] + self._changes[writers]  # [cuts, tokens, d_model]
                 read = self._readers[layer].read_(streams, slice(None))
-                cut = torch.baddbmm(
-                    bias[heads, None], read, weight[heads]
-                )  # [cuts, tokens, d_head]
+                # [cuts, tokens, d_head]
+                cut = torch.baddbmm(bias[heads, None], read, weight[heads])
                 projected = projected.clone(memory_format=torch.contiguous_format)
                 copies = projected.unflatten(0, (len(heads), self._batch))
                 copy = torch.arange(len(heads), device=heads.device)
