@@ -19,9 +19,9 @@ from sparse_lens.patching import (
     edge_effects,
     exact_edge_effects,
     exact_node_effects,
+    has_hooks_of_others,
     node_effects,
 )
-from sparse_lens.patching.suspension import has_hooks_of_others
 from sparse_lens.ranking_method import Ranking, RankingMethod
 from sparse_lens.scores import Scores
 from sparse_lens.task import Prompts, Task

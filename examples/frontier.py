@@ -14,7 +14,6 @@ import sparse_lens as sl
 from sparse_lens.baselines import AttributionPatching
 from sparse_lens.evals.budgets import EdgeBudgets
 from sparse_lens.evals.frontier import frontier_points
-from sparse_lens.evals.questions import Questions
 from sparse_lens.evals.report import write_report
 from sparse_lens.evals.summary import summarize
 from sparse_lens.evals.tasks import SplitSizes
@@ -50,7 +49,7 @@ def main(out: Path) -> None:
         seeds=2,
         splits=SplitSizes(n_train=128, n_validation=64, n_held_out=128),
         budgets=EdgeBudgets(fractions=(1.0,), counts=(10, 100, 1000)),
-        questions=Questions.none(),
+        questions=(),
         random_draws=1,
         workers=2,
     )

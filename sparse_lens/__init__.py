@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sparse_lens.ablation import ZeroAblation as ZeroAblation
     from sparse_lens.circuit import Circuit as Circuit
     from sparse_lens.discovery import Discovery as Discovery
+    from sparse_lens.evals.compare import Comparison as Comparison
     from sparse_lens.evals.compare import compare as compare
     from sparse_lens.graphs.channel import ChannelGraph as ChannelGraph
     from sparse_lens.graphs.component import ComponentGraph as ComponentGraph
@@ -46,7 +47,7 @@ _PUBLIC = {
     ),
     "sparse_lens.circuit": ("Circuit",),
     "sparse_lens.discovery": ("Discovery",),
-    "sparse_lens.evals.compare": ("compare",),
+    "sparse_lens.evals.compare": ("Comparison", "compare"),
     "sparse_lens.graphs.channel": ("ChannelGraph",),
     "sparse_lens.graphs.component": ("ComponentGraph",),
     "sparse_lens.masks": ("Masks",),

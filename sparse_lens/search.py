@@ -34,7 +34,7 @@ class ChosenCircuit:
     """Every (number of nodes or edges, loss) that was measured, in order."""
 
     calibration: Calibration | None = None
-    """With which the loss was measured, where that was asked for."""
+    """That of the logits whose loss was measured, for methods that calibrate."""
 
 
 Calibrate = Callable[[Tensor, Prompts], Calibration]
@@ -57,10 +57,8 @@ def choose_circuit(
     train, validation = task.train.to(bound.device), task.split("validation").to(bound.device)
     graph = bound.graph
 
-    def at(size: int) -> Circuit:
-        by_nodes = scores.nodes is not None
-        size_of = {"n_nodes": size} if by_nodes else {"n_edges": size}
-        return scores.top(**size_of)
+    def circuit_of(size: int) -> Circuit:
+        return scores.top(n_edges=size) if scores.nodes is None else scores.top(n_nodes=size)
 
     def calibration_of(circuit: Circuit) -> Calibration | None:
         if calibrate is None:
@@ -68,15 +66,15 @@ def choose_circuit(
         return calibrate(circuit_logits(bound, circuit, train), train)
 
     def loss_at(size: int) -> float:
-        circuit = at(size)
+        circuit = circuit_of(size)
         calibration = calibration_of(circuit)
         loss = TaskLoss() if calibration is None else calibration.loss
         return float(loss(circuit_logits(bound, circuit, validation), validation).mean())
 
     largest = graph.n_nodes if scores.nodes is not None else graph.n_edges
-    size, met, tried = smallest_size(loss_at, largest, target=target_loss)
-    circuit = at(size)
-    return ChosenCircuit(circuit, dict(tried)[size], met, tried, calibration_of(circuit))
+    size, met_target, tried = smallest_size(loss_at, largest, target=target_loss)
+    circuit = circuit_of(size)
+    return ChosenCircuit(circuit, dict(tried)[size], met_target, tried, calibration_of(circuit))
 
 
 @torch.no_grad()

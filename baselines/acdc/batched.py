@@ -21,8 +21,7 @@ from sparse_lens.baselines.acdc.trials import (
 from sparse_lens.circuit import Circuit
 from sparse_lens.graphs.component import EDGES, ComponentGraph
 from sparse_lens.objectives import Objective
-from sparse_lens.patching import BoundAblation, full_logits
-from sparse_lens.patching.variants.circuit_variants import CircuitVariants
+from sparse_lens.patching import BoundAblation, CircuitVariants, full_logits
 from sparse_lens.task import Prompts
 
 _MOST_TRIALS = 256
@@ -96,9 +95,9 @@ class _Search:
 
     def prune(self, rows: list[int], rule: Rule) -> None:
         """Try all edges into readers of one sublayer, one reader after the other."""
-        needed = self._circuit.needs.readers
+        acting = self._circuit.acting.readers
         for row in rows:
-            if not needed[row]:
+            if not acting[row]:
                 for part in self._parts:
                     part.variants.drop(row)
         edges = [
@@ -194,7 +193,7 @@ class _Search:
 
     def _limit(self, row: int) -> int:
         """How many removals of a reader's edges fit into one pass."""
-        everywhere = self._circuit.needs.readers_everywhere[row]
+        everywhere = self._circuit.acting.readers_everywhere[row]
         part = self._parts[0]
         tokens = part.n_prompts * (self._width if everywhere else 1)
         by_logits = _LOGIT_ELEMENTS // (part.n_prompts * part.variants.logits.shape[1])

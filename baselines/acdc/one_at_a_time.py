@@ -9,8 +9,13 @@ from sparse_lens.baselines.acdc.order import sublayers_from_the_output
 from sparse_lens.baselines.acdc.pruning_run import Edge, Rule, Run
 from sparse_lens.circuit import Circuit
 from sparse_lens.objectives import Objective
-from sparse_lens.patching import BoundAblation, answer_logits, full_logits_for, patched
-from sparse_lens.patching.variants.needs import acting_rows
+from sparse_lens.patching import (
+    BoundAblation,
+    acting_rows,
+    answer_logits,
+    full_logits_for,
+    patched,
+)
 from sparse_lens.task import Prompts
 
 

@@ -75,7 +75,7 @@ class EdgeGates:
             edges = log_both - torch.log(-torch.expm1(log_both)) - offset
         return Scores(self.graph, edges=self.graph.unflatten_edges(edges), absolute=False)
 
-    def of_scores(self, scores: Scores) -> Float[Tensor, " edges"]:
+    def importance(self, scores: Scores) -> Float[Tensor, " edges"]:
         """By edge, the importance in other scores, on the CPU.
 
         Of node scores an edge has the lower one of its two ends.
@@ -84,7 +84,7 @@ class EdgeGates:
             raise ValueError(
                 f"the initial scores are of another graph: {scores.graph}, expected {self.graph}."
             )
-        if scores.edges is not None:
+        if scores.nodes is None:
             return scores.importance
         nodes = scores.importance
         lower = {

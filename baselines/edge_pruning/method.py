@@ -150,5 +150,5 @@ class EdgePruning(RankingMethod):
         scores = self.initial
         if isinstance(scores, Method):
             scores = ranking_of(scores, bound, task, seed=seed, meter=meter).scores
-        distinct, rank = gates.of_scores(scores).unique(return_inverse=True)
+        distinct, rank = gates.importance(scores).unique(return_inverse=True)
         return rank.float() / max(1, len(distinct) - 1)

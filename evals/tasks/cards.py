@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
+from sparse_lens.evals.tasks.base_spec import Spec
 from sparse_lens.evals.tasks.contrast import Contrast
 from sparse_lens.evals.tasks.registry import build, names, spec
-from sparse_lens.evals.tasks.spec import Spec
 from sparse_lens.evals.tasks.splits import USUAL_SIZES
 from sparse_lens.task import SPLITS
 

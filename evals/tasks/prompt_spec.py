@@ -4,8 +4,8 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from sparse_lens.evals.tasks.base_spec import Spec
 from sparse_lens.evals.tasks.contrast import Contrast
-from sparse_lens.evals.tasks.spec import Spec
 from sparse_lens.evals.tasks.splits import Splits
 
 Fill = Callable[[random.Random, str], tuple[Contrast, ...]]

@@ -4,6 +4,7 @@ from types import MappingProxyType
 
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from sparse_lens.evals.tasks.base_spec import Spec
 from sparse_lens.evals.tasks.families.booleans import BOOLEAN_FEW_SHOT, BOOLEAN_INSTRUCTION
 from sparse_lens.evals.tasks.families.clauses import ELSE_ELIF, ENUMERATE_RANGE, FINAL_KWARG
 from sparse_lens.evals.tasks.families.delimiters import (
@@ -34,7 +35,6 @@ from sparse_lens.evals.tasks.families.variables import (
     WITH_OPEN,
 )
 from sparse_lens.evals.tasks.families.years import GREATER_THAN
-from sparse_lens.evals.tasks.spec import Spec
 from sparse_lens.evals.tasks.splits import USUAL_SIZES
 from sparse_lens.evals.tasks.tokenising import build_task
 from sparse_lens.task import Task

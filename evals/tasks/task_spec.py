@@ -3,8 +3,8 @@
 import random
 from dataclasses import dataclass
 
+from sparse_lens.evals.tasks.base_spec import Spec
 from sparse_lens.evals.tasks.contrast import Contrast
-from sparse_lens.evals.tasks.spec import Spec
 from sparse_lens.evals.tasks.splits import FUNCTION_OPENINGS, IDENTIFIERS, Splits
 from sparse_lens.evals.tasks.template import Filling, Pair, has_choice
 from sparse_lens.task import SPLITS

@@ -6,8 +6,8 @@ from collections import Counter
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from sparse_lens.evals.tasks.base_spec import Spec
 from sparse_lens.evals.tasks.encoding import EncodedContrast, Encoder, Misfit
-from sparse_lens.evals.tasks.spec import Spec
 from sparse_lens.evals.tasks.splits import USUAL_SIZES
 from sparse_lens.task import Prompts, Task, stack_sets
 

@@ -6,7 +6,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 _THREADS_OF_TOPK = 3
-"""From so many threads on, torch's topk, which shares rows out among them, beats one partition."""
+"""With this many threads or more, torch's parallel topk is faster than one partition."""
 
 
 class AbsTopK(nn.Module):
@@ -38,9 +38,9 @@ class AbsTopK(nn.Module):
 
 
 def abs_topk_mask(x: Float[Tensor, "*batch width"], k: int) -> Bool[Tensor, "*batch width"]:
-    """Where the `k` entries of largest absolute value on the last axis are.
+    """A mask of the `k` entries of largest absolute value on the last axis.
 
-    All are, when there are no more than `k`. The mask has no gradient.
+    It is true everywhere when there are no more than `k` entries, and has no gradient.
     """
     magnitude = x.detach().abs()
     if k >= x.shape[-1]:
@@ -49,14 +49,14 @@ def abs_topk_mask(x: Float[Tensor, "*batch width"], k: int) -> Bool[Tensor, "*ba
     if mask is None:
         return _mask_by_topk(magnitude, k)
     # Entries that share the threshold are all in the mask: topk settles which of them stay.
-    off = mask.view(torch.uint8).sum(-1, dtype=torch.int32) != k
-    if bool(off.any()):
-        mask[off] = _mask_by_topk(magnitude[off], k)
+    has_ties = mask.view(torch.uint8).sum(-1, dtype=torch.int32) != k  # [*batch]
+    if bool(has_ties.any()):
+        mask[has_ties] = _mask_by_topk(magnitude[has_ties], k)
     return mask
 
 
 def _mask_by_partition(magnitude: Tensor, k: int) -> Tensor | None:
-    """What is at least each row's k-th largest, or None where topk is faster or numpy cannot.
+    """A mask of entries not below their row's k-th largest; None where topk is to be used.
 
     On one thread numpy's partition takes a half to an eighth of the time of torch's topk (see
     tests/benchmarks/bench_abs_topk.py), and its comparison a third of that of torch's.

@@ -16,9 +16,9 @@ from sparse_lens.models.abs_topk import AbsTopK
 from sparse_lens.models.config import SparseGPTConfig
 
 
-def abs_topk_at(cfg: SparseGPTConfig, place: str) -> nn.Module:
-    """The AbsTopK of a place, or the identity where there is none."""
-    kept = cfg.kept(place)
+def abs_topk_at(cfg: SparseGPTConfig, location: str) -> nn.Module:
+    """The AbsTopK at a location of `AFRAC_LOCTYPES`, or the identity where there is none."""
+    kept = cfg.kept(location)
     return nn.Identity() if kept is None else AbsTopK(kept)
 
 
@@ -96,19 +96,19 @@ class SparseAttention(Attention):
         )
 
     def _can_be_fused(self) -> bool:
-        """Whether nobody listens to what fused attention does not compute."""
+        """Whether there is no hook on, and no flag for, what fused attention does not compute."""
         points = (self.hook_attn_scores, self.hook_pattern)
         return not (self.cfg.use_attn_result or any(map(_is_observed, points)))
 
     def _fused_attention(
         self, query_input: Tensor, key_input: Tensor, value_input: Tensor
     ) -> Float[Tensor, "batch pos d_model"]:
-        """The same without scores and pattern: 1.4 times as fast to train, and more with a sink."""
+        """Attention without scores and pattern: training is 1.4 times as fast, more with a sink."""
         q, k, v = self.calculate_qkv_matrices(query_input, key_input, value_input)
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # [batch, head, pos, d_head]
         if self.cfg.use_attention_sinks:
-            # A key that comes before all others with value zero, and a channel in which only it
-            # is not zero and every query is one: the product is the sink's logit.
+            # A sink is a key before all others with value zero. In one more channel every query is
+            # one and every key zero except the sink's: its score is then the sink's logit.
             q, k, v = (F.pad(part, (0, 1, 1, 0)) for part in (q, k, v))
             q[..., -1] = 1
             k[..., 0, -1] = self.sinks * self.attn_scale

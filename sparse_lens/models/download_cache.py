@@ -21,8 +21,8 @@ BASE_URL_VARIABLE = "SPARSE_LENS_BASE_URL"
 
 def cache_folder(cache: str | Path | None = None) -> Path:
     """`cache`, else the environment's `SPARSE_LENS_CACHE`, else the platform's cache folder."""
-    chosen = cache or os.environ.get(CACHE_VARIABLE) or pooch.os_cache("sparse-lens")
-    return Path(chosen).expanduser().absolute()
+    folder = cache or os.environ.get(CACHE_VARIABLE) or pooch.os_cache("sparse-lens")
+    return Path(folder).expanduser().absolute()
 
 
 def base_address(base_url: str | None = None) -> str:
@@ -38,7 +38,7 @@ def is_complete(folder: Path) -> bool:
 def fetch(model: ReleasedModel, folder: Path, *, base_url: str) -> None:
     """Fill a folder with the files of a released model that are not there yet.
 
-    Files that are there, fetched earlier or put there by hand, are only looked at.
+    Files that are there, fetched earlier or put there by hand, are checked and left alone.
 
     Raises:
         DownloadError: when a file cannot be fetched whole; says what to put where by hand.
@@ -73,20 +73,20 @@ def by_hand(model: ReleasedModel, folder: Path, base_url: str) -> str:
 def problems(folder: Path) -> list[str]:
     """What is wrong with the files of a released model, one sentence each; reads all of them."""
     manifest = read_manifest(folder)
-    found = []
+    messages = []
     for file in FILES:
         path, record = folder / file, manifest.get(file)
         if not path.is_file():
-            found.append(f"{path} is missing")
+            messages.append(f"{path} is missing")
             continue
         try:
             check_file(path, file)
         except ValueError as error:
-            found.append(f"{path} {error}")
+            messages.append(f"{path} {error}")
             continue
         if record is not None and sha256_of(path) != record.sha256:
-            found.append(f"{path} has changed since it was fetched (sha256 differs)")
-    return found
+            messages.append(f"{path} has changed since it was fetched (sha256 differs)")
+    return messages
 
 
 def remove(folder: Path) -> int:
@@ -95,8 +95,8 @@ def remove(folder: Path) -> int:
         return 0
     freed = 0
     # Only what the library put there: the cache may be set to a folder that has other things.
-    ours = [folder / file for file in (*FILES, MANIFEST)] + sorted(folder.glob(".*.part"))
-    for path in ours:
+    fetched = [folder / file for file in (*FILES, MANIFEST)] + sorted(folder.glob(".*.part"))
+    for path in fetched:
         if path.is_file():
             freed += path.stat().st_size
             path.unlink()
@@ -108,7 +108,7 @@ def remove(folder: Path) -> int:
 def check_file(path: Path, name: str) -> None:
     """Raise ValueError, worded to follow a file's name, unless `path` can be read as file `name`.
 
-    Nothing upstream says what the files must hold, so this looks at their form alone.
+    There are no upstream digests to compare with, so only the format is checked.
     """
     if name.endswith(".pt"):
         if not zipfile.is_zipfile(path):
@@ -163,7 +163,7 @@ def _known(path: Path, record: FileRecord | None, name: str) -> FileRecord | Non
 def _write_manifest(folder: Path, manifest: dict[str, FileRecord]) -> None:
     content = {"files": {file: asdict(record) for file, record in manifest.items()}}
     partial_file = folder / f".{MANIFEST}.{secrets.token_hex(4)}.part"
-    # Files in a folder that we may not write to are as good without a record.
+    # In a folder without write permission the files are usable without a record.
     with contextlib.suppress(OSError):
         try:
             partial_file.write_text(json.dumps(content, indent=1), encoding="utf-8")

@@ -13,8 +13,8 @@ from sparse_lens.models.sparse_gpt import HookedSparseGPT
 _EMBEDDING, _UNEMBEDDING = "transformer.wte.weight", "lm_head.weight"
 _LOGITS_BIAS = "final_logits_bias"
 _CAUSAL_MASKS = (".attn.bias", ".attn.masked_bias")  # buffers of models trained without flash
-_NAMED = 8
-"""So many names an error lists in full."""
+_MAX_LISTED = 8
+"""Names that an error lists; the others are counted."""
 
 
 def released_state_dict(model: HookedSparseGPT) -> dict[str, Tensor]:
@@ -133,5 +133,5 @@ def _check_shapes(weights: Mapping[str, Tensor], layout: list[tuple[str, list[Te
 
 
 def _listed(names: list[str], separator: str = ", ") -> str:
-    more = len(names) - _NAMED
-    return separator.join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+    more = len(names) - _MAX_LISTED
+    return separator.join(names[:_MAX_LISTED]) + (f" and {more} more" if more > 0 else "")

@@ -56,12 +56,13 @@ class Sampling:
             counts = torch.zeros_like(logits).scatter_add_(1, tokens, real.to(logits.dtype))
             logits = logits - self.freq_penalty * counts
         if self.top_k is not None:
-            least = logits.topk(min(self.top_k, logits.shape[-1])).values[:, -1:]
-            logits = logits.masked_fill(logits < least, -torch.inf)
+            threshold = logits.topk(min(self.top_k, logits.shape[-1])).values[:, -1:]  # [batch, 1]
+            logits = logits.masked_fill(logits < threshold, -torch.inf)
         elif self.top_p is not None:
-            ordered, order = logits.softmax(-1).sort(descending=True)
-            reached = ordered.cumsum(-1) - ordered > self.top_p  # already before this token
-            dropped = torch.zeros_like(reached).scatter(1, order, reached)
+            probabilities, order = logits.softmax(-1).sort(descending=True)
+            # A token goes when those before it already reach top_p.
+            beyond = probabilities.cumsum(-1) - probabilities > self.top_p
+            dropped = torch.zeros_like(beyond).scatter(1, order, beyond)
             logits = logits.masked_fill(dropped, -torch.inf)
         drawn = torch.multinomial(logits.softmax(-1), 1, True, generator=self.generator)
         return drawn[:, 0]

@@ -199,14 +199,14 @@ class HookedSparseGPT(
     def _as_mask(
         self, attention_mask: Tensor | None, tokens: Int[Tensor, "batch pos"], past_kv_cache: Any
     ) -> Tensor | None:
-        """Stock code takes an end-of-text for padding when it is fed alone, with a cache."""
+        """Stock code takes a lone end-of-text for padding when there is a key-value cache."""
         if attention_mask is not None or past_kv_cache is None:
             return attention_mask
         if self.tokenizer is None or self.tokenizer.padding_side == "right":
             return torch.ones_like(tokens)
-        begun = past_kv_cache.previous_attention_mask.bool().any(1, keepdim=True)
+        has_begun = past_kv_cache.previous_attention_mask.bool().any(1, keepdim=True)  # [batch, 1]
         mask = get_attention_mask(self.tokenizer, tokens, bool(self.cfg.default_prepend_bos))
-        return torch.where(begun, 1, mask)
+        return torch.where(has_begun, 1, mask)
 
     def _as_stream(self, input: Any) -> Float[Tensor, "batch pos d_model"]:
         if not isinstance(input, Tensor) or not input.is_floating_point():
@@ -229,7 +229,7 @@ class HookedSparseGPT(
         return self
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "HookedSparseGPT":
-        """Every way to move a module (`to`, `cuda`, `bfloat16`, ...) comes by here."""
+        """Called by every way of moving a module: `to`, `cuda`, `bfloat16`, ..."""
         super()._apply(fn, recurse)
         weight = self.embed.W_E
         self.cfg.device, self.cfg.dtype = str(weight.device), weight.dtype
@@ -268,7 +268,7 @@ def _hooked_config(
         device=None if device is None else str(device),
         dtype=dtype,
     )
-    # The stock count takes it that sublayers read d_model channels.
+    # The stock count assumes that sublayers read d_model channels.
     attention = cfg.n_head * cfg.d_head * (3 * cfg.d_in + cfg.d_model)
     hooked.n_params = cfg.n_layer * (attention + cfg.d_mlp * (cfg.d_in + cfg.d_model))
     return hooked

@@ -33,7 +33,7 @@ class ModelEntry:
     description: str
 
     path: Path
-    """Its folder, which for a released model that is not cached has yet to be made."""
+    """Its folder, which does not exist yet for a released model that is not cached."""
 
 
 def resolve(
@@ -141,7 +141,7 @@ def verify(
     else:
         names = [_released(name).name]
     folder = download_cache.cache_folder(cache)
-    return {each: tuple(download_cache.problems(folder / each)) for each in names}
+    return {name: tuple(download_cache.problems(folder / name)) for name in names}
 
 
 def _released(name: str) -> ReleasedModel:

@@ -116,8 +116,8 @@ def build_corpus(
     library = library or StandardLibrary.load()
     encode = _Encoder(tokenizer)
     train = encode(list(library.train.values()))
-    wanted = sum(map(len, train)) * grammar_share / (1 - grammar_share)
-    documents = train + encode.grammar(round(wanted), seed=seed)
+    grammar_tokens = sum(map(len, train)) * grammar_share / (1 - grammar_share)
+    documents = train + encode.grammar(round(grammar_tokens), seed=seed)
     random.Random(seed).shuffle(documents)
     validation_grammar = encode.grammar(validation_grammar_tokens, seed=seed + _VALIDATION_SEED)
     return Corpus(

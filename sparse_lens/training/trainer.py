@@ -19,7 +19,7 @@ from sparse_lens.training.projection import project, sparse_parameters
 from sparse_lens.training.schedule import learning_rate
 
 Progress = Callable[[dict[str, float | int], int], None]
-"""Is given the row of each step, and the number of steps."""
+"""Called after each step with its row of the log and the number of steps."""
 
 
 class Trainer:
@@ -95,12 +95,12 @@ class Trainer:
         project(self.sparse, self.cfg, self.step)
         return loss.item()
 
-    def _loss(self, windows: Int[Tensor, "batch longer"]) -> Tensor:
+    def _loss(self, windows: Int[Tensor, "batch context_plus_1"]) -> Tensor:
         tokens = windows.to(self.device).long()
-        logits = self.model(tokens[:, :-1])
+        logits = self.model(tokens[:, :-1])  # [batch, context, vocab]
         return F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
 
-    def _batch(self, step: int) -> Int[Tensor, "batch longer"]:
+    def _batch(self, step: int) -> Int[Tensor, "batch context_plus_1"]:
         """The windows of a step: a new random order of all windows each epoch."""
         per_epoch = len(self.windows) // self.cfg.batch_size
         if per_epoch == 0:
@@ -131,7 +131,7 @@ class Trainer:
         return losses
 
     def save(self, path: Path) -> None:
-        """Write everything that the rest of the run depends on, in one step."""
+        """Write all state that later steps depend on; the file appears complete or not at all."""
         state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -186,15 +186,15 @@ def treat_gradients(parameters: list[torch.nn.Parameter], treatment: str) -> Non
 def _optimizer(model: HookedSparseGPT, cfg: TrainingConfig) -> torch.optim.Optimizer:
     trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     matrices = [p for n, p in trained if n.rsplit(".", 1)[-1].startswith("W_")]
-    rest = [p for n, p in trained if not n.rsplit(".", 1)[-1].startswith("W_")]
+    vectors = [p for n, p in trained if not n.rsplit(".", 1)[-1].startswith("W_")]
     groups = [
         {"params": matrices, "weight_decay": cfg.weight_decay},
-        {"params": rest, "weight_decay": 0.0},
+        {"params": vectors, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=cfg.learning_rate, betas=cfg.betas, eps=cfg.eps)
 
 
-def _windows(tokens: Int[Tensor, " n"], context: int) -> Int[Tensor, "count longer"]:
+def _windows(tokens: Int[Tensor, " n"], context: int) -> Int[Tensor, "count context_plus_1"]:
     """Non-overlapping windows of `context` inputs and, shifted by one, their targets."""
     count = (len(tokens) - 1) // context
     if count == 0:

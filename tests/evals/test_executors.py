@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from sparse_lens.evals.compare import compare, plan
-from sparse_lens.evals.harness import parcels
+from sparse_lens.evals.compare import Comparison, compare
+from sparse_lens.evals.harness import pickling
 from sparse_lens.evals.harness.jobs import run_job
 from sparse_lens.evals.harness.workers import in_workers
 from sparse_lens.evals.results import Results
@@ -71,7 +71,7 @@ def test_jobs_may_end_in_any_order(tmp_path):
     ]  # fmt: skip
     assert "ZeroDivisionError: no circuit today" in str(there.failed[0].error)
     loaded = Results.load(tmp_path / "there")
-    assert loaded.records == there.records, "the order of the plan, not of the file"
+    assert loaded.records == there.records, "the order of the jobs, not of the file"
     for mine, theirs in zip(there.done, here.done, strict=True):
         assert without_what_differs(mine) == without_what_differs(theirs)
     again = run(tmp_path / "there", {"a": METHODS["a"], "b": METHODS["b"]}, executor=Refusing())
@@ -190,10 +190,10 @@ def _refuse():
 
 @pytest.mark.parametrize("through", ["executor", "workers"])
 def test_what_cannot_be_pickled_is_a_failure_that_says_so(tmp_path, through):
-    jobs = dict(enumerate(plan([toy.model()], [toy.task()], {"a": Unpicklable()})))
+    jobs = dict(enumerate(Comparison([toy.model()], [toy.task()], {"a": Unpicklable()}).jobs()))
     if through == "workers":
-        ((place, outcome),) = in_workers(jobs, 2)
-        assert place == 0
+        ((index, outcome),) = in_workers(jobs, 2)
+        assert index == 0
         assert outcome is not None
         record = outcome.record
     else:
@@ -209,11 +209,11 @@ def test_what_cannot_be_opened_is_a_failure_with_its_traceback(tmp_path):
 
 
 def test_results_of_two_versions_are_not_mixed(monkeypatch):
-    (job,) = plan([toy.model()], [toy.task()], [ByIndex()], budgets=BUDGETS)
+    (job,) = Comparison([toy.model()], [toy.task()], [ByIndex()], budgets=BUDGETS).jobs()
     outcome = run_job(job)
-    assert parcels.outcome_of(job, outcome) is outcome
-    monkeypatch.setattr(parcels, "__version__", "99")
-    refused = parcels.outcome_of(job, outcome).record
+    assert pickling.outcome_of(job, outcome) is outcome
+    monkeypatch.setattr(pickling, "__version__", "99")
+    refused = pickling.outcome_of(job, outcome).record
     assert refused.status == "failed"
     assert "this process 99" in str(refused.error)
 

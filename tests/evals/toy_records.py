@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict
 from typing import Any
 
+from sparse_lens.evals.questions import FrozenNorms, Minimality, RandomSubsets, ResampledValues
 from sparse_lens.evals.records import Measurement, MeasurementKind, Record
+from sparse_lens.identity import describe
 
 MODELS = {"sparse<1>": 0.1, "dense&co": 1.0}
 LOSSES = {"sparse<1>": 3.154, "dense&co": 3.133}
@@ -95,19 +97,30 @@ def record(model: str, task: str, method: str, seed: int, **changes: Any) -> Rec
     return Record(**(values | changes))
 
 
+QUESTIONS = {
+    "resample": ResampledValues(),
+    "frozen-norms": FrozenNorms(),
+    "subsets": RandomSubsets(draws=3),
+    "minimality": Minimality(dispensable_below=0.02),
+}
+
+
 def questioned(model: str, task: str, method: str, seed: int) -> Record:
-    """A record whose chosen circuit was asked everything."""
-    made = record(model, task, method, seed, questions={"dispensable_below": 0.02})
-    chosen, *others = made.measurements
-    chosen = replace(chosen, removed_nodes=8, dispensable_share=0.25 + seed / 2)
-    answers = (
-        measurement("resample", 40, 0.3, draw=0),
-        measurement("resample", 40, 0.5, draw=1),
-        measurement("frozen_norms", 40, 0.6 + seed),
-        *(measurement("subset", 400, 0.1 + draw / 10, draw=draw) for draw in range(3)),
-    )
-    bare = (replace(m, necessity_task_loss=None) for m in answers)
-    return replace(made, measurements=(chosen, *others, *bare))
+    """A record whose chosen circuit was asked what is asked by default."""
+    return record(
+        model, task, method, seed,
+        questions=describe(QUESTIONS),
+        answers={
+            "resample": {"task_loss": [0.3, 0.5]},
+            "frozen-norms": {"task_loss": 0.6 + seed},
+            "subsets": {"task_loss": [0.1, 0.2, 0.3]},
+            "minimality": {"removed_nodes": 8, "dispensable_share": 0.25 + seed / 2},
+        },
+        columns={
+            name: [asdict(column) for column in question.columns]
+            for name, question in QUESTIONS.items()
+        },
+    )  # fmt: skip
 
 
 def records(n_seeds: int = 2) -> tuple[Record, ...]:

@@ -11,6 +11,7 @@ from sparse_lens.circuit import Circuit
 from sparse_lens.graphs import Graph
 from sparse_lens.models.config import SparseGPTConfig
 from sparse_lens.models.sparse_gpt import HookedSparseGPT
+from sparse_lens.patching import reference
 from sparse_lens.task import Prompts
 
 VOCAB = 13
@@ -249,3 +250,8 @@ def random_masks(graph: Graph, seed: int, dtype: torch.dtype) -> tuple[dict, dic
 def difference(a: Tensor, b: Tensor) -> float:
     """Largest absolute difference."""
     return float((a.detach() - b.detach()).abs().max())
+
+
+def activations(model: Any, graph: Graph, tokens: Tensor) -> dict[str, Tensor]:
+    """The values of all nodes in a run of the whole model, by the slow reference."""
+    return reference.activations(model, Circuit.full(graph), tokens)

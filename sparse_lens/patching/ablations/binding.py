@@ -16,7 +16,7 @@ from sparse_lens.graphs.component import ComponentGraph
 from sparse_lens.masks import Masks
 from sparse_lens.patching.activations import Values
 from sparse_lens.patching.channel.attachment import channel_attachment
-from sparse_lens.patching.component.attachment import component_attachment
+from sparse_lens.patching.component.masked_pass import component_attachment
 from sparse_lens.patching.fit import check_fits
 from sparse_lens.patching.hooks import Attachment
 from sparse_lens.patching.norms import NormScales

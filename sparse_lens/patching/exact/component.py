@@ -9,10 +9,10 @@ from torch import Tensor
 from sparse_lens.graphs.component import LETTERS, ComponentGraph
 from sparse_lens.masks import Masks
 from sparse_lens.models.anatomy import anatomy_of
-from sparse_lens.patching.component.attachment import component_attachment
-from sparse_lens.patching.component.changes import WriterChanges
 from sparse_lens.patching.component.interception import reader_flags
+from sparse_lens.patching.component.masked_pass import component_attachment
 from sparse_lens.patching.component.reading import Reader, attention_reader
+from sparse_lens.patching.component.writer_changes import WriterChanges
 from sparse_lens.patching.exact.passes import Indices, Passes
 from sparse_lens.patching.hooks import Attachment, Edit, Hooks
 from sparse_lens.patching.run import run_live

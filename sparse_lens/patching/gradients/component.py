@@ -11,10 +11,10 @@ from transformer_lens import HookedTransformer
 
 from sparse_lens.graphs.component import LETTERS, ComponentGraph
 from sparse_lens.models.anatomy import Anatomy, anatomy_of
-from sparse_lens.patching.component.changes import WriterChanges
 from sparse_lens.patching.component.interception import reader_flags
 from sparse_lens.patching.component.mixing import flat, token_chunks
 from sparse_lens.patching.component.reading import attention_reader
+from sparse_lens.patching.component.writer_changes import WriterChanges
 from sparse_lens.patching.gradients.attribution import Attribution
 from sparse_lens.patching.gradients.backward import (
     Captured,
