@@ -10,9 +10,9 @@ import networkx as nx
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# From the ground up. A part (a folder or a single module) imports from the layers below its own
-# alone: those that stand in one layer do not know each other.
-LAYERS = (
+# From the ground up. A part (a folder or a single module) imports from the floors below its own
+# alone: those that stand on one floor do not know each other.
+FLOORS = (
     {"_version", "atomic", "dataclass_json", "hard_concrete", "learning", "plugins"},
     {"models", "task", "versions"},
     {"training", "graphs", "objectives", "task_io", "identity"},
@@ -27,7 +27,7 @@ LAYERS = (
     {"node_pruning_search", "commands"},
     {"cli"},
 )
-LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
+LEVEL = {part: level for level, parts in enumerate(FLOORS) for part in parts}
 
 # Imports inside a function or for type checkers alone that point back up, as (importer, imported).
 BACKWARD = {
@@ -137,8 +137,11 @@ def part_of(module: str) -> str:
     return module.partition(".")[0]
 
 
-def test_every_part_has_its_layer():
+def test_every_part_has_its_floor_here_and_in_the_documentation():
     assert set(LEVEL) == {file.part for file in MODULES.values()}
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    floors = text.partition("```text floors\n")[2].partition("```")[0]
+    assert [set(line.split()) for line in floors.splitlines()] == list(FLOORS)
 
 
 def test_imports_point_downwards():
@@ -148,7 +151,7 @@ def test_imports_point_downwards():
         for module, at_once in file.own_imports
         if at_once
         and part_of(module) != file.part
-        and LEVEL.get(part_of(module), len(LAYERS)) >= LEVEL[file.part]
+        and LEVEL.get(part_of(module), len(FLOORS)) >= LEVEL[file.part]
     ]
     assert not offenders
 
@@ -171,6 +174,17 @@ def test_what_points_back_up_is_known():
         if not at_once and nx.has_path(graph, module, file.name)
     }
     assert backward == BACKWARD
+
+
+def test_patching_is_imported_as_a_whole():
+    """`ablation` alone gathers what its folder of ablations defines."""
+    offenders = [
+        f"{file.path} imports {module}"
+        for file in MODULES.values()
+        for module, _ in file.own_imports
+        if module.startswith("patching.") and file.part not in ("patching", "ablation")
+    ]
+    assert not offenders
 
 
 def test_imports_are_absolute_and_through_sparse_lens():
