@@ -124,7 +124,7 @@ def part_of(module: str) -> str:
     return module.partition(".")[0]
 
 
-def test_every_part_has_its_layer():
+def test_every_part_has_its_floor():
     assert set(LEVEL) == {file.part for file in MODULES.values()}
 
 
@@ -160,6 +160,17 @@ def test_what_points_back_up_is_known():
     assert backward == BACKWARD
 
 
+def test_patching_is_imported_as_a_whole():
+    """`ablation` alone gathers what its folder of ablations defines."""
+    offenders = [
+        f"{file.path} imports {module}"
+        for file in MODULES.values()
+        for module, _ in file.own_imports
+        if module.startswith("patching.") and file.part not in ("patching", "ablation")
+    ]
+    assert not offenders
+
+
 def test_imports_are_absolute_and_through_sparse_lens():
     """The bare names `baselines` and `evals` are anybody's folders."""
     offenders = [
@@ -188,17 +199,6 @@ def test_only_plotting_and_the_report_import_plotly():
         for file in LIBRARY
         if any(part_of(each.name) == "plotly" for each in file.imports)
         and not file.name.startswith(("plotting.", "evals.report."))
-    ]
-    assert not offenders
-
-
-def test_patching_is_used_by_its_door():
-    offenders = [
-        f"{file.path} imports {each.name}"
-        for file in LIBRARY
-        for each in file.imports
-        if each.name.startswith("sparse_lens.patching.")
-        and file.part not in ("patching", "ablation")
     ]
     assert not offenders
 
