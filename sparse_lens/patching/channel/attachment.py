@@ -3,7 +3,7 @@
 With gates n on the channels of a site and their ablated values a, x becomes n * x + (1 - n) * a.
 
 An edge with weight W and mask m sends W (m x + (1 - m) a) instead of W x. The sum at the
-destination therefore changes by ((m - 1) * W) @ (x - a), which is added at the hook point where it
+destination therefore changes by ((1 - m) * W) @ (a - x), which is added at the hook point where it
 arrives; the model's own product W x is left as it is. On the edges from v to attn_out, x is z, the
 values mixed by the live attention pattern, and a the ablated values mixed by the same pattern.
 """
@@ -126,7 +126,7 @@ class _GateNodes:
 
 
 class _CutEdges:
-    """The edit at a block's destination that adds ((m - 1) * W) @ (live - ablated source)."""
+    """The edit at a block's destination that adds ((1 - m) * W) @ (ablated - live source)."""
 
     def __init__(
         self,
@@ -150,19 +150,19 @@ class _CutEdges:
         self._live = hook_value
 
     def __call__(self, hook_value: Tensor) -> Tensor:
-        cut_weight = (self._mask.to(self._weight.device) - 1) * self._weight  # [dst, src]
+        cut_weight = (1 - self._mask.to(self._weight.device)) * self._weight  # [dst, src]
         dtype = self._weight.dtype
         change = F.linear(self._difference().to(dtype), cut_weight.to(dtype))  # [batch, pos, dst]
         # Queries, keys and values have the axes [head, d_head] in the place of dst.
         return hook_value + change.to(hook_value.dtype).reshape(hook_value.shape)
 
     def _difference(self) -> Float[Tensor, "batch pos src"]:
-        """live - ablated"""
+        """ablated - live"""
         assert self._live is not None
         live = site_channels(self._live, self._source)
         live = live[:, :, 0] if live.ndim == 4 else live  # all heads read the same
         ablated = self._run.ablated(self._source.name, live)
-        return live if ablated is None else live - ablated
+        return -live if ablated is None else ablated - live
 
 
 class _CutValueEdges(_CutEdges):
@@ -185,16 +185,16 @@ class _CutValueEdges(_CutEdges):
         self._pattern = pattern
 
     def _difference(self) -> Float[Tensor, "batch pos src"]:
-        """z - pattern @ ablated v, of all heads"""
+        """pattern @ ablated v - z, of all heads"""
         assert self._live is not None
         assert self._pattern is not None
         z = self._live  # [batch, query, head, d_head]
         n_keys = self._pattern.shape[-1]
         ablated = self._run.ablated(self._source.name, z.flatten(2), keys=n_keys)
         if ablated is None:
-            return z.flatten(2)
+            return -z.flatten(2)
         ablated = ablated.unflatten(-1, z.shape[2:])  # [batch or 1, key or 1, head, d_head]
-        return (z - attended_values(self._pattern, ablated, self._anatomy)).flatten(2)
+        return (attended_values(self._pattern, ablated, self._anatomy) - z).flatten(2)
 
 
 def attended_values(

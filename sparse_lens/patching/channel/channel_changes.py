@@ -77,7 +77,7 @@ class ChannelChanges:
         z = self._live[self._anatomy.z(layer)]
         if source not in self._ablated:
             return -z.flatten(2)
-        # z - pattern @ v, [batch, query, head, d_head]
+        # pattern @ ablated v - z, [batch, query, head, d_head]
         ablated = self._ablated_like(source, z.flatten(2)).unflatten(-1, z.shape[2:])
         pattern = self._live[self._anatomy.pattern(layer)]
         return (attended_values(pattern, ablated, self._anatomy) - z).flatten(2)
