@@ -32,15 +32,15 @@ from sparse_lens.task import Task
 
 @dataclass(frozen=True, eq=False)
 class Comparison(JobSettings):
-    """Which circuits to find and measure: every method on every task in every model.
+    """A comparison of methods on tasks in models; each combination and each seed is one job.
 
-    For each, and for each seed, the smallest circuit that meets a loss on the validation prompts is
-    found with the same search, and it, its controls and a curve over edge budgets are measured on
-    the held-out prompts. `dataclasses.replace` makes another comparison of this one.
+    A job finds the smallest circuit that meets a loss on the validation prompts, with the same
+    search for all methods. It measures this circuit, its controls and a curve over edge budgets on
+    the held-out prompts. `dataclasses.replace` makes variations of a comparison.
 
     Raises:
-        ValueError: for an unknown task, a method or graph of the wrong kind, a target that is not
-            positive, labels that occur twice, or nothing to compare.
+        ValueError: for an unknown task, a method or graph of the wrong type, a target that is not
+            positive, duplicate labels, or nothing to compare.
     """
 
     models: Sequence[str | Path | HookedTransformer]
@@ -50,22 +50,22 @@ class Comparison(JobSettings):
     """Names from `sparse_lens.evals.tasks`, or tasks with all three splits."""
 
     methods: Sequence[Method] | Mapping[str, Method]
-    """With labels of your own, or labelled by their registered names."""
+    """A mapping by label, or a list that is labelled by registered names."""
 
     graph: GraphOf = field(default=ChannelGraph.from_model, kw_only=True)
-    """Makes each model's graph."""
+    """Function that makes a model's graph."""
 
     seeds: int | Sequence[int] = field(default=1, kw_only=True)
-    """How many, counted from 0, or which."""
+    """The number of seeds, counted from 0, or the seeds."""
 
     splits: SplitSizes = field(default=USUAL_SIZES, kw_only=True)
-    """Prompts per split, for tasks given by name."""
+    """Number of prompts per split, for tasks given by name."""
 
     task_seed: int = field(default=0, kw_only=True)
-    """Of the prompts of tasks given by name; the same for all models."""
+    """Seed of the prompts of tasks given by name; the same for all models."""
 
     device: str | None = field(default=None, kw_only=True)
-    """Where models given by name are loaded."""
+    """Device on which models given by name are loaded."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -90,10 +90,10 @@ class Comparison(JobSettings):
 
     @property
     def named_methods(self) -> dict[str, Method]:
-        """The methods by their labels in the records.
+        """The methods by the labels under which they are recorded.
 
         Raises:
-            ValueError: for two that have the same label.
+            ValueError: when two have the same label.
         """
         return labelled("methods", self.methods, method_registry)
 
@@ -101,7 +101,7 @@ class Comparison(JobSettings):
         """The jobs in the order in which one process runs them; loads each model once.
 
         Raises:
-            ValueError: for an unknown model, a model without such a graph, or models that have the
+            ValueError: for an unknown model, a model without such a graph, or two models with the
                 same label.
         """
         models = [
@@ -167,7 +167,7 @@ class Comparison(JobSettings):
         return [TaskSource.of(task, self.splits, self.task_seed) for task in self.tasks]
 
     def _job_settings(self) -> JobSettings:
-        """What travels with each job: all models would be too much."""
+        """The settings alone, because jobs are sent to other processes and models are large."""
         shared = {f.name: getattr(self, f.name) for f in fields(JobSettings)}
         return JobSettings(**{**shared, "questions": self.named_questions})
 

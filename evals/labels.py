@@ -1,4 +1,4 @@
-"""What the lists of a comparison may hold, and the labels by which it is told apart."""
+"""Checks of the lists that a comparison is given, and the labels of methods and questions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Value = TypeVar("Value")
 
 
 def check_list(name: str, values: object) -> None:
-    """Refuse a single value where several are expected.
+    """Check that an argument is a list or a mapping, not a single value.
 
     Raises:
         ValueError: naming the argument.
@@ -23,10 +23,10 @@ def check_list(name: str, values: object) -> None:
 
 
 def check_objects(name: str, values: object, kind: type, example: str) -> None:
-    """Refuse a list that holds anything but objects of a kind that is installed by entry points.
+    """Check that a list holds objects of one kind, such as methods or questions.
 
     Raises:
-        ValueError: naming the argument, what it holds, and where the installed ones are.
+        ValueError: naming the argument, the wrong value, and where to find the installed ones.
     """
     check_list(name, values)
     for value in values.values() if isinstance(values, Mapping) else values:  # type: ignore[attr-defined]
@@ -42,16 +42,16 @@ def labelled(
     values: Sequence[Value] | Mapping[str, Value],
     registry: Callable[[], Mapping[str, type[Value]]],
 ) -> dict[str, Value]:
-    """Dataclass objects by their registered names, or by their own labels where they have some.
+    """Methods or questions by label: the user's own, else the class's registered name.
 
-    Where a class occurs twice, the fields that are not at their defaults are in the label.
+    If a class occurs more than once, its label includes the fields that differ from the defaults.
 
     Args:
-        what: they are, in the plural.
-        registry: gives the installed classes by name.
+        what: for the error message, such as "methods".
+        registry: returns the installed classes by name.
 
     Raises:
-        ValueError: for two that have the same label.
+        ValueError: when two have the same label.
     """
     if isinstance(values, Mapping):
         return dict(values)
@@ -67,10 +67,10 @@ def labelled(
 
 
 def refuse_duplicates(what: str, labels: Sequence[str]) -> None:
-    """Refuse labels that occur more than once.
+    """Check that all labels are different.
 
     Raises:
-        ValueError: naming them.
+        ValueError: naming the labels that occur more than once.
     """
     duplicates = sorted(label for label, count in Counter(labels).items() if count > 1)
     if duplicates:
@@ -81,7 +81,7 @@ def refuse_duplicates(what: str, labels: Sequence[str]) -> None:
 
 
 def _changed_fields(value: Any) -> list[str]:
-    """Fields that are not at their defaults."""
+    """Fields that differ from their defaults, as `name=value`."""
     return [
         f"{f.name}={getattr(value, f.name)}"
         for f in dataclasses.fields(value)

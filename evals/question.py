@@ -1,4 +1,4 @@
-"""What a question about a circuit is, what it is asked of, and what it adds to the report."""
+"""The base class of questions about circuits, with their input, answers and report columns."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from sparse_lens.task import Prompts, Task
 ENTRY_POINT_GROUP = "sparse_lens.questions"
 
 CONTROLS = "controls: two-way loss"
-"""Group of columns of what stands beside a circuit: the full model, random circuits, ..."""
+"""Group of columns: losses of the full model, random circuits and other controls."""
 
 FAITHFULNESS = "is it the model's"
-"""Group of columns of the questions how near a circuit comes to its model."""
+"""Group of columns: how close the circuit is to the full model."""
 
 ROBUSTNESS = "does it hold: two-way loss"
-"""Group of columns of the questions whether a circuit depends on how it was found."""
+"""Group of columns: whether the circuit depends on the ablation and prompts it was found with."""
 
 MINIMAL_AND_COMPLETE = "is it all, and no more"
-"""Group of columns of the questions whether a circuit has nodes too many or too few."""
+"""Group of columns: whether the circuit has too many or too few nodes."""
 
 Answers = Mapping[str, Any]
-"""Numbers, or lists of numbers (one a draw), by name; anything that JSON can hold."""
+"""Numbers by name, or lists with one number per draw; any JSON value is allowed."""
 
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A circuit that met its target, with what a question about it needs."""
+    """A circuit that met its target, and everything that a question about it may need."""
 
     bound: BoundAblation
     """The model, its graph, and what absent nodes and edges carry."""
@@ -56,56 +56,61 @@ class Subject:
     """Of the model with the circuit ablated and the rest kept."""
 
     task: Task
-    """All splits: what the circuit was found on, too."""
+    """The task with all its splits, including those that the circuit was found on."""
 
     method: Method
-    """What found the circuit."""
+    """The method that found the circuit."""
 
     target_loss: float
-    """Nats a prompt that the circuit had to meet on the validation prompts."""
+    """Loss in nats per prompt that the circuit had to meet on the validation prompts."""
 
     seed: int
-    """Of the method, and of all draws."""
+    """Seed of the method; use it for all random draws."""
 
 
 @dataclass(frozen=True)
 class Column:
     """A column of the report that shows one of a question's answers.
 
-    Plain data, which is kept beside the answers: a report needs no code of the question's.
+    Columns are stored in the record with the answers, so the report can be written without the
+    question's code.
     """
 
     answer: str
-    """Name of the number, or of the list of numbers, in the answers."""
+    """Key of the number or list of numbers in the answers."""
 
     heading: str
     title: str
-    """A line that is shown when one points at the heading."""
+    """Tooltip of the heading."""
 
     group: str
-    """Heading over the neighbouring columns of the same group."""
+    """Heading shared by all columns of the group."""
 
     meaning: str = ""
-    """Sentences below the table. Where empty, those of the question's column before this one."""
+    """Explanation below the table; empty if the previous column explains this one, too."""
 
     form: str = ".3f"
-    """Format specification of the number."""
+    """Format specification, as for `format`."""
 
     over_draws: Literal["mean", "max", "min"] = "mean"
-    """How the numbers of all seeds and draws become one."""
+    """How the numbers of all seeds and draws are aggregated."""
 
 
 @dataclass(frozen=True)
 class Question(ABC):
-    """A question about a circuit: hyperparameters as fields, and one verb."""
+    """A question about a circuit.
+
+    Subclasses are frozen dataclasses with hyperparameters as fields. The first line of a subclass's
+    docstring is its description in `sparse-lens questions`.
+    """
 
     @abstractmethod
     def ask(self, subject: Subject) -> Answers:
-        """Answer for one circuit; nothing where the question does not apply to the model."""
+        """Answer for one circuit; an empty mapping if the question does not apply to the model."""
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        """What the answers add to the report's table of controls; nothing by default."""
+        """The columns that the answers fill in the report's table of controls."""
         return ()
 
 

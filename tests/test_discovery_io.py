@@ -201,7 +201,10 @@ def test_a_file_does_not_choose_what_is_imported(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"class": "sparse_lens.ablation.ZeroAblation", "fields": {}}, "no circuit-finding method"),
+        (
+            {"class": "sparse_lens.ablation.ZeroAblation", "fields": {}},
+            "not a circuit-finding method",
+        ),
         ({"class": "subprocess.Popen", "fields": {"args": "ls"}}, "no frozen dataclass subprocess"),
     ],
 )

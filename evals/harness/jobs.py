@@ -192,7 +192,7 @@ def _run(job: Job, inputs: LoadedInputs) -> Outcome:
 
 
 def _with_full_model(record: Record, bound: BoundAblation, validation: Prompts) -> Record:
-    """With what says whether the model itself can do the task."""
+    """Add the full model's validation loss and accuracy, which say whether it can do the task."""
     logits = model_logits(bound.model, validation)
     means = compare_logits(logits, logits, validation).means()
     return replace(
@@ -203,7 +203,7 @@ def _with_full_model(record: Record, bound: BoundAblation, validation: Prompts) 
 
 
 def _with_answers(record: Record, job: Job, meter: Meter, task: Task, circuit: Circuit) -> Record:
-    """With the answers to the questions about a circuit that met the target."""
+    """Add the answers to the questions about a circuit that met the target."""
     questions = job.settings.named_questions
     subject = Subject(
         bound=meter.bound,

@@ -15,7 +15,7 @@ from sparse_lens.task import Prompts
 
 
 class Meter:
-    """Measures circuits on some prompts beside the full model, each circuit once."""
+    """Measures circuits on a set of prompts, each circuit once, and the full model."""
 
     def __init__(self, bound: BoundAblation, prompts: Prompts) -> None:
         self.bound = bound
@@ -25,7 +25,7 @@ class Meter:
         self._metrics: dict[tuple[bool, Circuit], CircuitMetrics] = {}
 
     def metrics(self, circuit: Circuit) -> CircuitMetrics:
-        """Of a circuit; kept, because several budgets may come to the same one."""
+        """Metrics of a circuit; cached, because several budgets may give the same circuit."""
         key = circuit.is_node_circuit, circuit
         if key not in self._metrics:
             self._metrics[key] = measure(
@@ -34,10 +34,10 @@ class Meter:
         return self._metrics[key]
 
     def measurement(self, kind: MeasurementKind, circuit: Circuit, **requested: int) -> Measurement:
-        """Of a circuit, and of its complement.
+        """Measurement of a circuit and of its complement.
 
         Args:
-            requested: sizes that were asked for, and the number of the draw.
+            requested: the requested sizes, and the index of the draw.
         """
         kept, ablated = self.metrics(circuit), self.metrics(complement(circuit))
         return self._measurement(kind, circuit, kept, ablated, **requested)

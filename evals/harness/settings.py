@@ -1,4 +1,4 @@
-"""What all jobs of a comparison have in common."""
+"""The settings that all jobs of a comparison share."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from sparse_lens.evals.questions import DEFAULT_QUESTIONS
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class JobSettings:
-    """The fields of a `Comparison` that every one of its jobs takes along.
+    """The fields of a `Comparison` that each of its jobs needs.
 
     Raises:
-        ValueError: for a target that is not positive, a negative number of draws, or what is no
-            ablation or question.
+        ValueError: for a target that is not positive, a negative number of draws, or an ablation or
+            question of the wrong type.
     """
 
     ablation: Ablation = field(default_factory=MeanAblation)
@@ -36,8 +36,8 @@ class JobSettings:
     """Random circuits of the chosen one's size, as a control."""
 
     questions: Sequence[Question] | Mapping[str, Question] = DEFAULT_QUESTIONS
-    """What else is asked of each circuit that met the target; `()` for nothing. The answers are
-    recorded by the questions' registered names, or by labels of your own."""
+    """Further questions about each circuit that met the target; `()` for none. Answers are recorded
+    under the questions' registered names, or under the keys of a mapping."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.ablation, Ablation):
@@ -55,9 +55,9 @@ class JobSettings:
 
     @property
     def named_questions(self) -> dict[str, Question]:
-        """The questions by their names in the records.
+        """The questions by the names under which answers are recorded.
 
         Raises:
-            ValueError: for two that have the same name.
+            ValueError: when two have the same name.
         """
         return labelled("questions", self.questions, registry)

@@ -6,9 +6,9 @@ that a comparison asks of every circuit that met its target, such as
 `compare(..., questions=[Minimality(nodes=32)])`. `sparse_lens.evals.metrics.measure` answers the
 first question, how faithful a circuit is.
 
-A new question is one file, with a `Question` (see `sparse_lens.evals.question`), and one line: its
-entry point in the group `sparse_lens.questions`, in pyproject.toml here or in a package of one's
-own. The command line, the records and the report know it from there.
+A new question takes one file, with a subclass of `sparse_lens.evals.question.Question`, and one
+line: its entry point in the group `sparse_lens.questions`, in this package's pyproject.toml or in
+another package's. The command line, the records and the report need nothing else.
 """
 
 from sparse_lens.evals.draws import Draws
@@ -33,7 +33,7 @@ from sparse_lens.evals.questions.transfer import Transfer, TransferResult, trans
 from sparse_lens.evals.transfer_table import transfer_table
 
 DEFAULT_QUESTIONS = (ResampledValues(), FrozenNorms(), RandomSubsets(), Minimality())
-"""What a comparison asks where nobody says otherwise; the others cost more."""
+"""The questions of a comparison by default; the others take more time."""
 
 __all__ = [
     "DEFAULT_QUESTIONS",

@@ -16,7 +16,7 @@ AGGREGATES: dict[str, Callable[[Sequence[int | float]], float]] = {
     "max": max,
     "min": min,
 }
-"""One number out of those of all seeds and draws, by what an answer's column calls it."""
+"""How the numbers of all seeds and draws are aggregated, by `Column.over_draws` of answers."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ CONTROLS = (
 
 
 def controls(cells: Cells) -> tuple[Group, ...]:
-    """The controls, and the answers to the questions that the records hold, by their groups."""
+    """The groups of controls and of answers to questions that the records hold."""
     groups = {group.heading: list(group.columns) for group in CONTROLS}
     for name, columns in _answer_columns(cells.done).items():
         for column in columns:
@@ -96,19 +96,19 @@ def controls(cells: Cells) -> tuple[Group, ...]:
 
 
 def meanings(cells: Cells) -> dict[str, str]:
-    """What the columns of answers mean, by the headings that a meaning goes with."""
+    """Explanations of the columns of answers, by the headings that they explain."""
     by_headings: dict[str, list[str]] = {}
     for record in cells.done:
         for columns in _answer_columns([record]).values():
             for headings, meaning in _with_headings(columns):
                 known = by_headings.setdefault(headings, [])
-                if meaning not in known:  # another one where a question was asked otherwise
+                if meaning not in known:  # it differs if fields of the question do
                     known.append(meaning)
     return {headings: " ".join(known) for headings, known in by_headings.items()}
 
 
 def _answer_columns(records: Sequence[Record]) -> dict[str, tuple[AnswerColumn, ...]]:
-    """The columns of every question that was asked, as the first record of it has them."""
+    """The columns of each question, from the first record that has it."""
     by_question: dict[str, tuple[AnswerColumn, ...]] = {}
     for record in records:
         for name, columns in record.columns.items():
@@ -128,7 +128,7 @@ def _answered(name: str, column: AnswerColumn) -> Column:
 
 
 def _with_headings(columns: Sequence[AnswerColumn]) -> list[tuple[str, str]]:
-    """Each meaning with the headings of its column and of those after it that have none."""
+    """Pairs of headings and meaning; columns without a meaning share that of the one before."""
     grouped: list[tuple[str, str]] = []
     for column in columns:
         if column.meaning:

@@ -1,4 +1,4 @@
-"""What of a circuit acts on its output, on both graphs."""
+"""Which destinations of a circuit act on its output, on both kinds of graphs."""
 
 from collections.abc import Mapping
 
@@ -16,7 +16,7 @@ from sparse_lens.models.anatomy import anatomy_of
 def acting_rows(model: HookedTransformer, circuit: Circuit) -> Mapping[str, Bool[Tensor, " dst"]]:
     """By block: the rows (readers, or destination channels) that act on the circuit's output.
 
-    A head acts through those that it is coupled with, where a model's heads are.
+    If the heads of a layer are coupled, all of them act as soon as one does.
     """
     graph = circuit.graph
     if isinstance(graph, ComponentGraph):

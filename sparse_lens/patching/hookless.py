@@ -1,4 +1,4 @@
-"""Modules without hooks, to be run on other values than those of the model's own forward pass."""
+"""Copies of modules without hooks, to call them outside the model's forward pass."""
 
 import copy
 from collections import OrderedDict
@@ -12,13 +12,13 @@ _NO_HOOK_POINT = nn.Identity()
 
 
 def without_hooks(module: nn.Module) -> Any:
-    """A copy of a module, and of all modules in it, that shares the parameters and has no hooks."""
-    twin = copy.copy(module)
-    own: dict[str, Any] = {name: OrderedDict() for name in _HOOKS}
-    own["_parameters"], own["_buffers"] = dict(module._parameters), dict(module._buffers)
-    own["_modules"] = {
+    """A copy of a module and its submodules that shares the parameters and has no hooks."""
+    copied = copy.copy(module)
+    state: dict[str, Any] = {name: OrderedDict() for name in _HOOKS}
+    state["_parameters"], state["_buffers"] = dict(module._parameters), dict(module._buffers)
+    state["_modules"] = {
         name: _NO_HOOK_POINT if isinstance(child, HookPoint) else child and without_hooks(child)
         for name, child in module._modules.items()
     }
-    twin.__dict__.update(own)  # an assignment would look for parameters among them
-    return twin
+    copied.__dict__.update(state)  # past nn.Module.__setattr__, which handles parameters
+    return copied

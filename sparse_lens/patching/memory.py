@@ -1,20 +1,20 @@
-"""Memory that is used again, and work in chunks that need little of it."""
+"""Buffers that are reused, and chunks that bound the memory of intermediate tensors."""
 
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-_MOST_ON_ACCELERATORS = 2**26
+_MAX_ELEMENTS_ON_ACCELERATORS = 2**26
 
 
 class Scratch:
-    """Tensors by name, each overwritten when it is next asked for.
+    """Uninitialised tensors by name, whose memory is reused by the next call with the same name.
 
-    Pages that are fresh from the system cost more than what they are filled with.
+    On a CPU, touching newly allocated pages can take longer than computing what fills them.
 
     Args:
-        like: has their device and dtype.
+        like: a tensor of the same device and dtype.
     """
 
     def __init__(self, like: Tensor) -> None:
@@ -22,22 +22,22 @@ class Scratch:
         self._by_name: dict[str, Tensor] = {}
 
     def __call__(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """Whatever it held before."""
+        """A tensor of this shape, with arbitrary content."""
         size = torch.Size(shape).numel()
-        memory = self._by_name.get(name)
-        if memory is None or memory.numel() < size:
-            memory = self._by_name[name] = self._empty.new_empty(size)
-        return memory[:size].view(shape)
+        buffer = self._by_name.get(name)
+        if buffer is None or buffer.numel() < size:
+            buffer = self._by_name[name] = self._empty.new_empty(size)
+        return buffer[:size].view(shape)
 
 
 def chunks(n: int, *, elements: int, device: torch.device, most_on_cpu: int) -> Iterator[slice]:
-    """Slices of `n` items, in order, with as many items each as fit into some numbers.
+    """Slices of `n` items, in order, with as many items each as the limit on elements allows.
 
     Args:
-        elements: numbers that an item takes.
-        most_on_cpu: numbers that a chunk may take on a CPU; elsewhere these are 2**26.
+        elements: number of tensor elements per item.
+        most_on_cpu: the limit on elements per chunk on a CPU; on other devices it is 2**26.
     """
-    most = most_on_cpu if device.type == "cpu" else _MOST_ON_ACCELERATORS
+    most = most_on_cpu if device.type == "cpu" else _MAX_ELEMENTS_ON_ACCELERATORS
     step = max(1, most // elements)
     for start in range(0, n, step):
         yield slice(start, min(start + step, n))

@@ -72,8 +72,8 @@ class Suffix:
         graph = bound.graph
         assert isinstance(graph, ComponentGraph)
         self.graph, self.frame = graph, Frame(bound, prompts, skip_shared=False)
-        self.differences = self.frame.inputs.new_zeros(graph.n_writers, *self.frame.shape)
-        self._note(slice(0, graph.n_inputs), self.frame.inputs)
+        self.differences = self.frame.embedded.inputs.new_zeros(graph.n_writers, *self.frame.shape)
+        self._note(slice(0, graph.n_inputs), self.frame.embedded.inputs)
 
     @torch.no_grad()
     def logits(self, kept: Tensor, *, first_row: int) -> Tensor:

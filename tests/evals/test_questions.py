@@ -141,7 +141,7 @@ def test_the_longest_prompt_takes_the_next_longest_and_one_alone_is_refused() ->
     for seed in range(5):
         others = draw_other_prompts(prompts, torch.Generator().manual_seed(seed)).tolist()
         assert others[1:] == [2, 1]
-    with pytest.raises(ValueError, match="has no other to take values from"):
+    with pytest.raises(ValueError, match="there is no other one"):
         draw_other_prompts(prompts[:1], torch.Generator())
 
 

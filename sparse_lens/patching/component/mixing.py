@@ -159,7 +159,7 @@ class _Memory:
         written = slice(1, 1 + cut.shape[1])
         if grad_cut is not None:
             grad_cut += flat(at_streams) @ flat(self.rows[written, tokens]).T
-        if ctx.needs_input_grad[2]:  # the token: somebody before depends on what needs a gradient
+        if ctx.needs_input_grad[2]:  # the token's: what some writer put in needs a gradient
             gradients = flat(self.gradients()[written, tokens])
             gradients.addmm_(cut.T.to(gradients.dtype), flat(at_streams))
         return at_streams.sum(0) if ctx.needs_input_grad[1] else None

@@ -1,10 +1,10 @@
 """Many circuits that differ a little, run together: only what differs is computed.
 
 ACDC (Conmy et al. 2304.14997) removes one edge after the other and asks each time what that does to
-the logits at the answer position. A forward pass for every question would cost tens of thousands;
-nearly all of each would repeat the one before. So :class:`CircuitVariants` keeps one circuit as it
-runs on some prompts, and runs **variants** of it, which keep fewer edges into readers of one
-sublayer. Their logits are those of :func:`sparse_lens.patching.reference.run_circuit`.
+the logits at the answer position. That would take a forward pass for each of tens of thousands of
+edges, and nearly all of it would repeat the pass before. So :class:`CircuitVariants` keeps one
+circuit as it runs on some prompts, and runs **variants** of it, which keep fewer edges into readers
+of one sublayer. Their logits are those of :func:`sparse_lens.patching.reference.run_circuit`.
 
 1. **Once** (`frame`, `ablated_run`, `prefix`): take the model apart into layers without hooks,
    embed the prompts, and get what every writer carries when it is ablated. Leave out the first
@@ -17,12 +17,12 @@ sublayer. Their logits are those of :func:`sparse_lens.patching.reference.run_ci
    which is the live stream plus `cut @ differences`, as in the masked pass (`component/mixing`),
    summed from the other end: most edges of these circuits are cut, and the stream with every edge
    cut never changes.
-3. **What differs** (`schedule`): nothing before the readers that lose edges; after them, a head or
-   MLP that reads, over kept edges, from another one that differs, and that acts on the logits over
-   kept edges itself (`sparse_lens.graphs.reachability.Acting`). Where it acts through the answer
-   position alone, only that position is computed.
-4. **A pass** (`forward`) computes these for all variants in one batch. Of each writer it keeps the
-   change of its output; a reader's stream changes by `kept @ changes`.
+3. **What differs** (`pass_schedule`): nothing before the readers that lose edges. After them, a
+   head or MLP that reads from another one that differs, and acts on the logits, both over kept
+   edges (`sparse_lens.graphs.reachability.Acting`). Where it acts through the answer position
+   alone, only that position is computed.
+4. **A pass** (`variant_pass`) computes these for all variants in one batch. Of each writer it keeps
+   the change of its output; a reader's stream changes by `kept @ changes`.
 5. **Adopt** a variant: its changes are added to the circuit's outputs, and it is the circuit.
 
 Heads that act on each other directly, through an AbsTopK or a norm over all of them, cannot be

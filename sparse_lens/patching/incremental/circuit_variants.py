@@ -9,10 +9,10 @@ from sparse_lens.graphs.component import ComponentGraph
 from sparse_lens.graphs.reachability import Acting
 from sparse_lens.models.anatomy import anatomy_of
 from sparse_lens.patching.ablations.binding import BoundAblation
-from sparse_lens.patching.incremental.forward import VariantPass
 from sparse_lens.patching.incremental.frame import Frame
-from sparse_lens.patching.incremental.schedule import Schedule, what_differs
+from sparse_lens.patching.incremental.pass_schedule import Schedule, what_differs
 from sparse_lens.patching.incremental.state import CircuitState
+from sparse_lens.patching.incremental.variant_pass import VariantPass
 from sparse_lens.task import Prompts
 
 

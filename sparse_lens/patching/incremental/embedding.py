@@ -27,7 +27,7 @@ class Embedded:
     """Position embeddings that are concatenated to what sublayers read."""
 
     attention_mask: Tensor | None
-    """`[batch, pos]`, false on padding; None where the model needs none."""
+    """`[batch, pos]` of all positions, false on padding; None where the model needs none."""
 
     @classmethod
     @torch.no_grad()
@@ -46,6 +46,11 @@ class Embedded:
             positions = positions.expand(*inputs.shape[1:3], -1)
         return cls(inputs, positions, attention_mask)
 
+    def after(self, n: int) -> Embedded:
+        """Without the first n positions."""
+        positions = None if self.positions is None else self.positions[:, n:]
+        return Embedded(self.inputs[:, :, n:], positions, self.attention_mask)
+
 
 @dataclass(frozen=True, eq=False)
 class AnswerPositions:
@@ -53,6 +58,10 @@ class AnswerPositions:
 
     rows: Int[Tensor, " batch"]
     columns: Int[Tensor, " batch"]
+
+    def after(self, n: int) -> AnswerPositions:
+        """Where positions are counted from the one after the first n."""
+        return AnswerPositions(self.rows, self.columns - n)
 
     def take(self, values: Float[Tensor, "*any batch pos d"]) -> Float[Tensor, "*any batch d"]:
         """Of each prompt the values at the answer position."""

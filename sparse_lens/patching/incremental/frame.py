@@ -15,7 +15,7 @@ from sparse_lens.patching.incremental.embedding import AnswerPositions, Embedded
 from sparse_lens.patching.incremental.layer_parts import LayerParts
 from sparse_lens.patching.incremental.plain import plain_unembedding
 from sparse_lens.patching.incremental.prefix import NO_PREFIX, SharedPrefix
-from sparse_lens.patching.incremental.spans import span
+from sparse_lens.patching.incremental.prompt_attention import PromptAttention
 from sparse_lens.task import Prompts
 
 
@@ -31,8 +31,8 @@ class Frame:
         model, graph = bound.model, bound.graph
         assert isinstance(graph, ComponentGraph)
         tokens = prompts.clean.to(bound.device)
-        rows, columns = torch.arange(len(tokens)).to(tokens), prompts.answer_positions.to(tokens)
-        answers = AnswerPositions(rows, columns)
+        rows = torch.arange(len(tokens), device=tokens.device)
+        answers = AnswerPositions(rows, prompts.answer_positions.to(tokens.device))
         self.graph = graph
         self.layers = [LayerParts(model, layer) for layer in range(graph.n_layers)]
         embedded = Embedded.of(model, graph, tokens)
@@ -40,23 +40,18 @@ class Frame:
         prefix = NO_PREFIX
         if skip_shared and bound.tokens_of(prompts) is not None:
             prefix = SharedPrefix.of(graph, self.layers, embedded, ablated, answers)
-        self._unembed = plain_unembedding(model)
-        self._model: Any = None if self._unembed else without_hooks(model)
-        self._answer_tokens = tokens[rows, columns]
-        self._prefix = prefix
-        self._attention_mask = embedded.attention_mask
-        self._set_masks(answers, embedded.inputs)
-
-        # From here on, positions are counted from the first one that is not left out.
-        n = prefix.length
-        self.answers = AnswerPositions(rows, columns - n)
-        self.ablated = ablated.after(n)
-        self.inputs: Float[Tensor, "inputs batch pos d_model"] = embedded.inputs[:, :, n:]
-        self._positions = None if embedded.positions is None else embedded.positions[:, n:]
-        self.shape = tuple(self.inputs.shape[1:])
-        """batch, pos, d_model"""
+        self.answers = answers.after(prefix.length)
+        self.embedded = embedded.after(prefix.length)
+        self.ablated = ablated.after(prefix.length)
+        self.shape = tuple(self.embedded.inputs.shape[1:])
+        """batch, pos, d_model; positions are those that are not left out."""
+        layers = [parts.attention for parts in self.layers]
+        self.attention = PromptAttention(layers, self.embedded, self.answers, prefix)
         streams = self.ablated.streams.items()
         self._ablated_at_answer = {key: self.answers.take(stream) for key, stream in streams}
+        self._unembed = plain_unembedding(model)
+        self._model: Any = None if self._unembed else without_hooks(model)
+        self._answer_tokens = tokens[answers.rows, answers.columns]
 
     def ablated_stream(
         self, n_before: int, *, all_positions: bool
@@ -72,44 +67,11 @@ class Frame:
 
         `[variants * batch, pos, d_pos]`; `pos` is 1 for the answer's alone.
         """
-        if self._positions is None:
+        values = self.embedded.positions
+        if values is None:
             return None
-        values = self._positions if all_positions else self.answers.take(self._positions)[:, None]
+        values = values if all_positions else self.answers.take(values)[:, None]
         return values.expand(variants, *values.shape).flatten(0, 1)
-
-    def attend(
-        self,
-        layer: int,
-        heads: list[int],
-        queries: Float[Tensor, "head variant batch *query d_head"],
-        keys: Float[Tensor, "head variant batch pos d_head"],
-        values: Float[Tensor, "head variant batch pos d_head"],
-        *,
-        all_positions: bool,
-    ) -> Float[Tensor, "head variant batch *query d_head"]:
-        """What some heads read out at all positions, or at the answer's alone."""
-        attention, n = self.layers[layer].attention, self._prefix.length
-        if n:
-            first_keys, first_values = (
-                part[span(heads), None].expand(-1, keys.shape[1], -1, -1, -1)
-                for part in self._prefix.keys_values[layer]
-            )
-            keys = torch.cat([first_keys, keys], 3)  # [head, variant, batch, n + pos, d_head]
-            values = torch.cat([first_values, values], 3)
-        if attention.is_plain and self._attention_mask is None:
-            if all_positions:
-                return attention.plain(queries, keys, values, self._causal)
-            # A query axis of length 1.
-            z = attention.plain(queries[..., None, :], keys, values, self._causal_at_answer)
-            return z[..., 0, :]
-        # TransformerLens's module takes as many queries as keys; most of these are not used.
-        padded = queries.new_zeros(*values.shape[:-1], queries.shape[-1])
-        if all_positions:
-            padded[..., n:, :] = queries
-        else:
-            self.answers.put(queries, padded[..., n:, :])
-        z = attention.by_module(heads, padded, keys, values, self._attention_mask)[..., n:, :]
-        return z if all_positions else self.answers.take(z)
 
     def logits(
         self, stream: Float[Tensor, "variant batch d_model"]
@@ -135,11 +97,3 @@ class Frame:
             values = like(values, inputs).expand(-1, *shape)
         biases = [parts.bias for parts in self.layers]
         return AblatedRun.of(self.graph, values, biases, inputs.new_zeros(shape))
-
-    def _set_masks(
-        self, answers: AnswerPositions, inputs: Float[Tensor, "inputs batch pos d"]
-    ) -> None:
-        """What is added to attention scores: 0, and -inf for keys after the query."""
-        causal = inputs.new_full((inputs.shape[2], inputs.shape[2]), -torch.inf).triu(1)
-        self._causal = causal[self._prefix.length :]  # [query, key]
-        self._causal_at_answer = causal[answers.columns, None]  # [batch, 1, key]

@@ -12,7 +12,7 @@ from sparse_lens.graphs.component import LETTERS
 from sparse_lens.models.anatomy import anatomy_of
 from sparse_lens.patching.component.reading import attention_reader, fused_norm
 from sparse_lens.patching.hookless import without_hooks
-from sparse_lens.patching.incremental.attention import LayerAttention
+from sparse_lens.patching.incremental.head_attention import LayerAttention
 from sparse_lens.patching.incremental.plain import plain_mlp
 from sparse_lens.patching.incremental.spans import span
 

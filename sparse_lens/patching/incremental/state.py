@@ -49,12 +49,13 @@ class CircuitState:
 
     def __init__(self, graph: ComponentGraph, frame: Frame, kept: np.ndarray) -> None:
         self.graph, self.frame, self.kept = graph, frame, kept.copy()
-        zeros, (batch, pos, d_model) = frame.inputs.new_zeros, frame.shape
+        embedded_inputs, (batch, pos, d_model) = frame.embedded.inputs, frame.shape
+        zeros = embedded_inputs.new_zeros
         differences = zeros(graph.n_writers, batch, pos, d_model)
         live = differences + frame.ablated.of_writers(slice(None))
         inputs = slice(0, graph.n_inputs)
-        live[inputs] = frame.inputs
-        differences[inputs] = frame.ablated.of_writers(inputs) - frame.inputs
+        live[inputs] = embedded_inputs
+        differences[inputs] = frame.ablated.of_writers(inputs) - embedded_inputs
         self.outputs = Outputs(live, differences)
         take = frame.answers.take
         self.outputs_at_answer = Outputs(take(live), take(differences))
@@ -62,7 +63,7 @@ class CircuitState:
         """queries, keys and values of all heads; not kept up to date where nothing needs them"""
         n_projected = len(LETTERS) * graph.n_heads
         self.projected = zeros(graph.n_layers, n_projected, batch, pos, graph.d_head)
-        self.scratch = Scratch(frame.inputs)
+        self.scratch = Scratch(embedded_inputs)
         self._acting: Acting | None = None
 
     @property

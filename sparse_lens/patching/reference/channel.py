@@ -165,8 +165,10 @@ def attention_pattern(
     attn: Any, values: Mapping[str, Channels]
 ) -> Float[Tensor, "batch head query key"]:
     """What the model's attention makes of given q, k and v."""
-    found: list[Tensor] = []
-    handles = [attn.hook_pattern.register_forward_hook(lambda module, args, out: found.append(out))]
+    patterns: list[Tensor] = []
+    handles = [
+        attn.hook_pattern.register_forward_hook(lambda module, args, out: patterns.append(out))
+    ]
     for letter, value in values.items():
         heads = rearrange(value, "b pos (head d) -> b pos head d", head=attn.W_O.shape[0])
         point = getattr(attn, f"hook_{letter}")
@@ -179,4 +181,4 @@ def attention_pattern(
     finally:
         for handle in handles:
             handle.remove()
-    return found[0]
+    return patterns[0]

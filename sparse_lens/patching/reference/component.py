@@ -108,11 +108,9 @@ def attention(
     elif not anatomy.attn_norms:
         read = list(by_letter)
     else:
+        norm = getattr(block, anatomy.attn_norms[0])
         # One head after the other, since some norms check that there are three axes.
-        read = [
-            torch.stack([block.ln1(stream) for stream in streams.unbind(2)], 2)
-            for streams in by_letter
-        ]
+        read = [torch.stack([norm(s) for s in streams.unbind(2)], 2) for streams in by_letter]
     z, out = attend(model, attn, read)
     outputs = einsum(z, attn.W_O, "b pos head d_head, head d_head d_model -> head b pos d_model")
     return shares_of_heads(anatomy, block, list(outputs), out)
@@ -170,4 +168,6 @@ def mlp(model: HookedTransformer, block: Any, stream: Stream, positions: Tensor 
     anatomy = anatomy_of(model)
     if not anatomy.mlp_reads_norm:
         return block.apply_mlp(block.read_mlp(stream, positions))
-    return block.apply_mlp(block.ln2(stream) if anatomy.mlp_norms else stream)
+    for norm in anatomy.mlp_norms:
+        stream = getattr(block, norm)(stream)
+    return block.apply_mlp(stream)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sparse_lens.patching.incremental.schedule import (
+from sparse_lens.patching.incremental.pass_schedule import (
     HeadGroup,
     HeadsStep,
     MLPStep,
@@ -82,7 +82,7 @@ class VariantPass:
             queries, keys, values = (
                 self._projections(step.layer, letter, group, projected) for letter in range(3)
             )
-            z = self._frame.attend(
+            z = self._frame.attention.attend(
                 step.layer, group.heads, queries, keys, values, all_positions=group.all_positions
             )  # [heads, variants, batch, (pos), d_head]
             live = parts.write(group.heads, z.flatten(1, -2)).view(*z.shape[:-1], -1)
