@@ -179,6 +179,25 @@ def summarize(records: Iterable[Record], *, count: EdgeCount = "kept") -> Summar
     )
 
 
+def over_tasks(ratio: Ratio) -> str:
+    """The spread of a ratio over tasks in words: an interval, or the range of a few tasks."""
+    by_task, interval = ratio.by_task.values(), ratio.spread.interval
+    if len(by_task) == 1:
+        return "one task"
+    if interval is None:
+        return f"range over {len(by_task)} tasks: {min(by_task):.3g} to {max(by_task):.3g}"
+    low, high = interval
+    return f"95% interval over {len(by_task)} tasks: {low:.3g} to {high:.3g}"
+
+
+def over_seeds(ratio: Ratio) -> str:
+    """The range of a ratio over seeds, in words."""
+    if len(ratio.by_seed) == 1:
+        return "one seed"
+    spread = ratio.spread
+    return f"range over {len(ratio.by_seed)} seeds: {spread.minimum:.3g} to {spread.maximum:.3g}"
+
+
 def pretraining_sentence(models: Sequence[ModelSummary]) -> str:
     """Whether the models predict text equally well, in words; empty where no loss is known.
 
@@ -332,22 +351,13 @@ def _statements(
 
 
 def _sentence(ratio: Ratio) -> str:
-    spread, n_tasks, n_seeds = ratio.spread, len(ratio.by_task), len(ratio.by_seed)
-    if n_tasks > 1:
-        tasks = f"{n_tasks} tasks, 95% interval over tasks {spread.low:.3g} to {spread.high:.3g}"
-    else:
-        tasks = "one task"
-    if n_seeds > 1:
-        seeds = f"{n_seeds} seeds, {spread.minimum:.3g} to {spread.maximum:.3g}"
-    else:
-        seeds = "one seed"
     unmet = ""
     if ratio.unmet:
+        n_targets = 2 * len(ratio.by_task) * len(ratio.by_seed)
         unmet = (
-            f" {len(ratio.unmet)} of {2 * n_tasks * n_seeds} targets were not met and count as "
-            "the full graph."
+            f" {len(ratio.unmet)} of {n_targets} targets were not met and count as the full graph."
         )
     return (
-        f"{ratio.setting.method}: {ratio.dense} needs {spread.mean:.3g} times as many edges as "
-        f"{ratio.sparse} ({tasks}; {seeds}).{unmet}"
+        f"{ratio.setting.method}: {ratio.dense} needs {ratio.spread.mean:.3g} times as many "
+        f"edges as {ratio.sparse} ({over_tasks(ratio)}; {over_seeds(ratio)}).{unmet}"
     )

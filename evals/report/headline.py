@@ -10,7 +10,15 @@ from typing import Any
 from sparse_lens.evals.intervals import geometric_mean
 from sparse_lens.evals.records import Record
 from sparse_lens.evals.report.cells import RANDOM, Cells, shared
-from sparse_lens.evals.summary import MeanSize, Ratio, Setting, Summary, pretraining_sentence
+from sparse_lens.evals.summary import (
+    MeanSize,
+    Ratio,
+    Setting,
+    Summary,
+    over_seeds,
+    over_tasks,
+    pretraining_sentence,
+)
 from sparse_lens.evals.wording import counted
 from sparse_lens.plotting.theme import SERIES
 
@@ -107,14 +115,10 @@ def _card(cells: Cells, model: str, means: Sequence[MeanSize], ratios: Sequence[
 
 
 def _ratio_line(ratio: Ratio) -> str:
-    spread = ratio.spread
-    text = (
-        f"<b>{spread.mean:.3g} times {escape(ratio.sparse)}</b> (95% over "
-        f"{counted(len(ratio.by_task), 'task')}: {spread.low:.3g} to {spread.high:.3g}"
+    return (
+        f"<b>{ratio.spread.mean:.3g} times the edges of {escape(ratio.sparse)}</b> "
+        f"({over_tasks(ratio)}; {over_seeds(ratio)})"
     )
-    if len(ratio.by_seed) > 1:
-        text += f"; seeds: {spread.minimum:.3g} to {spread.maximum:.3g}"
-    return text + ")"
 
 
 def _how_counted(summary: Summary) -> str:

@@ -80,7 +80,8 @@ def test_the_headline_is_the_geometric_mean(made_up):
     mean = float(torch.stack(logs).mean().exp())
     title = f"sparse<1> needs {mean:.3g} edges a task, dense&co {10 * mean:,.0f}"
     assert f"{title} (attribution-patching)" in text
-    assert "10 times sparse<1> (95% over 2 tasks: 10 to 10; seeds: 10 to 10)" in text
+    ranges = "range over 2 tasks: 10 to 10; range over 2 seeds: 10 to 10"
+    assert f"10 times the edges of sparse<1> ({ranges})" in text
     assert text.index("Edges a task, by node-pruning") < text.index("by attribution-patching")
     assert "Edges a task, by random" not in text
     assert "missed on held-out prompts: for_while, my <i>task</i>" in text

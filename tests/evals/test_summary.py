@@ -81,11 +81,9 @@ def test_means_and_ratio_by_hand():
     assert ratio.by_seed == {0: pytest.approx(6)}
     assert ratio.spread.mean == pytest.approx(6)
     assert ratio.spread.sd_log is None
-    # Of two tasks a resample has (a, a), (a, b), (b, b): 4, 6 or 9, the ends a quarter each.
-    assert (ratio.spread.low, ratio.spread.high) == (pytest.approx(4), pytest.approx(9))
+    assert ratio.spread.interval is None
     assert summary.statements == (
-        "m: dense needs 6 times as many edges as sparse (2 tasks, 95% interval over tasks 4 to 9; "
-        "one seed).",
+        "m: dense needs 6 times as many edges as sparse (range over 2 tasks: 4 to 9; one seed).",
     )
 
 
@@ -97,8 +95,8 @@ def test_spread_over_seeds():
     assert ratio.spread.mean == pytest.approx(4)
     assert (ratio.spread.minimum, ratio.spread.maximum) == (pytest.approx(2), pytest.approx(8))
     assert ratio.spread.sd_log == pytest.approx(math.log(8 / 2) / math.sqrt(2))
-    assert (ratio.spread.low, ratio.spread.high) == (pytest.approx(4), pytest.approx(4))
-    assert "(one task; 2 seeds, 2 to 8)." in summarize(records).statements[0]
+    assert ratio.spread.interval is None
+    assert "(one task; range over 2 seeds: 2 to 8)." in summarize(records).statements[0]
 
 
 def test_an_unmet_target_counts_as_the_full_graph_and_zero_edges_as_one():
@@ -234,6 +232,22 @@ def test_bootstrap_interval_of_many_tasks():
     spread = spread_of(logs.tolist())
     rows = logs.mean(1)
     half = 1.96 * float(rows.std()) / math.sqrt(50)
-    assert math.log(spread.low) == pytest.approx(float(rows.mean()) - half, abs=0.03)
-    assert math.log(spread.high) == pytest.approx(float(rows.mean()) + half, abs=0.03)
+    assert spread.interval is not None
+    low, high = spread.interval
+    assert math.log(low) == pytest.approx(float(rows.mean()) - half, abs=0.03)
+    assert math.log(high) == pytest.approx(float(rows.mean()) + half, abs=0.03)
     assert spread == spread_of(logs.tolist())
+
+
+@pytest.mark.parametrize(("n_tasks", "has_interval"), [(1, False), (4, False), (5, True)])
+def test_few_tasks_have_a_range_and_no_interval(n_tasks, has_interval):
+    sizes = [2**i for i in range(1, n_tasks + 1)]
+    records = [record("sparse", f"t{i}", 1) for i in range(n_tasks)]
+    records += [record("dense", f"t{i}", size) for i, size in enumerate(sizes)]
+    summary = summarize(records)
+    (ratio,) = summary.ratios
+    assert (ratio.spread.interval is not None) == has_interval
+    statement = summary.statements[0]
+    assert ("95% interval over 5 tasks: " in statement) == has_interval
+    assert ("range over 4 tasks: 2 to 16" in statement) == (n_tasks == 4)
+    assert ("(one task; one seed)" in statement) == (n_tasks == 1)
