@@ -73,7 +73,7 @@ class ModelSummary:
 
 @dataclass(frozen=True)
 class MeanSize:
-    """Geometric mean of edge counts over the common tasks, of one model, method and seed."""
+    """Geometric means of sizes over the common tasks, of one model, method and seed."""
 
     setting: Setting
     model: str
@@ -81,6 +81,13 @@ class MeanSize:
     edges: float
     """An unmet target counts as the full graph's edges, zero edges as one."""
 
+    nodes: float
+    """Likewise."""
+
+    graph_edges: int
+    """Of the full graph."""
+
+    graph_nodes: int
     tasks: tuple[str, ...]
     """Those that the mean is over."""
 
@@ -147,8 +154,15 @@ def edges_counted(record: Record, *, count: EdgeCount = "kept") -> int:
     """The edges that a record counts with: the full graph's if unmet, and at least one."""
     if not record.met_on_validation:
         return record.graph_edges
+    return max(1, _n_edges(record, count))
+
+
+def nodes_counted(record: Record, *, count: EdgeCount = "kept") -> int:
+    """The nodes that a record counts with: the full graph's if unmet, and at least one."""
+    if not record.met_on_validation:
+        return record.graph_nodes
     chosen = record.chosen
-    return max(1, chosen.n_edges if count == "kept" else chosen.connected_edges)
+    return max(1, chosen.n_nodes if count == "kept" else chosen.connected_nodes)
 
 
 def summarize(records: Iterable[Record], *, count: EdgeCount = "kept") -> Summary:
@@ -274,6 +288,9 @@ def _means(
                 model=model,
                 seed=seed,
                 edges=geometric_mean([edges_counted(record, count=count) for record in in_cell]),
+                nodes=geometric_mean([nodes_counted(record, count=count) for record in in_cell]),
+                graph_edges=in_cell[0].graph_edges,
+                graph_nodes=in_cell[0].graph_nodes,
                 tasks=tuple(record.task for record in in_cell),
                 unmet=tuple(record.task for record in in_cell if not record.met_on_validation),
                 zero=tuple(r.task for r in met if _n_edges(r, count) == 0),

@@ -12,7 +12,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from sparse_lens.cli import app
-from sparse_lens.commands.compare_console import Display
+from sparse_lens.commands.compare_console import COLUMNS, Display
 from sparse_lens.evals import tasks
 from sparse_lens.evals.compare import Comparison
 from sparse_lens.evals.harness.running import Progress
@@ -109,6 +109,19 @@ def test_the_bar_of_a_terminal_counts_what_ended_in_any_order():
     assert states[3][:3] == (2, 4, f"job 1: {name}")
     assert states[3][3].endswith(" left")
     assert console.file.getvalue().count("for_while") == 2  # type: ignore[attr-defined]
+
+
+def test_the_summary_has_nodes_and_edges_beside_the_graphs_size():
+    console = Console(file=io.StringIO(), width=120, color_system=None)
+    Display(console).summary(Results(toy_records.records(n_seeds=1)))
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    row = next(line for line in printed.splitlines() if line.split()[:2] == ["random", "dense&co"])
+    assert row.split()[2:] == ["100.0%", "700", "5,000", "700/5,000", "5,000", "2", "0"]
+    assert all(len(line) <= 120 for line in printed.splitlines() if "sparse<1>  " in line)
+
+
+def test_a_row_fits_120_columns():
+    assert sum(width for _, width, _ in COLUMNS) + 2 * (len(COLUMNS) - 1) == 120
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,9 @@ def headline(cells: Cells, summary: Summary) -> str:
         if means:
             cards = "".join(_card(cells, model, means, ratios) for model in cells.models)
             name = escape(cells.setting_name(setting))
-            parts.append(f'<h2>Edges a task, by {name}</h2><div class="cards">{cards}</div>')
+            parts.append(
+                f'<h2>Nodes and edges a task, by {name}</h2><div class="cards">{cards}</div>'
+            )
     if summary.means:
         parts.append(f'<p class="note wide">{_how_counted(summary)}</p>')
     if not summary.ratios:
@@ -54,24 +56,29 @@ def headline(cells: Cells, summary: Summary) -> str:
 
 
 def _title(cells: Cells, summary: Summary) -> str:
-    """Of the method that needs the fewest edges."""
-    by_setting: dict[Setting, dict[str, list[float]]] = {}
+    """Sizes in nodes and edges, of the method that needs the fewest edges."""
+    by_setting: dict[Setting, list[MeanSize]] = {}
     for mean in summary.means:
         if mean.setting.method != RANDOM or len(cells.settings) == 1:
-            by_model = by_setting.setdefault(mean.setting, {})
-            by_model.setdefault(mean.model, []).append(mean.edges)
+            by_setting.setdefault(mean.setting, []).append(mean)
     if not by_setting:
         return "Circuits compared"
     overall = {
-        setting: geometric_mean([count for counts in by_model.values() for count in counts])
-        for setting, by_model in by_setting.items()
+        setting: geometric_mean([mean.edges for mean in means])
+        for setting, means in by_setting.items()
     }
     best = min(overall, key=overall.__getitem__)
     sizes = []
     for model in cells.models:
-        if model in by_setting[best]:
-            number = _three_digits(geometric_mean(by_setting[best][model]))
-            sizes.append(f"{model} {number}" if sizes else f"{model} needs {number} edges a task")
+        means = [mean for mean in by_setting[best] if mean.model == model]
+        if not means:
+            continue
+        nodes, edges = _over_seeds(means)
+        sizes.append(
+            f"{model} {nodes} and {edges}"
+            if sizes
+            else f"{model} needs {nodes} nodes and {edges} edges a task"
+        )
     method = f" ({cells.setting_name(best)})" if len(by_setting) > 1 else ""
     return ", ".join(sizes) + method
 
@@ -93,10 +100,14 @@ def _card(cells: Cells, model: str, means: Sequence[MeanSize], ratios: Sequence[
     name = f"<div>{_chip(cells.colour(model))}{escape(model)}</div>"
     if not of_model:
         return f'<div class="card">{name}<p class="note">no result</p></div>'
-    edges = [mean.edges for mean in of_model]
-    lines = [_ratio_line(ratio) for ratio in ratios if ratio.dense == model]
-    if len(edges) > 1:
-        lines.append(f"seeds {_three_digits(min(edges))} to {_three_digits(max(edges))}")
+    nodes, edges = _over_seeds(of_model)
+    by_seed = [mean.edges for mean in of_model]
+    whole = of_model[0]
+    lines = [f"of {whole.graph_nodes:,} nodes and {whole.graph_edges:,} edges"]
+    lines += [_ratio_line(ratio) for ratio in ratios if ratio.dense == model]
+    if len(by_seed) > 1:
+        low, high = _three_digits(min(by_seed)), _three_digits(max(by_seed))
+        lines.append(f"edges over {len(by_seed)} seeds: {low} to {high}")
     for what, tasks in (
         (
             '<span class="mark">target unmet</span>, counted as the full graph',
@@ -109,9 +120,16 @@ def _card(cells: Cells, model: str, means: Sequence[MeanSize], ratios: Sequence[
             lines.append(f"{what}: {escape(shared(tasks))}")
     return (
         f'<div class="card">{name}'
-        f'<div class="big">{_three_digits(geometric_mean(edges))} <small>edges</small></div>'
+        f'<div class="big">{nodes} <small>nodes</small> {edges} <small>edges</small></div>'
         f'<div class="note">{"<br>".join(lines)}</div></div>'
     )
+
+
+def _over_seeds(means: Sequence[MeanSize]) -> tuple[str, str]:
+    """Nodes and edges of one model and method, as geometric means over seeds."""
+    nodes = geometric_mean([mean.nodes for mean in means])
+    edges = geometric_mean([mean.edges for mean in means])
+    return _three_digits(nodes), _three_digits(edges)
 
 
 def _ratio_line(ratio: Ratio) -> str:

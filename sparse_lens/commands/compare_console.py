@@ -20,15 +20,15 @@ from sparse_lens.evals.results import Results
 from sparse_lens.evals.seed_stability import sentences, stability
 from sparse_lens.evals.summary import MeanSize, Summary, pretraining_sentence, summarize
 
-# Heading, width, and whether it is text.
-_COLUMNS = (
-    ("model", 14, True),
-    ("task", 20, True),
+# Heading, width, and whether it is text; 120 columns with the gaps.
+COLUMNS = (
+    ("model", 13, True),
+    ("task", 19, True),
     ("method", 20, True),
     ("seed", 4, False),
-    ("edges/on paths", 17, False),
-    ("loss", 7, False),
-    ("KL", 7, False),
+    ("edges/on paths", 15, False),
+    ("loss", 6, False),
+    ("KL", 6, False),
     ("acc", 5, False),
     ("ablated", 7, False),
     ("seconds", 7, False),
@@ -74,7 +74,7 @@ class Display:
         """For `Comparison.run(progress=...)`."""
         if not self._headed:
             self._headed = True
-            self._print(Text(_line([name for name, _, _ in _COLUMNS]), style="bold"))
+            self._print(Text(_line([name for name, _, _ in COLUMNS]), style="bold"))
         record, now = progress.record, time.monotonic()
         if record is None:
             name = f"{progress.model} {progress.task} {progress.method}"
@@ -142,7 +142,7 @@ def _row(record: Record, *, resumed: bool) -> Text:
 
 def _line(cells: list[str]) -> str:
     parts = []
-    for cell, (_, width, is_text) in zip(cells, _COLUMNS, strict=False):
+    for cell, (_, width, is_text) in zip(cells, COLUMNS, strict=False):
         parts.append(f"{cell:<{width}.{width}}" if is_text else f"{cell:>{width}}")
     return "  ".join(parts).rstrip()
 
@@ -154,12 +154,14 @@ def _means_table(summary: Summary) -> Table:
         "method",
         "model",
         "nonzero weights",
+        "nodes",
         "edges",
-        "by seed",
-        "full (*)",
-        "none",
-        title=f"Edges (geometric mean) on the {tasks} that all models can do",
-        caption="full: targets unmet, counted as the whole graph; none: no edge, counted as one",
+        "of nodes/edges",
+        "edges by seed",
+        "unmet",
+        "no edge",
+        title=f"Sizes (geometric means) on the {tasks} that all models can do",
+        caption="unmet: no circuit met the target, counted as the full graph; no edge: as one",
         box=SIMPLE_HEAD,
         pad_edge=False,
     )
@@ -172,8 +174,10 @@ def _means_table(summary: Summary) -> Table:
             escape(method),
             escape(model),
             f"{nonzero[model]:.1%}",
-            _edges(geometric_mean([mean.edges for mean in means])),
-            " ".join(_edges(mean.edges) for mean in means),
+            _size(geometric_mean([mean.nodes for mean in means])),
+            _size(geometric_mean([mean.edges for mean in means])),
+            f"{means[0].graph_nodes:,}/{means[0].graph_edges:,}",
+            " ".join(_size(mean.edges) for mean in means),
             str(sum(len(mean.unmet) for mean in means)),
             str(sum(len(mean.zero) for mean in means)),
         )
@@ -184,5 +188,5 @@ def _means_table(summary: Summary) -> Table:
     return table
 
 
-def _edges(mean: float) -> str:
+def _size(mean: float) -> str:
     return f"{mean:,.0f}" if mean >= 100 else f"{mean:.1f}"

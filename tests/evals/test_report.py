@@ -70,20 +70,25 @@ def rows(page: str, *, controls: bool = False) -> list[list[str]]:
 def test_the_headline_is_the_geometric_mean(made_up):
     """Over tasks and seeds, by hand; every model can do both tasks."""
     text = text_of(made_up)
-    logs = [  # of the method that needs the fewest
-        torch.tensor(
-            float(toy_records.edges_of("sparse<1>", task, "attribution-patching", seed))
-        ).log()
-        for task in toy_records.TASKS
-        for seed in (0, 1)
-    ]
-    mean = float(torch.stack(logs).mean().exp())
-    title = f"sparse<1> needs {mean:.3g} edges a task, dense&co {10 * mean:,.0f}"
-    assert f"{title} (attribution-patching)" in text
+
+    def mean(model: str, edges_a_node: int) -> float:
+        sizes = [  # of the method that needs the fewest; a toy circuit has half as many nodes
+            toy_records.edges_of(model, task, "attribution-patching", seed) // edges_a_node
+            for task in toy_records.TASKS
+            for seed in (0, 1)
+        ]
+        return float(torch.tensor(sizes).double().log().mean().exp())
+
+    sparse = f"{mean('sparse<1>', 2):.3g} nodes and {mean('sparse<1>', 1):.3g} edges a task"
+    dense = f"{mean('dense&co', 2):,.0f} and {mean('dense&co', 1):,.0f}"
+    assert f"sparse<1> needs {sparse}, dense&co {dense} (attribution-patching)" in text
+    assert "of 700 nodes and 5,000 edges" in text
     ranges = "range over 2 tasks: 10 to 10; range over 2 seeds: 10 to 10"
     assert f"10 times the edges of sparse<1> ({ranges})" in text
-    assert text.index("Edges a task, by node-pruning") < text.index("by attribution-patching")
-    assert "Edges a task, by random" not in text
+    assert text.index("Nodes and edges a task, by node-pruning") < text.index(
+        "by attribution-patching"
+    )
+    assert "edges a task, by random" not in text
     assert "missed on held-out prompts: for_while, my <i>task</i>" in text
 
 

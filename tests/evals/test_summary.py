@@ -105,6 +105,8 @@ def test_an_unmet_target_counts_as_the_full_graph_and_zero_edges_as_one():
     sparse, dense = summary.means
     assert (sparse.edges, sparse.zero, sparse.unmet) == (1, ("a",), ())
     assert (dense.edges, dense.zero, dense.unmet) == (pytest.approx(GRAPH_EDGES), (), ("a",))
+    assert (sparse.nodes, dense.nodes) == (pytest.approx(5), pytest.approx(50))
+    assert (dense.graph_nodes, dense.graph_edges) == (50, GRAPH_EDGES)
     assert dense.unmet_on_held_out == ()
     assert summary.ratios[0].unmet == (("dense", "a", 0),)
     assert "1 of 2 targets were not met and count as the full graph" in summary.statements[0]
@@ -212,7 +214,9 @@ def test_connected_edges():
     assert edges_counted(made) == 6
     assert edges_counted(made, count="connected") == 2
     other = record("dense", "a", 8)
-    assert summarize([made, other], count="connected").ratios[0].spread.mean == pytest.approx(4)
+    connected = summarize([made, other], count="connected")
+    assert [mean.nodes for mean in connected.means] == [pytest.approx(4), pytest.approx(4)]
+    assert connected.ratios[0].spread.mean == pytest.approx(4)
 
 
 def test_nothing_at_all():
