@@ -97,9 +97,9 @@ class MeanSize:
     zero: tuple[str, ...]
     """Tasks whose circuit has no edge: counted as one."""
 
-    unmet_on_held_out: tuple[str, ...]
-    """Tasks whose circuit met the target on validation and misses it on held-out prompts; their
-    edges are counted as they are."""
+    missed: tuple[str, ...]
+    """Tasks whose circuit met the target on validation and misses it on held-out prompts; it is
+    counted with its own size."""
 
 
 @dataclass(frozen=True)
@@ -294,7 +294,7 @@ def _means(
                 tasks=tuple(record.task for record in in_cell),
                 unmet=tuple(record.task for record in in_cell if not record.met_on_validation),
                 zero=tuple(r.task for r in met if _n_edges(r, count) == 0),
-                unmet_on_held_out=tuple(r.task for r in met if not r.met_on_held_out),
+                missed=tuple(r.task for r in met if not r.met_on_held_out),
             )
         )
     return means

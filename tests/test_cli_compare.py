@@ -60,7 +60,7 @@ def test_rows_summary_and_files(models: str, tmp_path: Path):
     assert [(r.model, r.seed) for r in results] == [("one", 0), ("one", 1), ("two", 0), ("two", 1)]
     for record, row in zip(results, rows, strict=True):
         chosen = record.chosen
-        mark = "" if record.met_on_validation else "*"
+        mark = "" if record.met_on_held_out else "!" if record.met_on_validation else "*"
         assert row.split()[4] == f"{mark}{chosen.n_edges:,}/{chosen.connected_edges:,}"
         assert row.split()[5] == f"{chosen.task_loss:.3f}"
         assert results.circuit_path(record).is_file()
@@ -116,7 +116,7 @@ def test_the_summary_has_nodes_and_edges_beside_the_graphs_size():
     Display(console).summary(Results(toy_records.records(n_seeds=1)))
     printed = console.file.getvalue()  # type: ignore[attr-defined]
     row = next(line for line in printed.splitlines() if line.split()[:2] == ["random", "dense&co"])
-    assert row.split()[2:] == ["100.0%", "700", "5,000", "700/5,000", "5,000", "2", "0"]
+    assert row.split()[2:] == ["100.0%", "700", "5,000", "700/5,000", "5,000", "2", "0", "0"]
     assert all(len(line) <= 120 for line in printed.splitlines() if "sparse<1>  " in line)
 
 

@@ -110,14 +110,18 @@ def _card(cells: Cells, model: str, means: Sequence[MeanSize], ratios: Sequence[
         lines.append(f"edges over {len(by_seed)} seeds: {low} to {high}")
     for what, tasks in (
         (
-            '<span class="mark">target unmet</span>, counted as the full graph',
+            '<span class="mark">unmet</span>, counted as the full graph',
             [t for mean in of_model for t in mean.unmet],
         ),
         ("no edge, counted as one", [t for mean in of_model for t in mean.zero]),
-        ("missed on held-out prompts", [t for mean in of_model for t in mean.unmet_on_held_out]),
+        (
+            '<span class="mark">missed</span> on held-out prompts, counted with its own size',
+            [t for mean in of_model for t in mean.missed],
+        ),
     ):
         if tasks:
-            lines.append(f"{what}: {escape(shared(tasks))}")
+            n_circuits = sum(len(mean.tasks) for mean in of_model)
+            lines.append(f"{len(tasks)} of {n_circuits} {what}: {escape(shared(tasks))}")
     return (
         f'<div class="card">{name}'
         f'<div class="big">{nodes} <small>nodes</small> {edges} <small>edges</small></div>'
@@ -144,7 +148,9 @@ def _how_counted(summary: Summary) -> str:
     return (
         f"Geometric means over the {counted(len(summary.common_tasks), 'task')} that every model "
         f"does by itself ({tasks}). An edge is a pair of kept nodes joined by a weight that is not "
-        "zero. An unmet target counts as the full graph, no edge as one."
+        "zero. <b>Unmet</b>: no circuit met the target on the validation prompts, which counts as "
+        "the full graph. <b>Missed</b>: the circuit met the target there, but not on the held-out "
+        "prompts; it counts with its own size. A circuit without edges counts as one edge."
     )
 
 

@@ -45,7 +45,8 @@ def overlap_section(cells: Cells, overlaps: Sequence[TaskOverlap], figures: dict
         "<h2>Do tasks share their circuits?</h2>"
         '<p class="note">What the circuits of two tasks both keep over what either keeps, mean '
         "over seeds; point at a number for what random circuits of the same sizes would share. "
-        "Circuits that miss the target are left out.</p>"
+        "Unmet targets, which have no circuit, are left out; circuits that missed on held-out "
+        "prompts are not.</p>"
         f'<div class="bar">{choice("overlap", methods, first)}</div>'
         f'<div class="grid">{"".join(cards)}</div>'
     )

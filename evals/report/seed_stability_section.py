@@ -34,8 +34,8 @@ def stability_section(cells: Cells, stabilities: Sequence[Stability]) -> str:
     return (
         "<h2>The same circuit again?</h2>"
         '<p class="note">What the circuits of two seeds both keep over what either keeps, as a '
-        "mean over pairs of seeds; 1 where a method always finds the same. Circuits that miss the "
-        "target do not count.</p>"
+        "mean over pairs of seeds; 1 where a method always finds the same. Unmet targets, "
+        "which have no circuit, are left out; circuits that missed on held-out prompts are not.</p>"
         '<div class="card table"><table><thead><tr><th class="text">Method</th>'
         f'<th class="text">Model</th><th>mean</th>{heads}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"

@@ -9,6 +9,9 @@ from sparse_lens.evals.report.cells import Cell, Cells
 from sparse_lens.evals.report.columns import CIRCUITS, Column, Group, controls, meanings
 from sparse_lens.plotting.network import Network
 
+UNMET = "no circuit met the target on validation: counted as the full graph"
+MISSED = "the circuit met its target on validation, not on held-out prompts: its own size counts"
+
 
 def numbers_tables(cells: Cells) -> str:
     """The circuits, and their controls: a row for each task, model and method.
@@ -98,11 +101,11 @@ def _verdict(cell: Cell) -> str:
     if not cell.met:
         failed = sum(not record.met_on_validation for record in cell.records)
         seeds = f" ({failed} of {len(cell.records)} seeds)" if failed < len(cell.records) else ""
-        return f'<span class="mark">unmet{seeds}</span>'
+        return f'<span class="mark" title="{UNMET}">unmet{seeds}</span>'
     if not cell.met_on_held_out:
-        return (
-            '<span class="mark" title="met on validation, missed on held-out prompts">missed</span>'
-        )
+        missed = sum(not record.met_on_held_out for record in cell.records)
+        seeds = f" ({missed} of {len(cell.records)} seeds)" if missed < len(cell.records) else ""
+        return f'<span class="mark" title="{MISSED}">missed{seeds}</span>'
     return "met"
 
 
@@ -127,7 +130,7 @@ def circuit_caption(cell: Cell, network: Network | None) -> str:
     ]
     text = " · ".join(parts)
     if not record.met_on_held_out:
-        text += ' · <span class="mark">misses the target on held-out prompts</span>'
+        text += ' · <span class="mark">missed</span> its target on held-out prompts'
     if network is None:
         text += (
             '<br><span class="mark">Not drawn:</span> no drawing is kept beside the circuit; run '

@@ -26,17 +26,18 @@ COLUMNS = (
     ("task", 19, True),
     ("method", 20, True),
     ("seed", 4, False),
-    ("edges/on paths", 15, False),
+    ("edges/on paths", 16, False),
     ("loss", 6, False),
     ("KL", 6, False),
-    ("acc", 5, False),
+    ("acc", 4, False),
     ("ablated", 7, False),
     ("seconds", 7, False),
 )
 
 _LEGEND = (
     "On held-out prompts, in nats; ablated: the loss with the circuit ablated and the rest kept.\n"
-    "* no circuit met the target on validation: the full graph. Yellow: target missed on held-out."
+    "* unmet: no circuit met the target on validation; counted as the full graph.\n"
+    "! missed (yellow): met there, but not on held-out prompts; counted with its own size."
 )
 
 
@@ -127,10 +128,12 @@ def _row(record: Record, *, resumed: bool) -> Text:
     if record.status == "failed":
         return Text(_line([*name, "failed"]), style="red")
     chosen = record.chosen
-    unmet = "" if record.met_on_validation else "*"
+    mark = "" if record.met_on_held_out else "!"
+    if not record.met_on_validation:
+        mark = "*"
     cells = [
         *name,
-        f"{unmet}{chosen.n_edges:,}/{chosen.connected_edges:,}",
+        f"{mark}{chosen.n_edges:,}/{chosen.connected_edges:,}",
         f"{chosen.task_loss:.3f}",
         f"{chosen.kl:.3f}",
         f"{chosen.accuracy:.2f}",
@@ -159,9 +162,11 @@ def _means_table(summary: Summary) -> Table:
         "of nodes/edges",
         "edges by seed",
         "unmet",
+        "missed",
         "no edge",
         title=f"Sizes (geometric means) on the {tasks} that all models can do",
-        caption="unmet: no circuit met the target, counted as the full graph; no edge: as one",
+        caption="of the targets: unmet counts as the full graph, missed with its own size, "
+        "no edge as one",
         box=SIMPLE_HEAD,
         pad_edge=False,
     )
@@ -179,6 +184,7 @@ def _means_table(summary: Summary) -> Table:
             f"{means[0].graph_nodes:,}/{means[0].graph_edges:,}",
             " ".join(_size(mean.edges) for mean in means),
             str(sum(len(mean.unmet) for mean in means)),
+            str(sum(len(mean.missed) for mean in means)),
             str(sum(len(mean.zero) for mean in means)),
         )
     for column in table.columns[:2]:

@@ -89,7 +89,11 @@ def test_the_headline_is_the_geometric_mean(made_up):
         "by attribution-patching"
     )
     assert "edges a task, by random" not in text
-    assert "missed on held-out prompts: for_while, my <i>task</i>" in text
+    missed = (
+        "2 of 4 missed on held-out prompts, counted with its own size: for_while, my <i>task</i>"
+    )
+    assert missed in text
+    assert "unmet, counted as the full graph" not in text
 
 
 def test_it_says_what_was_measured(made_up):
@@ -120,7 +124,7 @@ def test_every_row_has_its_numbers(made_up):
         if method == "random":
             assert cells[:3] == ["unmet", "5,000", "4,999"]
         else:
-            assert cells[:3] == ["missed", f"{edges:,.0f}", f"{edges - 1:,.0f}"]
+            assert cells[:3] == ["missed (1 of 2 seeds)", f"{edges:,.0f}", f"{edges - 1:,.0f}"]
         assert cells[4:8] == ["0.145", "0.290", "97.5%", "97.5%"]
         assert cells[8:] == ["2.5", "30"]
     controls = {tuple(row[:3]): row[3:] for row in rows(made_up, controls=True)}

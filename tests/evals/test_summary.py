@@ -107,11 +107,11 @@ def test_an_unmet_target_counts_as_the_full_graph_and_zero_edges_as_one():
     assert (dense.edges, dense.zero, dense.unmet) == (pytest.approx(GRAPH_EDGES), (), ("a",))
     assert (sparse.nodes, dense.nodes) == (pytest.approx(5), pytest.approx(50))
     assert (dense.graph_nodes, dense.graph_edges) == (50, GRAPH_EDGES)
-    assert dense.unmet_on_held_out == ()
+    assert dense.missed == ()
     assert summary.ratios[0].unmet == (("dense", "a", 0),)
     assert "1 of 2 targets were not met and count as the full graph" in summary.statements[0]
     missed = [replace(records[0], met_on_held_out=False), records[1]]
-    assert summarize(missed).means[0].unmet_on_held_out == ("a",)
+    assert summarize(missed).means[0].missed == ("a",)
     assert edges_counted(record("x", "a", 8, met=False)) == GRAPH_EDGES
 
 
