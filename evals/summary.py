@@ -20,6 +20,9 @@ SPARSE_BELOW = 0.5
 LOSS_MATCHED = 0.05
 """Models whose pretraining losses differ by at most this, in nats a token, count as matched."""
 
+RANDOM = "random"
+"""Registered name of the control among the methods."""
+
 EdgeCount = Literal["kept", "connected"]
 
 

@@ -1,6 +1,11 @@
 """Numbers in sentences."""
 
 
+def three_digits(value: float) -> str:
+    """Three significant digits, or all of a larger number's: `2.48`, `12.3`, `1,085`."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def counted(number: int, noun: str) -> str:
     """Such as `1 job` and `2 jobs`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -9,13 +9,10 @@ from statistics import fmean
 
 from sparse_lens.evals import tasks
 from sparse_lens.evals.records import Measurement, MeasurementKind, Record
-from sparse_lens.evals.summary import Setting
+from sparse_lens.evals.summary import RANDOM, Setting
 
 LEARNED = "node-pruning"
 """Registered name of the method that the report shows first."""
-
-RANDOM = "random"
-"""Registered name of the control among the methods, which comes last."""
 
 Value = Callable[[Measurement], int | float | None]
 """What is read off a measurement."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from sparse_lens.evals.records import Measurement
-from sparse_lens.evals.report.cells import RANDOM, Cell, Cells
-from sparse_lens.evals.summary import Ratio, Setting
+from sparse_lens.evals.report.cells import Cell, Cells
+from sparse_lens.evals.summary import RANDOM, Ratio, Setting
 from sparse_lens.plotting.curves import Curve, curves_spec
 from sparse_lens.plotting.sizes import SizeRow, sizes_spec
 from sparse_lens.plotting.spec import Spec

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sparse_lens.evals.frontier import FrontierPoint, frontier_points, undominated
-from sparse_lens.evals.report.cells import RANDOM, Cells
-from sparse_lens.evals.summary import Summary
+from sparse_lens.evals.report.cells import Cells
+from sparse_lens.evals.summary import RANDOM, Summary
 from sparse_lens.evals.wording import counted
 from sparse_lens.plotting.frontier import FrontierMark, frontier_spec
 from sparse_lens.plotting.page import choice, figure_place

@@ -9,8 +9,10 @@ from typing import Any
 
 from sparse_lens.evals.intervals import geometric_mean
 from sparse_lens.evals.records import Record
-from sparse_lens.evals.report.cells import RANDOM, Cells, shared
+from sparse_lens.evals.report.cells import Cells, shared
+from sparse_lens.evals.report.evidence_section import evidence_section
 from sparse_lens.evals.summary import (
+    RANDOM,
     MeanSize,
     Ratio,
     Setting,
@@ -19,7 +21,7 @@ from sparse_lens.evals.summary import (
     over_tasks,
     pretraining_sentence,
 )
-from sparse_lens.evals.wording import counted
+from sparse_lens.evals.wording import counted, three_digits
 from sparse_lens.plotting.theme import SERIES
 
 
@@ -32,6 +34,7 @@ def headline(cells: Cells, summary: Summary) -> str:
     losses = pretraining_sentence(summary.models)
     if losses:
         parts.append(f'<p class="soft">{escape(losses)}</p>')
+    parts.append(evidence_section(cells, summary))
     for setting in cells.settings:
         if setting.method == RANDOM and len(cells.settings) > 1:
             continue
@@ -44,7 +47,7 @@ def headline(cells: Cells, summary: Summary) -> str:
                 f'<h2>Nodes and edges a task, by {name}</h2><div class="cards">{cards}</div>'
             )
     if summary.means:
-        parts.append(f'<p class="note wide">{_how_counted(summary)}</p>')
+        parts.append(f'<p class="note wide">{_how_counted(cells, summary)}</p>')
     if not summary.ratios:
         parts += [f'<p class="warn">{escape(line)}</p>' for line in summary.statements]
     if summary.n_failed:
@@ -91,7 +94,9 @@ def _subtitle(cells: Cells) -> str:
         f"{counted(len(cells.tasks), 'task')}, {counted(len(cells.models), 'model')}, "
         f"{counted(len(cells.settings), 'method')} and "
         f"{counted(len({record.seed for record in records}), 'seed')}; measured on prompts that "
-        "no circuit was chosen on."
+        "no circuit was chosen on. The two-way loss is the cross-entropy of the answer against its "
+        "distractor alone, as if there were no other tokens; guessing between the two has 0.69 "
+        "nats."
     )
 
 
@@ -106,7 +111,7 @@ def _card(cells: Cells, model: str, means: Sequence[MeanSize], ratios: Sequence[
     lines = [f"of {whole.graph_nodes:,} nodes and {whole.graph_edges:,} edges"]
     lines += [_ratio_line(ratio) for ratio in ratios if ratio.dense == model]
     if len(by_seed) > 1:
-        low, high = _three_digits(min(by_seed)), _three_digits(max(by_seed))
+        low, high = three_digits(min(by_seed)), three_digits(max(by_seed))
         lines.append(f"edges over {len(by_seed)} seeds: {low} to {high}")
     for what, tasks in (
         (
@@ -133,7 +138,7 @@ def _over_seeds(means: Sequence[MeanSize]) -> tuple[str, str]:
     """Nodes and edges of one model and method, as geometric means over seeds."""
     nodes = geometric_mean([mean.nodes for mean in means])
     edges = geometric_mean([mean.edges for mean in means])
-    return _three_digits(nodes), _three_digits(edges)
+    return three_digits(nodes), three_digits(edges)
 
 
 def _ratio_line(ratio: Ratio) -> str:
@@ -143,14 +148,30 @@ def _ratio_line(ratio: Ratio) -> str:
     )
 
 
-def _how_counted(summary: Summary) -> str:
+EDGE_MEANS = {
+    "channel": (
+        "A node of the channel graph is one channel of the residual stream, of a head's query, key "
+        "or value, or of an MLP; an edge is a weight that is not zero between two of them."
+    ),
+    "component": (
+        "A node of the component graph is the embedding, a head or an MLP; an edge goes from one "
+        "of these to a later head's query, key or value, to a later MLP or to the logits, which "
+        "read what it writes to the residual stream."
+    ),
+}
+
+
+def _how_counted(cells: Cells, summary: Summary) -> str:
+    graphs = dict.fromkeys(setting.graph for setting in cells.settings)
+    edges = " ".join(EDGE_MEANS[graph] for graph in graphs if graph in EDGE_MEANS)
     tasks = escape(", ".join(summary.common_tasks))
     return (
         f"Geometric means over the {counted(len(summary.common_tasks), 'task')} that every model "
-        f"does by itself ({tasks}). An edge is a pair of kept nodes joined by a weight that is not "
-        "zero. <b>Unmet</b>: no circuit met the target on the validation prompts, which counts as "
-        "the full graph. <b>Missed</b>: the circuit met the target there, but not on the held-out "
-        "prompts; it counts with its own size. A circuit without edges counts as one edge."
+        f"does by itself ({tasks}). {edges} A method that keeps nodes is counted with all "
+        "edges between them. <b>Unmet</b>: no circuit met the target on the validation prompts, "
+        "which counts as the full graph. <b>Missed</b>: the circuit met the target there, but not "
+        "on the held-out prompts; it counts with its own size. A circuit without "
+        "edges counts as one edge."
     )
 
 
@@ -244,7 +265,3 @@ def _pairs(values: Mapping[str, Any]) -> str:
 
 def _chip(colour: int) -> str:
     return f'<i class="chip" style="background:{SERIES[colour % len(SERIES)]}"></i>'
-
-
-def _three_digits(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from sparse_lens.evals.report.cells import RANDOM, Cells
+from sparse_lens.evals.report.cells import Cells
+from sparse_lens.evals.summary import RANDOM
 from sparse_lens.evals.task_overlap import TaskOverlap
 from sparse_lens.plotting.overlaps import overlaps_spec
 from sparse_lens.plotting.page import choice, figure_place

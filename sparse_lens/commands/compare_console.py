@@ -13,12 +13,14 @@ from rich.table import Table
 from rich.text import Text
 
 from sparse_lens.commands.time_left import in_words, seconds_left
+from sparse_lens.evals.evidence import counted_records, evidence, evidence_sentences
 from sparse_lens.evals.harness.running import Progress
 from sparse_lens.evals.intervals import geometric_mean
 from sparse_lens.evals.records import Record
 from sparse_lens.evals.results import Results
 from sparse_lens.evals.seed_stability import sentences, stability
 from sparse_lens.evals.summary import MeanSize, Summary, pretraining_sentence, summarize
+from sparse_lens.evals.wording import counted
 
 # Heading, width, and whether it is text; 120 columns with the gaps.
 COLUMNS = (
@@ -110,8 +112,13 @@ class Display:
         summary = summarize(results.records)
         if summary.means:
             self._console.print(_means_table(summary))
-        agreement = sentences(stability(results))
-        for statement in (pretraining_sentence(summary.models), *summary.statements, *agreement):
+        statements = (
+            pretraining_sentence(summary.models),
+            *summary.statements,
+            *_evidence(results, summary),
+            *sentences(stability(results)),
+        )
+        for statement in statements:
             if statement:
                 self._console.print(Text(statement))
         for record in results.failed:
@@ -121,6 +128,14 @@ class Display:
 
     def _print(self, text: Text) -> None:
         self._console.print(text, soft_wrap=True, highlight=False)
+
+
+def _evidence(results: Results, summary: Summary) -> list[str]:
+    """What the counted circuits withstand, below a line that says which they are."""
+    found = evidence(counted_records(results.records, summary))
+    lines = [f"  {sentence}" for sentence in evidence_sentences(found)]
+    n_circuits = counted(len(found.circuits), "circuit")
+    return lines and [f"Evidence and doubts: {n_circuits} met the target on validation.", *lines]
 
 
 def _row(record: Record, *, resumed: bool) -> Text:
@@ -159,14 +174,14 @@ def _means_table(summary: Summary) -> Table:
         "nonzero weights",
         "nodes",
         "edges",
-        "of nodes/edges",
+        "graph",
         "edges by seed",
         "unmet",
         "missed",
         "no edge",
         title=f"Sizes (geometric means) on the {tasks} that all models can do",
-        caption="of the targets: unmet counts as the full graph, missed with its own size, "
-        "no edge as one",
+        caption="graph: all nodes/edges; of the targets, unmet counts as the full graph, "
+        "missed with its own size, no edge as one",
         box=SIMPLE_HEAD,
         pad_edge=False,
     )
@@ -187,7 +202,7 @@ def _means_table(summary: Summary) -> Table:
             str(sum(len(mean.missed) for mean in means)),
             str(sum(len(mean.zero) for mean in means)),
         )
-    for column in table.columns[:2]:
+    for column in (*table.columns[:2], table.columns[5]):
         column.no_wrap = True
     for column in table.columns[2:]:
         column.justify = "right"

@@ -156,6 +156,31 @@ def test_answers_to_questions_stand_beside_the_circuit(made_up):
         assert words not in text_of(made_up)
 
 
+def test_evidence_and_doubts_come_first(made_up):
+    text = text_of(made_up)
+    doubts = (
+        "8 of 16 circuits meet the target on prompts that no circuit was chosen on: 50% missed."
+    )
+    assert text.index(doubts) < text.index("edges a task, by")
+    assert "two-way loss is the cross-entropy of the answer against its distractor alone" in text
+    row = "attribution-patching dense&co 219 439 4 of 4 2 of 4 0.29 5.00 98%"
+    assert row in text
+
+
+@pytest.mark.parametrize(
+    ("graph", "words"),
+    [("channel", "an edge is a weight that is not zero"), ("component", "what it writes to the")],
+)
+def test_it_says_what_an_edge_is(graph, words):
+    jobs = tuple(
+        toy_records.record(model, "for_while", "node-pruning", 0, graph=graph)
+        for model in toy_records.MODELS
+    )
+    text = text_of(report_html(Results(jobs)))
+    assert words in text
+    assert ("channel graph" in text) == (graph == "channel")
+
+
 def test_curves_are_the_means_over_seeds(made_up):
     spec = figures(made_up)["curve-1-task_loss"]
     lines = [trace for trace in spec["data"] if trace["meta"]["role"] == "curve"]

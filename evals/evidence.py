@@ -1,0 +1,164 @@
+"""What speaks for and against the circuits that a summary counts, from their records' answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from sparse_lens.evals.records import Record
+from sparse_lens.evals.summary import RANDOM, Setting, Summary
+
+
+@dataclass(frozen=True)
+class Check:
+    """A condition under which a circuit should still meet its target."""
+
+    heading: str
+    words: str
+    """After "meet the target"."""
+
+    passes: Callable[[Record], bool | None]
+    """Whether the circuit of a record meets its target so; None where that was not asked."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How many circuits met their target under a check, of those it was asked of."""
+
+    check: Check
+    passed: int
+    asked: int
+
+    @property
+    def share(self) -> float:
+        """Of the circuits asked, those that passed."""
+        return self.passed / self.asked
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """About circuits that met their target on validation prompts; unmet targets have none."""
+
+    circuits: tuple[Record, ...]
+    n_targets: int
+    """Circuits searched for: those found, and the unmet targets."""
+
+    outcomes: tuple[Outcome, ...]
+    """Of the checks that were asked of any circuit, in the order of `CHECKS`."""
+
+    @property
+    def kl(self) -> tuple[float, ...]:
+        """KL(full model || circuit) of each circuit on held-out prompts, in nats."""
+        return tuple(record.chosen.kl for record in self.circuits)
+
+    @property
+    def empty_kl(self) -> tuple[float, ...]:
+        """The same of the empty circuits beside them."""
+        return tuple(m.kl for record in self.circuits for m in record.of_kind("empty"))
+
+    @property
+    def same_top_token(self) -> tuple[float, ...]:
+        """The share of held-out prompts where circuit and model have the same top token."""
+        return tuple(record.chosen.exact_match for record in self.circuits)
+
+
+def counted_records(records: Iterable[Record], summary: Summary) -> tuple[Record, ...]:
+    """The records that the summary's mean sizes count, without those of the random control."""
+    counted = {
+        (mean.setting, mean.model, mean.seed, task)
+        for mean in summary.means
+        for task in mean.tasks
+        if mean.setting.method != RANDOM
+    }
+    return tuple(
+        record
+        for record in records
+        if record.status == "done"
+        and (Setting.of(record), record.model, record.seed, record.task) in counted
+    )
+
+
+def evidence(records: Sequence[Record]) -> Evidence:
+    """The outcomes of all checks that were asked of some jobs' circuits."""
+    circuits = tuple(record for record in records if record.met_on_validation)
+    outcomes = []
+    for check in CHECKS:
+        results = [passed for r in circuits if (passed := check.passes(r)) is not None]
+        if results:
+            outcomes.append(Outcome(check, sum(results), len(results)))
+    return Evidence(circuits, len(records), tuple(outcomes))
+
+
+def evidence_sentences(evidence: Evidence) -> list[str]:
+    """The outcomes in words, the most disappointing first, and then how faithful the circuits are.
+
+    Empty where no circuit met its target.
+    """
+    n_circuits = len(evidence.circuits)
+    if not n_circuits:
+        return []
+    sentences = [
+        f"{outcome.passed} of {outcome.asked} circuits meet the target {outcome.check.words}"
+        + (f": {1 - outcome.share:.0%} missed." if outcome.check is HELD_OUT else ".")
+        for outcome in sorted(evidence.outcomes, key=lambda outcome: outcome.share)
+    ]
+    n_unmet = evidence.n_targets - n_circuits
+    if n_unmet:
+        sentences.append(f"{n_unmet} of {evidence.n_targets} targets were met by no circuit.")
+    kl = f"KL(full model || circuit) is {_range(evidence.kl, '.2g')} nats"
+    if evidence.empty_kl:
+        kl += f", where the empty circuit has {_range(evidence.empty_kl, '.2g')}"
+    return [
+        *sentences,
+        f"{kl}; the most likely token is the model's on {_range(evidence.same_top_token, '.0%')} "
+        "of the held-out prompts. The target asks for the answer against its distractor only, not "
+        "for the model's predictions.",
+    ]
+
+
+def _range(values: Sequence[float], form: str) -> str:
+    low, high = format(min(values), form), format(max(values), form)
+    return low if low == high else f"{low} to {high}"
+
+
+def _on_held_out(record: Record) -> bool:
+    return record.met_on_held_out
+
+
+def _task_loss(
+    question: str, over_draws: Callable[[Sequence[float]], float]
+) -> Callable[[Record], bool | None]:
+    """Whether the task loss in the answers to a question, named by its class, meets the target."""
+
+    def passes(record: Record) -> bool | None:
+        for name, fields in record.questions.items():
+            losses = record.answers.get(name, {}).get("task_loss")
+            if fields["type"] == question and losses is not None:
+                losses = losses if isinstance(losses, list) else [losses]
+                return over_draws(losses) <= record.target_loss
+        return None
+
+    return passes
+
+
+HELD_OUT = Check("held-out", "on prompts that no circuit was chosen on", _on_held_out)
+CHECKS = (
+    HELD_OUT,
+    Check(
+        "other values",
+        "with other prompts' values in place of what is ablated",
+        _task_loss("ResampledValues", fmean),
+    ),
+    Check(
+        "frozen norms",
+        "with the scales of norms as in the full model",
+        _task_loss("FrozenNorms", fmean),
+    ),
+    Check(
+        "subsets",
+        "with random parts of the rest ablated and all else kept, in every draw",
+        _task_loss("RandomSubsets", max),
+    ),
+)
+"""In the order of the report's columns."""

@@ -1,0 +1,95 @@
+"""The report's evidence and doubts: what the counted circuits withstand, in words and a table."""
+
+from __future__ import annotations
+
+from html import escape
+from statistics import fmean
+
+from sparse_lens.evals.evidence import (
+    CHECKS,
+    Evidence,
+    counted_records,
+    evidence,
+    evidence_sentences,
+)
+from sparse_lens.evals.intervals import geometric_mean
+from sparse_lens.evals.records import Record
+from sparse_lens.evals.report.cells import Cells
+from sparse_lens.evals.summary import Setting, Summary, edges_counted, nodes_counted
+from sparse_lens.evals.wording import counted, three_digits
+
+
+def evidence_section(cells: Cells, summary: Summary) -> str:
+    """Sentences on all counted circuits, and a row for each method and model.
+
+    Nothing where there is no circuit that all models' sizes are compared by.
+    """
+    records = counted_records(cells.records, summary)
+    everything = evidence(records)
+    sentences = evidence_sentences(everything)
+    if not sentences:
+        return ""
+    listed = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
+    asked = {outcome.check.heading for outcome in everything.outcomes}
+    columns = [check.heading for check in CHECKS if check.heading in asked]
+    rows = []
+    for setting in cells.settings:
+        for model in cells.models:
+            jobs = [r for r in records if (Setting.of(r), r.model) == (setting, model)]
+            if jobs:
+                rows.append(_row(cells.setting_name(setting), model, jobs, columns))
+    return (
+        "<h2>Evidence and doubts</h2>"
+        f"<p>{counted(len(everything.circuits), 'circuit')} met the target on validation prompts "
+        f"and are counted here.</p><ul>{listed}</ul>"
+        f'<div class="card table">{_table(rows, columns)}</div>'
+        '<p class="note">Circuits that meet the target under each check, of those asked; KL in '
+        "nats and most likely tokens as means over circuits, on held-out prompts.</p>"
+    )
+
+
+def _table(rows: list[str], columns: list[str]) -> str:
+    checks = "".join(f'<th title="{_words(heading)}">{escape(heading)}</th>' for heading in columns)
+    return (
+        '<table><thead><tr><th class="text">Method</th><th class="text">Model</th>'
+        '<th title="geometric mean over tasks and seeds">nodes</th>'
+        '<th title="geometric mean over tasks and seeds">edges</th>'
+        '<th title="circuits that met the target on validation prompts">validation</th>'
+        f'{checks}<th title="KL(full || circuit), nats">KL</th>'
+        '<th title="KL(full || empty circuit), nats">KL of empty</th>'
+        '<th title="the same most likely token as the full model">top token</th></tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table>"
+    )
+
+
+def _words(heading: str) -> str:
+    words = next(check.words for check in CHECKS if check.heading == heading)
+    return escape(f"circuits that meet the target {words}")
+
+
+def _row(method: str, model: str, records: list[Record], columns: list[str]) -> str:
+    of_row = evidence(records)
+    found = {outcome.check.heading: outcome for outcome in of_row.outcomes}
+    numbers = [
+        three_digits(geometric_mean([nodes_counted(record) for record in records])),
+        three_digits(geometric_mean([edges_counted(record) for record in records])),
+        f"{len(of_row.circuits)} of {of_row.n_targets}",
+    ]
+    for heading in columns:
+        outcome = found.get(heading)
+        numbers.append(f"{outcome.passed} of {outcome.asked}" if outcome else "-")
+    numbers += _faithfulness(of_row)
+    texts = f'<td class="text">{escape(method)}</td><td class="text">{escape(model)}</td>'
+    return f"<tr>{texts}{''.join(f'<td>{number}</td>' for number in numbers)}</tr>"
+
+
+def _faithfulness(of_row: Evidence) -> list[str]:
+    """Mean KL, that of the empty circuit, and the share of the model's top tokens."""
+    return [
+        format(fmean(values), form) if values else "-"
+        for values, form in (
+            (of_row.kl, ".2f"),
+            (of_row.empty_kl, ".2f"),
+            (of_row.same_top_token, ".0%"),
+        )
+    ]
