@@ -15,6 +15,7 @@ from sparse_lens.plotting.drawing import network_spec
 from sparse_lens.plotting.theme import NEGATIVE, NEUTRAL, POSITIVE
 from sparse_lens.scores import Scores
 from tests.graphs.tiny import (
+    CHANNEL,
     COMPONENT,
     GRAPHS,
     config,
@@ -144,6 +145,13 @@ def test_columns_follow_the_layers(graph):
         assert list(column.values()) == sorted(column.values())
     titles = [annotation.text for annotation in figure.layout.annotations]
     assert {f"<b>layer {layer}</b>" for layer in range(graph.n_layers)} <= set(titles)
+
+
+def test_labels_of_heads_lie_above_all_edges():
+    spec = network_spec(Network.of(Circuit.full(CHANNEL)))
+    roles = [(trace.get("meta") or {}).get("role") for trace in spec["data"]]
+    assert roles[-1] == "box labels"
+    assert set(spec["data"][-1]["text"]) == {f"h{head}" for head in range(2)}
 
 
 @torch.no_grad()

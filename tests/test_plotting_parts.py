@@ -14,6 +14,7 @@ from plotly.offline import get_plotlyjs
 from sparse_lens.plotting import Curve, SizeRow, curves_figure, figure_of, sizes_figure
 from sparse_lens.plotting.curves import curves_spec
 from sparse_lens.plotting.layout import spread
+from sparse_lens.plotting.overlaps import overlaps_spec
 from sparse_lens.plotting.page import choice, figure_place, render_page, write_page
 from sparse_lens.plotting.theme import LETTERS, NEGATIVE, NEUTRAL, POSITIVE, SERIES, template
 
@@ -50,6 +51,25 @@ def test_colours_can_be_seen_on_both_grounds(mode, colour):
     paper = luminance(template(mode)["layout"]["paper_bgcolor"])
     low, high = sorted((luminance(colour), paper))
     assert (high + 0.05) / (low + 0.05) >= 3
+
+
+@pytest.mark.parametrize("mode", ["light", "dark"])
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_numbers_in_heat_maps_can_be_read_on_both_grounds(mode, share):
+    """WCAG 2.1, 1.4.3: a contrast of 4.5 to 1 for texts, on the cell's colour over the paper."""
+    (heat,) = overlaps_spec(("a", "b"), {("a", "b"): (share, 0.0)})["data"]
+    *_, colour = heat["colorscale"][-1]
+    *rgb, alpha = (float(part) for part in colour.removeprefix("rgba(").rstrip(")").split(","))
+    made = template(mode)
+    paper = made["layout"]["paper_bgcolor"]
+    under = [int(paper[i : i + 2], 16) for i in (1, 3, 5)]
+    opacity = alpha * share
+    mixed = [round(opacity * a + (1 - opacity) * b) for a, b in zip(rgb, under, strict=True)]
+    cell = "#" + "".join(f"{part:02x}" for part in mixed)
+    (default,) = made["data"]["heatmap"]
+    assert "color" not in heat["textfont"]
+    low, high = sorted(map(luminance, (default["textfont"]["color"], cell)))
+    assert (high + 0.05) / (low + 0.05) >= 4.5
 
 
 def test_no_template_of_another_name():

@@ -39,6 +39,8 @@ def network_spec(network: Network, *, title: str | None = None) -> Spec:
     traces += end_traces(layout)
     traces += port_traces(layout)
     traces += node_traces(network, layout, pitch)
+    if layout.boxes and pitch >= 8:  # closer rows leave no room for the labels of boxes
+        traces.append(_box_labels(layout))
     return {"data": traces, "layout": _frame(network, layout, pitch, title)}
 
 
@@ -117,18 +119,6 @@ def _annotations(network: Network, layout: Layout, pitch: float) -> Iterator[dic
             yield {**above, "x": centre, "text": "nothing kept", "font": {"size": 10}}
     for x, heading in [*layout.headings, *((x, name) for name, x in layout.ends)]:
         yield {**above, "x": x, "text": heading, "font": {"size": 10}}
-    if pitch >= 8:  # closer rows leave no room for the labels of boxes
-        for box in layout.boxes:
-            yield {
-                "showarrow": False,
-                "x": box.low[0],
-                "y": box.high[1],
-                "xanchor": "left",
-                "yanchor": "bottom",
-                "text": box.label,
-                "font": {"size": 9},
-                "yshift": -2,
-            }
     if not network.nodes:
         middle = {"xref": "paper", "yref": "paper", "x": 0.5, "y": 0.5, "showarrow": False}
         yield {**middle, "text": "This circuit keeps no node and no edge.", "font": {"size": 14}}
@@ -143,6 +133,22 @@ def _annotations(network: Network, layout: Layout, pitch: float) -> Iterator[dic
             "yshift": 42,
             "text": f"{which} {len(network.edges):,} of {network.n_edges:,} edges are drawn",
         }
+
+
+def _box_labels(layout: Layout) -> Spec:
+    """Labels of heads, above all edges and with the halo that the template gives to texts."""
+    return scatter(
+        x=[box.low[0] for box in layout.boxes],
+        y=[box.high[1] for box in layout.boxes],
+        mode="text",
+        text=[box.label for box in layout.boxes],
+        textposition="top right",
+        textfont={"size": 9},
+        hoverinfo="skip",
+        showlegend=False,
+        cliponaxis=False,
+        meta={"role": "box labels"},
+    )
 
 
 def _boxes(layout: Layout) -> Spec:

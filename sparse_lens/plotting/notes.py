@@ -13,4 +13,6 @@ CIRCUIT_NOTE = {
 }
 """By kind of graph."""
 
-PROFILE_NOTE = "Click on a node to see below what it does on some prompts, token by token."
+PROFILE_NOTE = (
+    "Click on a node to see at the foot of the window what it does on some prompts, token by token."
+)

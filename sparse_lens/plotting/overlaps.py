@@ -42,7 +42,7 @@ def overlaps_spec(
         "hoverongaps": False,
         "zmin": 0,
         "zmax": 1,
-        # From transparent to not quite opaque: numbers stay legible on light and dark ground.
+        # From transparent to not quite opaque: numbers in the template's ink stay legible.
         "colorscale": [
             [0, f"rgba({red},{green},{blue},0)"],
             [1, f"rgba({red},{green},{blue},0.6)"],

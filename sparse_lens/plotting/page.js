@@ -57,6 +57,11 @@
       type: "scatter", mode: "lines", x: [], y: [], hoverinfo: "skip", showlegend: false,
       line: { width: trace.line.width + 1, color: trace.line.color }, meta: { role: "lit" },
     }));
+    traces.push({
+      type: "scatter", mode: "markers", x: [], y: [], hoverinfo: "skip", showlegend: false, cliponaxis: false,
+      marker: { symbol: "circle-open", size: 20, color: "#d9622b", line: { width: 2.5, color: "#d9622b" } },
+      meta: { role: "chosen node" },
+    });
     const points = traces.findIndex((trace) => (trace.meta || {}).role === "edge points");
     traces.splice(points, 0, ...twins);
   }
@@ -120,8 +125,14 @@
     const texts = element("div", { className: "prompts" });
     const visible = (text) => text.replace(/\n/g, "\u23ce\n");
     const number = (value) => value.toPrecision(3).replace("-", "\u2212");
+    const ring = div.data.findIndex((trace) => (trace.meta || {}).role === "chosen node");
+    const mark = (number) => div.data.forEach((trace) => {
+      const k = (trace.meta || {}).role === "nodes" ? trace.customdata.indexOf(number) : -1;
+      if (k >= 0) Plotly.restyle(div, { x: [[trace.x[k]]], y: [[trace.y[k]]] }, [ring]);
+    });
     const choose = (i) => {
       menu.value = i;
+      mark(found.numbers[i]);
       const means = nodes.means[i].map((mean, c) =>
         number(mean) + (found.classes.length > 1 ? " before " + JSON.stringify(found.classes[c]) : ""));
       facts.textContent = `mean ${found.unit} ${means.join(", ")}` +
@@ -152,6 +163,10 @@
   }, { rootMargin: "300px" });
   const plots = () => document.querySelectorAll(".plot");
   plots().forEach((div) => watcher.observe(div));
+  // Printing does not scroll, so what no one came near is drawn when the page has been still for a while.
+  const drawAll = () => plots().forEach((div) => draw(div));
+  addEventListener("load", () => setTimeout(drawAll, 5000));
+  addEventListener("beforeprint", drawAll);
   function redraw(div) { watcher.unobserve(div); watcher.observe(div); }
 
   byId("theme").addEventListener("click", () => {

@@ -77,6 +77,8 @@ def template(mode: str = "light") -> dict[str, Any]:
                     "marker": {"color": ink["paper"], "line": {"color": ink["paper"], "width": 1}},
                     "textfont": {"color": ink["ink"], **halo},
                 }
-            ]
+            ],
+            # Not plotly's own choice, which takes no account of a colour scale's transparency.
+            "heatmap": [{"textfont": {"color": ink["ink"]}}],
         },
     }

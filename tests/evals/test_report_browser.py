@@ -136,11 +136,27 @@ def test_clicking_a_node_shows_what_it_does(page: Any) -> None:
     for name in (names[0], names[-1]):
         page.mouse.click(*centre_of_node(page, name))
         sync_api.expect(panel.locator("select option:checked")).to_have_text(name)
+        sync_api.expect(panel).to_be_in_viewport()
     assert "before" in panel.inner_text()
     tokens = panel.locator("pre").first.locator("span[title]")
     assert tokens.count() >= 3
     titles = [float(t.get_attribute("title").replace("\u2212", "-")) for t in tokens.all()]
     assert any(titles)
+
+
+def test_the_chosen_node_is_marked(page: Any) -> None:
+    name = page.locator(".profile option").last.inner_text()
+    page.mouse.click(*centre_of_node(page, name))
+    sync_api.expect(page.locator(".profile select option:checked")).to_have_text(name)
+    ring = page.evaluate(
+        """() => {
+            const div = document.getElementById("circuit"), box = div.getBoundingClientRect();
+            const { x, y } = div.data.find((trace) => (trace.meta || {}).role === "chosen node");
+            const { xaxis, yaxis, _size } = div._fullLayout;
+            return [box.left + _size.l + xaxis.d2p(x[0]), box.top + _size.t + yaxis.d2p(y[0])];
+        }"""
+    )
+    assert ring == pytest.approx(centre_of_node(page, name), abs=1)
 
 
 def test_another_circuit_brings_its_own_nodes(page: Any) -> None:

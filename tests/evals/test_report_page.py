@@ -36,7 +36,6 @@ def record(model: str, task: str, method: str, seed: int) -> Record:
     sizes = {"n_edges": 123_456, "connected_edges": 123_455, "n_nodes": 12_345}
     chosen = replace(
         chosen, **sizes, weights_inside=1_234_567, task_loss=10.123, kl=12.345, accuracy=1.0,
-        incompleteness=12.345, worst_incompleteness=23.456,
     )  # fmt: skip
     return replace(
         made,
@@ -124,6 +123,19 @@ def test_figures_that_come_together_start_plotly_once(page: Any) -> None:
     assert page.locator("head script[src]").count() == 1
 
 
+def test_all_figures_are_drawn_for_print(page: Any) -> None:
+    """Without anyone who scrolls to them."""
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    page.wait_for_function(
+        """[...document.querySelectorAll(".plot")].every(
+            (place) => !place.dataset.figure || place.querySelector(".main-svg"))"""
+    )
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": 1292, "height": 1847})  # of a printed page
+    for table in page.locator(".table").all():
+        assert table.evaluate("(e) => e.scrollHeight <= e.clientHeight"), "cut off"
+
+
 @pytest.mark.parametrize("mode", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 1920])
 def test_no_table_is_wider_than_the_screen(page: Any, width: int, mode: str) -> None:
@@ -133,7 +145,7 @@ def test_no_table_is_wider_than_the_screen(page: Any, width: int, mode: str) -> 
     assert page.evaluate("document.documentElement.dataset.theme") == mode
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     tables = page.locator(".table").all()
-    assert len(tables) == 4  # models, stability, circuits, controls
+    assert len(tables) == 5  # evidence, models, stability, circuits, controls
     for table in tables:
         room, needed = table.evaluate("(e) => [e.clientWidth, e.scrollWidth]")
         assert needed <= room, table.inner_text()[:200]
