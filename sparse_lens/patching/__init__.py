@@ -8,6 +8,8 @@ from sparse_lens.patching.gradients.effects import edge_effects, node_effects
 from sparse_lens.patching.gradients.points import GradientPoints
 from sparse_lens.patching.hooks import counted, frozen
 from sparse_lens.patching.norms import has_norms
+from sparse_lens.patching.removal.kept import Kept
+from sparse_lens.patching.removal.runs import CircuitRuns, circuit_runs
 from sparse_lens.patching.run import (
     answer_logits,
     circuit_activations,
@@ -19,13 +21,16 @@ from sparse_lens.patching.run import (
 
 __all__ = [
     "BoundAblation",
+    "CircuitRuns",
     "GradientPoints",
+    "Kept",
     "Values",
     "activations",
     "answer_logits",
     "bind",
     "check_prompts",
     "circuit_activations",
+    "circuit_runs",
     "counted",
     "edge_effects",
     "exact_edge_effects",

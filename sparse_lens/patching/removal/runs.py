@@ -12,6 +12,7 @@ from sparse_lens.graphs.channel import ChannelGraph
 from sparse_lens.models.sparse_gpt import HookedSparseGPT
 from sparse_lens.patching.ablations.binding import BoundAblation
 from sparse_lens.patching.removal.kept import Kept
+from sparse_lens.patching.removal.lazy import Steps
 from sparse_lens.patching.removal.sparse_gpt import SparseGPTPass, can_run
 from sparse_lens.patching.run import answer_logits, patched
 from sparse_lens.task import Prompts
@@ -22,16 +23,16 @@ BATCH_SIZE = 256
 class CircuitRuns(ABC):
     """Runs of circuits on some prompts; those that differ little from a base may be cheap."""
 
-    n_passes: int = 0
-    """Passes of a batch through the model, or through the part of it that changes, so far."""
+    uncounted_passes: int = 0
+    """Passes so far through parts of the model, which a cost meter does not see."""
 
     @abstractmethod
     def logits(self, kept: Kept) -> Float[Tensor, "n vocab"]:
         """Logits at the answer positions of the model run as a circuit."""
 
     @abstractmethod
-    def rebase(self) -> None:
-        """Let the circuit that ran last be the base of the next ones."""
+    def rebase(self, kept: Kept) -> None:
+        """Let a circuit be the base of the next ones."""
 
 
 def circuit_runs(bound: BoundAblation, prompts: Prompts) -> CircuitRuns:
@@ -55,11 +56,10 @@ class WholeRuns(CircuitRuns):
         for batch, ablation in self._batches:
             with patched(model, circuit, ablation=ablation, prompts=batch):
                 parts.append(answer_logits(model, batch))
-        self.n_passes += len(parts)
         return torch.cat(parts)
 
-    def rebase(self) -> None:
-        """Nothing is kept."""
+    def rebase(self, kept: Kept) -> None:
+        """Whole passes have no base."""
 
 
 class StepwiseRuns(CircuitRuns):
@@ -71,13 +71,18 @@ class StepwiseRuns(CircuitRuns):
 
     def __init__(self, bound: BoundAblation, prompts: Prompts) -> None:
         self._pass = SparseGPTPass(bound.for_prompts(prompts), prompts)
-        self._base = self._last = None
+        self._base: Steps | None = None
+        self._last: tuple[Kept, Tensor, Steps] | None = None
 
     @torch.no_grad()
     def logits(self, kept: Kept) -> Float[Tensor, "n vocab"]:
-        self.n_passes += 1
-        logits, self._last = self._pass.run(kept, self._base)
-        return logits
+        if self._last is None or self._last[0] is not kept:
+            self.uncounted_passes += 1
+            logits, steps = self._pass.run(kept, self._base)
+            self._last = kept, logits, steps
+        return self._last[1]
 
-    def rebase(self) -> None:
-        self._base = self._last
+    def rebase(self, kept: Kept) -> None:
+        self.logits(kept)
+        assert self._last is not None
+        self._base = self._last[2]

@@ -206,8 +206,11 @@ class _CircuitPass:
             written = F.linear(z, weight, attn.b_O)
             if mask is None:
                 return written
+            # Of values that are the same at all positions a mean is these values again, except
+            # where a sink takes a share.
+            is_constant = ablated.shape[1] == 1 and not self._model.cfg.use_attention_sinks
             cut = (mask.to(weight) - 1) * weight
-            return written + F.linear(z - mixed(ablated), cut)
+            return written + F.linear(z - (ablated if is_constant else mixed(ablated)), cut)
 
         name = f"{block.name} {at}"
         inputs = (queries, keys, values)

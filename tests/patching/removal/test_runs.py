@@ -61,7 +61,7 @@ def test_shared_steps_give_the_logits_of_the_hooked_model(name: str, ablation: A
                 runs.logits(Kept.of(circuit)), expected, rtol=0, atol=tiny.TOLERANCE
             )
             if i % 2:
-                runs.rebase()
+                runs.rebase(Kept.of(circuit))
 
 
 def test_other_models_run_whole() -> None:
