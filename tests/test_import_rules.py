@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the ground up. A part (a folder or a single module) imports from the layers below its own
 # alone: those that stand in one layer do not know each other.
 LAYERS = (
-    {"_version", "atomic", "dataclass_json", "hard_concrete", "learning", "plugins"},
+    {"_version", "atomic", "dataclass_json", "hard_concrete", "learning", "plugins"}
+    | {"gate_warnings", "node_price"},
     {"models", "task", "versions"},
     {"training", "graphs", "objectives", "task_io", "identity"},
     {"circuit", "graph_file", "calibration", "selection"},
@@ -21,10 +22,10 @@ LAYERS = (
     {"patching", "eap_ig", "plotting"},
     {"ablation"},
     {"method", "cost", "search"},
-    {"discovery"},
+    {"discovery", "refinement"},
     {"discovery_io", "ranking_method"},
     {"node_pruning", "baselines", "evals"},
-    {"node_pruning_search", "commands"},
+    {"node_pruning_search", "refined", "commands"},
     {"cli"},
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}

@@ -47,6 +47,10 @@ class Steps:
         self._earlier = {} if base is None else base._steps
         self._steps: dict[str, _Step] = {}
 
+    def finish(self) -> None:
+        """Let go of the earlier computation: there are no more steps."""
+        self._earlier = {}
+
     def add(
         self,
         name: str,

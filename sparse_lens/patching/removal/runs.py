@@ -37,9 +37,10 @@ class CircuitRuns(ABC):
 
 def circuit_runs(bound: BoundAblation, prompts: Prompts) -> CircuitRuns:
     """The fastest runs that there are for a model and its graph."""
-    if isinstance(bound.graph, ChannelGraph) and isinstance(bound.model, HookedSparseGPT):
-        if can_run(bound.model, prompts):
-            return StepwiseRuns(bound, prompts)
+    model = bound.model
+    has_steps = isinstance(bound.graph, ChannelGraph) and isinstance(model, HookedSparseGPT)
+    if has_steps and can_run(model, prompts):
+        return StepwiseRuns(bound, prompts)
     return WholeRuns(bound, prompts)
 
 

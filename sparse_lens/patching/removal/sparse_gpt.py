@@ -57,12 +57,12 @@ class SparseGPTPass:
         self._ablated = self._aligned(bound)
         self._backgrounds: dict[tuple[str, At], Tensor] = {}
 
-    def run(
-        self, kept: Kept, base: Steps | None
-    ) -> tuple[Float[Tensor, "n vocab"], Steps]:
+    def run(self, kept: Kept, base: Steps | None) -> tuple[Float[Tensor, "n vocab"], Steps]:
         """Logits at the answer positions, and the steps to which a next pass can refer."""
         steps = Steps(base)
-        return _CircuitPass(self, kept, steps).logits().value, steps
+        logits = _CircuitPass(self, kept, steps).logits()
+        steps.finish()
+        return logits.value, steps
 
     def at_answer(self, values: Float[Tensor, "n pos d"]) -> Float[Tensor, "n one d"]:
         """Of values at all positions, or of ones that are the same for all prompts or positions."""
@@ -125,7 +125,9 @@ class _CircuitPass:
                 logits = logits + model.bigram_table[setting.prompts.clean[rows, setting.answers]]
             return logits
 
-        return self._steps.add("logits", unembed, inputs=(last,))
+        logits = self._steps.add("logits", unembed, inputs=(last,))
+        self._steps = Steps()  # steps that never run hold on to this object: not to all the others
+        return logits
 
     def _layer(self, layer: int, streams: dict[At, Lazy]) -> dict[At, Lazy]:
         block: Any = self._model.blocks[layer]
@@ -239,9 +241,7 @@ class _CircuitPass:
             q[..., -1] = 1
             k[..., 0, -1] = attn.sinks * attn.attn_scale
             visible = F.pad(visible, (1, 0), value=True)
-        z = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=visible, scale=1 / attn.attn_scale
-        )
+        z = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, scale=1 / attn.attn_scale)
         return z.transpose(1, 2).flatten(2)
 
     def _arrives(
