@@ -67,7 +67,10 @@ class Refined(Method):
         task.split("validation")
         with torch.enable_grad(), metered(model) as meter:
             bound = bind(model, graph, ablation)
+            before = meter.forward_passes
             found = self._method.discover(model, graph, task, ablation=bound, seed=seed)
+            meter.forward_passes = before + found.cost.forward_passes
+            meter.backward_passes += found.cost.backward_passes
             chosen = found.chosen
             if chosen is None or not _has_field(self.method, "target_loss"):
                 chosen = choose_circuit(

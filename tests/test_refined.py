@@ -9,7 +9,7 @@ from sparse_lens.baselines import AttributionPatching, EdgePruning
 from sparse_lens.discovery import Discovery
 from sparse_lens.method import Method
 from sparse_lens.node_pruning import NodePruning
-from sparse_lens.objectives import KLDivergence, Objective, TaskLoss
+from sparse_lens.objectives import NegatedLogitDifference, Objective, TaskLoss
 from sparse_lens.refined import Refined
 from sparse_lens.task import Task
 from tests import planted
@@ -68,11 +68,11 @@ def test_objective_and_target_are_the_method_s_to_keep() -> None:
             seen.append((self.objective, self.target_loss, self.target_margin))
             return super().discover(*arguments, **options)
 
-    inner = Watched(objective=KLDivergence(), target_loss=9.0)
+    inner = Watched(objective=NegatedLogitDifference(), target_loss=9.0)
     name = "dense, component, interchange"
     discover(Refined(method=inner, target_margin=0.5), name)
     found = discover(Refined(TaskLoss(), inner, target_loss=0.3), name)
-    assert seen == [(KLDivergence(), 0.15, 0.5), (TaskLoss(), 0.3, 1.0)]
+    assert seen == [(NegatedLogitDifference(), 0.15, 0.5), (TaskLoss(), 0.3, 1.0)]
     assert found.chosen is not None
     assert found.chosen.loss <= 0.3
 
