@@ -13,7 +13,7 @@ import sparse_lens as sl
 from sparse_lens.node_pruning_search import NodePruningSearch
 from tests import planted
 
-BASE = sl.NodePruning(n_steps=20, learning_rate=3e-2, batch_size=32, k_coef=1e-4)
+BASE = sl.NodePruning(n_steps=20, learning_rate=3e-2, batch_size=32, k_coef=1e-4, removal_passes=0)
 SPACE = {"k_coef": (1e-4, 1e-1), "learning_rate": (1e-3, 1e-1), "n_steps": (5.0, 30.0)}
 SEARCH = NodePruningSearch(base=BASE, space=SPACE, n_trials=4)
 

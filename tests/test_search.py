@@ -168,14 +168,14 @@ def test_a_margin_keeps_circuits_that_were_lucky_out() -> None:
     """The loss has to stay below the target by its standard error, unless none does."""
     bound = bind(CHANNEL.model, CHANNEL.graph, CHANNEL.ablation)
     scores, validation = planted_first(CHANNEL), TASK.split("validation")
-    # The planted nodes with the last of them in front of nothing but noise.
     plain = choose_circuit(bound, scores, TASK, target_loss=0.15, margin=0.0)
     losses = TaskLoss()(circuit_logits(bound, plain.circuit, validation), validation)
     error = float(losses.std()) / len(losses) ** 0.5
     above = plain.loss + 0.9 * error
-    options: dict[str, float] = {"target_loss": above}
-    assert choose_circuit(bound, scores, TASK, margin=0.0, **options).circuit == plain.circuit
-    careful = choose_circuit(bound, scores, TASK, margin=1.0, **options)
+    assert (
+        choose_circuit(bound, scores, TASK, target_loss=above, margin=0.0).circuit == plain.circuit
+    )
+    careful = choose_circuit(bound, scores, TASK, target_loss=above, margin=1.0)
     assert careful.circuit != plain.circuit
     assert careful.met_target
     assert careful.loss <= above

@@ -29,13 +29,14 @@ def refined(
 ) -> ChosenCircuit:
     """A chosen circuit without the nodes, and then the edges, that it can do without.
 
-    One that does not meet its target is given back as it is. So is a node circuit whose edges
-    cannot be told apart within the target: with every edge that it does not count cut, it may fail.
+    A circuit that does not meet its target is returned as it is. A node circuit stays one where
+    the edges between its nodes alone do not meet the target, also after removals: an AbsTopK can
+    need what kept nodes send to pruned ones.
 
     Args:
         target_loss: two-way task loss, in nats, that it keeps on the train and validation prompts
             together and on the validation prompts alone.
-        meter: is told of passes through parts of the model.
+        meter: counts the passes through parts of the model.
         n_passes: how often, at most, the units are ranked and gone through.
         edges: whether to remove edges, too; the result is then an edge circuit.
         margin: how many standard errors the loss on all prompts must stay below the target.

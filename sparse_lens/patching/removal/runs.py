@@ -8,8 +8,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sparse_lens.graphs.channel import ChannelGraph
-from sparse_lens.models.sparse_gpt import HookedSparseGPT
 from sparse_lens.patching.ablations.binding import BoundAblation
 from sparse_lens.patching.removal.kept import Kept
 from sparse_lens.patching.removal.lazy import Steps
@@ -37,9 +35,7 @@ class CircuitRuns(ABC):
 
 def circuit_runs(bound: BoundAblation, prompts: Prompts) -> CircuitRuns:
     """The fastest runs that there are for a model and its graph."""
-    model = bound.model
-    has_steps = isinstance(bound.graph, ChannelGraph) and isinstance(model, HookedSparseGPT)
-    if has_steps and can_run(model, prompts):
+    if can_run(bound, prompts):
         return StepwiseRuns(bound, prompts)
     return WholeRuns(bound, prompts)
 

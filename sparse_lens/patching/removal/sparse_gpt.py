@@ -8,7 +8,7 @@ elsewhere; nor is what only pruned nodes would read.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -29,9 +29,15 @@ At = Literal["all", "answer"]
 """All positions, or the answer's alone."""
 
 
-def can_run(model: HookedSparseGPT, prompts: Prompts) -> bool:
-    """Whether nothing acts on the model that the steps here would pass by: hooks, or padding."""
-    *_, attention_mask = model.input_to_embed(prompts.clean[:1].to(model.cfg.device))
+def can_run(bound: BoundAblation, prompts: Prompts) -> bool:
+    """Whether the steps here are all that acts on the model, a sparse GPT with its channel graph.
+
+    They leave out hooks of others, and masks of padding on the left.
+    """
+    model = bound.model
+    if not (isinstance(model, HookedSparseGPT) and isinstance(bound.graph, ChannelGraph)):
+        return False
+    *_, attention_mask = model.input_to_embed(prompts.clean[:1].to(bound.device))
     return attention_mask is None and not has_hooks_of_others(model)
 
 
@@ -164,13 +170,8 @@ class _CircuitPass:
         return self._gated(f"{sites}.mlp_out", at, lambda: mlp.abs_topk_out(out.value), (out,))
 
     def _attention(self, layer: int, block: Any, streams: dict[At, Lazy]) -> dict[At, Lazy]:
-        attn, site, positions = block.attn, f"blocks.{layer}.attn_in", self._setting.positions
-        read: dict[At, Lazy] = {
-            at: self._gated(
-                site, at, lambda at=at: block.read_attn(streams[at].value, positions[at]), (stream,)
-            )
-            for at, stream in streams.items()
-        }
+        attn = block.attn
+        read = {at: self._read(layer, block, stream, at) for at, stream in streams.items()}
         keys = self._projected(layer, "k", read["all"], "all", attn.b_K, attn.abs_topk_k)
         values = self._projected(layer, "v", read["all"], "all", attn.b_V, attn.abs_topk_v)
         written = {}
@@ -184,6 +185,16 @@ class _CircuitPass:
                 (out,),
             )
         return written
+
+    def _read(self, layer: int, block: Any, stream: Lazy, at: At) -> Lazy:
+        """What the heads of a layer project."""
+        positions = self._setting.positions[at]
+        return self._gated(
+            f"blocks.{layer}.attn_in",
+            at,
+            lambda: block.read_attn(stream.value, positions),
+            (stream,),
+        )
 
     def _projected(
         self, layer: int, letter: str, read: Lazy, at: At, bias: Tensor, abs_topk: Any
@@ -268,7 +279,7 @@ class _CircuitPass:
         masks = (kept, *_given(mask))
         return self._steps.add(f"{block.name} {at}", compute, inputs=(live,), masks=masks)
 
-    def _gated(self, site: str, at: At, live: Any, inputs: Sequence[Lazy]) -> Lazy:
+    def _gated(self, site: str, at: At, live: Callable[[], Tensor], inputs: Sequence[Lazy]) -> Lazy:
         """Live values at kept nodes of a site, ablated ones elsewhere."""
         kept = self._nodes[site]
         ablated = self._setting.ablated(site, at)

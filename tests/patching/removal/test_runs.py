@@ -79,7 +79,7 @@ def test_other_models_run_whole() -> None:
 def test_hooks_of_others_are_not_passed_by() -> None:
     model, prompts = tiny.sparse("plain"), tiny.prompts(n=3)
     graph = ChannelGraph.from_model(model)
-    model.add_perma_hook("blocks.0.hook_mlp_out", lambda value, hook: value * 2)
+    model.add_perma_hook("blocks.0.hook_mlp_out", lambda tensor, hook: tensor * 2)
     bound = bind(model, graph, ZeroAblation())
     runs, circuit = circuit_runs(bound, prompts), Circuit.full(graph)
     got = runs.logits(Kept.of(circuit))
