@@ -19,9 +19,9 @@ from sparse_lens.patching import (
     edge_effects,
     exact_edge_effects,
     exact_node_effects,
+    has_hooks_of_others,
     node_effects,
 )
-from sparse_lens.patching.suspension import has_hooks_of_others
 from sparse_lens.ranking_method import Ranking, RankingMethod
 from sparse_lens.scores import Scores
 from sparse_lens.task import Prompts, Task
@@ -41,17 +41,18 @@ class AttributionPatching(RankingMethod):
     prompts. All estimators but the exact one sum over positions and channels
     (ablated - live value) * gradient, and differ in where the gradient is taken:
 
-    - `eap`: in the model as it runs. Two forward passes and one backward pass a batch.
+    - `eap`: in the full model's run. Two forward passes and one backward pass per batch.
     - `eap-ig-inputs` (Hanna et al. 2403.17806): the mean over `ig_steps` runs between ablated and
-      live input embeddings. What leaves the embedding then adds up to the effect of ablating it.
-      On a channel graph, where the embedding is no node, the path starts at the embeddings of the
-      corrupted prompts, whatever the ablation.
-    - `eap-ig-activations` (ibid.): for what leaves a site (the embedding, a layer's heads, an MLP;
-      a site of a channel graph), the mean over `ig_steps` runs in which this site's values lie
-      between ablated and live ones, and nothing else is moved. What leaves a site adds up to the
+      live input embeddings. The scores of the embedding's edges then add up to the effect of
+      ablating it. On a channel graph, where the embedding is no node, the path starts at the
+      embeddings of the ablation's own tokens, or of the corrupted prompts if it has none.
+    - `eap-ig-activations` (ibid.): for the edges that leave a site (the embedding, a layer's heads,
+      an MLP; a site of a channel graph), the mean over `ig_steps` runs in which this site alone has
+      values between ablated and live ones. The scores of a site's outgoing edges add up to the
       effect of ablating it.
     - `clean-corrupted`: the mean over the two ends of the path of `eap-ig-inputs`.
-    - `exact`: no estimate; one cut at a time, as many a pass as `batch_size` has room for.
+    - `exact`: each edge or node is cut in a run of its own; a pass makes as many of these runs as
+      its batch size allows.
 
     On a component graph edges are scored (with `nodes=True` nodes); on a channel graph nodes (with
     `edges=True` edges, which are its nonzero weights: weight attribution).
@@ -61,11 +62,12 @@ class AttributionPatching(RankingMethod):
 
     nodes: bool = False
     """Score the nodes of a component graph instead of its edges: by the sum over a writer's
-    outgoing edges, or, when exact, by ablating it. Embedding and logits always stay."""
+    outgoing edges, or, with the exact estimator, by ablating it. Embedding and logits are always
+    kept."""
 
     batch_size: int = 64
-    """Prompts a pass, or copies of prompts, where several runs share one; the scores do not depend
-    on it."""
+    """Prompts per pass, counting each copy where several runs share a pass; the scores do not
+    depend on it."""
 
     edges: bool = False
     """Score the edges of a channel graph instead of its nodes."""
@@ -80,8 +82,9 @@ class AttributionPatching(RankingMethod):
     EAP-IG's program), (k + 1/2)/m, or (k + 1)/m."""
 
     selection: Selection = "absolute"
-    """How a circuit is made of edge scores: those farthest from zero, the largest, or those
-    farthest from zero among the edges into what the circuit already has, from the output on."""
+    """How edges are selected by their scores: those farthest from zero; the largest; or, one after
+    the other, the one farthest from zero of those that enter the circuit so far, which starts at
+    the output."""
 
     relp: bool = False
     """Take gradients by the rules of RelP (2508.21258): constant norm scales, the identity-rule for
@@ -109,15 +112,19 @@ class AttributionPatching(RankingMethod):
             raise ValueError("relp=True changes gradients, and the exact estimator takes none.")
 
     def check(self, graph: Graph, task: Task) -> None:
-        """Raise a ValueError for a selection of edges where nodes are scored."""
+        """Refuse greedy selection where nodes are scored; warn of an objective without slope.
+
+        Raises:
+            ValueError: for `selection="greedy"` with node scores.
+        """
         if self.selection == "greedy" and not self._scores_edges(graph):
             remedy = "drop nodes=True" if self.nodes else "pass edges=True"
-            raise ValueError(f"selection 'greedy' chooses edges, and nodes are scored: {remedy}.")
+            raise ValueError(f"selection 'greedy' chooses edges, but nodes are scored: {remedy}.")
         if self.estimator == "eap" and self.objective.least_at_full_model:
             warnings.warn(
                 f"{type(self.objective).__name__} has no slope at the full model, where 'eap' "
-                "looks for one: all scores are noise. Take another objective, or another estimator "
-                "such as 'eap-ig-inputs'.",
+                "takes its gradient: all scores are noise. Take another objective, or another "
+                "estimator such as 'eap-ig-inputs'.",
                 stacklevel=3,
             )
 
@@ -139,31 +146,32 @@ class AttributionPatching(RankingMethod):
     ) -> dict[str, Tensor]:
         """By block or site: means over prompts."""
         totals: dict[str, Tensor] = {}
-        for batch, its_ablation in bound.batches(prompts, self.batch_size):
-            for name, effect in self._of_batch(its_ablation, batch, meter).items():
+        for batch, batch_bound in bound.batches(prompts, self.batch_size):
+            for name, effect in self._batch_effects(batch_bound, batch, meter).items():
                 totals[name] = totals[name] + effect if name in totals else effect
         return {name: total / len(prompts) for name, total in totals.items()}
 
-    def _of_batch(
+    def _batch_effects(
         self, bound: BoundAblation, batch: Prompts, meter: CostMeter
     ) -> Mapping[str, Tensor]:
+        """By block or site: sums over the prompts of a batch."""
         edges = self._scores_edges(bound.graph)
         if self.estimator == "exact":
             exact = exact_edge_effects if edges else exact_node_effects
             return exact(bound, batch, self.objective, rows=self.batch_size)
         points = self._points()
-        copies = 1
+        copies = 1  # a hook that is not ours may depend on a prompt's row in the batch
         if not has_hooks_of_others(bound.model):
             copies = max(1, self.batch_size // len(batch))
         n_runs = points.n_runs(bound.graph, edges=edges)
         meter.backward_passes += n_runs
-        # Runs that share a pass count each, as if they had not.
+        # Cost is in runs: add those that the meter misses, since it counts a shared pass once.
         meter.forward_passes += n_runs - points.n_passes(bound.graph, edges=edges, copies=copies)
         estimate = edge_effects if edges else node_effects
         return estimate(bound, batch, self.objective, points=points, relp=self.relp, copies=copies)
 
     def _points(self) -> GradientPoints:
-        """Where gradients are taken."""
+        """The runs in which gradients are taken."""
         if self.estimator == "eap":
             return GradientPoints()
         if self.estimator == "clean-corrupted":

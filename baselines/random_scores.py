@@ -1,4 +1,4 @@
-"""The control: a random ranking of nodes or edges."""
+"""A control method that ranks nodes or edges at random."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sparse_lens.task import Task
 class RandomScores(RankingMethod):
     """Uniform random scores: edges of a component graph, nodes of a channel graph.
 
-    What a method must beat: how large a circuit must be to meet the target by chance.
+    The size at which its circuits meet the target is what any other method has to beat.
     """
 
     objective: Objective = TaskLoss()

@@ -69,8 +69,8 @@ def resampled_means(
     rows = rows.detach().cpu().double()
     generator = torch.Generator().manual_seed(seed)
     means = []
-    for some in torch.arange(resamples).split(_AT_ONCE):
-        drawn = torch.randint(len(rows), (len(some), len(rows)), generator=generator)
+    for chunk in torch.arange(resamples).split(_AT_ONCE):
+        drawn = torch.randint(len(rows), (len(chunk), len(rows)), generator=generator)
         counts = torch.zeros(drawn.shape, dtype=rows.dtype)
         counts.scatter_add_(1, drawn, torch.ones_like(counts))
         means.append(torch.tensordot(counts, rows, dims=1) / len(rows))

@@ -1,20 +1,18 @@
 """What one job of a comparison leaves behind: a record, one JSON line in `results.jsonl`.
 
-A record holds everything that its numbers depend on, and a list of measurements, each of one
-circuit on the held-out prompts: the chosen circuit, the controls beside it (the full model, the
-empty circuit, random circuits of the same size; the chosen one under other ablations) and the curve
-over edge budgets.
+A record holds everything that its numbers depend on, a list of measurements, each of one circuit on
+the held-out prompts (the chosen circuit, the controls beside it, which are the full model, the
+empty circuit and random circuits of the same size, and the curve over edge budgets), and the
+answers to the questions about the chosen circuit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
-MeasurementKind = Literal[
-    "chosen", "full", "empty", "random", "budget", "resample", "frozen_norms", "subset"
-]
+MeasurementKind = Literal["chosen", "full", "empty", "random", "budget"]
 
 
 @dataclass(frozen=True)
@@ -28,12 +26,7 @@ class Measurement:
     kind: MeasurementKind
     """`chosen`: the smallest circuit that meets the target on validation (the full circuit when
     none does). `full`: the model itself. `empty`: everything ablated. `random`: as many random
-    nodes or edges as the chosen circuit has. `budget`: the method's best circuit of a size.
-
-    `resample`: the chosen circuit, with what is absent carrying its values on another, randomly
-    drawn prompt. `frozen_norms`: the chosen circuit, with norms that divide by what they divide by
-    in the full model. `subset`: the model with a random part of what the chosen circuit leaves out
-    ablated."""
+    nodes or edges as the chosen circuit has. `budget`: the method's best circuit of a size."""
 
     n_nodes: int
     """Kept nodes."""
@@ -61,13 +54,11 @@ class Measurement:
     exact_match: float
     """Share of prompts whose most likely token of the whole vocabulary is the full model's."""
 
-    necessity_kl: float | None = None
-    """None, like the others, for `resample`, `frozen_norms` and `subset`."""
-
-    necessity_task_loss: float | None = None
-    necessity_logit_difference: float | None = None
-    necessity_accuracy: float | None = None
-    necessity_exact_match: float | None = None
+    necessity_kl: float
+    necessity_task_loss: float
+    necessity_logit_difference: float
+    necessity_accuracy: float
+    necessity_exact_match: float
 
     requested_nodes: int | None = None
     """Nodes asked for (`chosen` and `random` circuits of a node ranking)."""
@@ -81,22 +72,7 @@ class Measurement:
     channel graph."""
 
     draw: int | None = None
-    """Which of the random circuits, prompts or subsets, from 0."""
-
-    removed_nodes: int | None = None
-    """Nodes of the `chosen` circuit that were removed, each alone; None where that was not asked.
-    At most as many as `Questions.minimality_nodes`, drawn at random."""
-
-    dispensable_share: float | None = None
-    """Share of these whose removal raises the task loss by less than
-    `Questions.dispensable_below`: 0 for a minimal circuit. None also where none was removed."""
-
-    incompleteness: float | None = None
-    """Of the `chosen` circuit: how far apart its logit difference and the model's are when random
-    parts of it are removed from both, a mean over draws; None where that was not asked."""
-
-    worst_incompleteness: float | None = None
-    """The same of the worst draw."""
+    """Which of the random circuits, from 0."""
 
 
 @dataclass(frozen=True)
@@ -148,11 +124,11 @@ class Record:
     """Nats a prompt."""
 
     questions: Mapping[str, Any] = field(default_factory=dict)
-    """Every field of `Questions`, which are asked where the target was met; empty in records of
-    versions that knew none."""
+    """Class name under `type`, and every field, of each question by its name. They are asked where
+    the target was met."""
 
     order: int = 0
-    """Place in the comparison that wrote it, from 0, whenever the job ended."""
+    """Of the job in the comparison that wrote it, from 0, whenever the job ended."""
 
     budgets: Mapping[str, Any] = field(default_factory=dict)
     """Shares and numbers of edges of the curve; see `EdgeBudgets`."""
@@ -222,6 +198,14 @@ class Record:
     """Of sparse-lens, torch, transformer-lens and Python."""
 
     measurements: tuple[Measurement, ...] = ()
+
+    answers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """To the questions about the chosen circuit, by their names; empty where no circuit met the
+    target. A number, or a list with one for each draw, by name."""
+
+    columns: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    """How the report shows the answers, by the questions' names: the fields of each `Column`. So it
+    shows those of a question whose package is not installed, too."""
 
     error: str | None = None
     """Traceback of a failed job."""

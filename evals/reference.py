@@ -1,4 +1,4 @@
-"""How much of a known circuit was found."""
+"""Comparison with a known circuit: precision, recall and the area under the ROC curve."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ class Overlap:
     """What a circuit shares with a reference: nodes of node circuits, edges of edge circuits."""
 
     precision: float
-    """The share of what was found that is in the reference; 1 when nothing was found."""
+    """The share of the circuit that is in the reference; 1 for an empty circuit."""
 
     recall: float
-    """The share of the reference that was found; 1 when there is nothing to find."""
+    """The share of the reference that is in the circuit; 1 for an empty reference."""
 
 
-def overlap(found: Circuit, reference: Circuit) -> Overlap:
+def overlap(circuit: Circuit, reference: Circuit) -> Overlap:
     """Precision and recall of a circuit.
 
     Raises:
         ValueError: when they belong to different graphs, or one is given by its nodes and the
             other by its edges.
     """
-    if found.is_node_circuit != reference.is_node_circuit:
+    if circuit.is_node_circuit != reference.is_node_circuit:
         raise ValueError(
             "one of the two is a node circuit and the other an edge circuit; compare what is given "
             "by the same parts."
         )
-    both = found & reference
-    count = (lambda c: c.n_nodes) if found.is_node_circuit else (lambda c: c.n_edges)
+    both = circuit & reference
+    count = (lambda c: c.n_nodes) if circuit.is_node_circuit else (lambda c: c.n_edges)
     return Overlap(
-        precision=count(both) / count(found) if count(found) else 1.0,
+        precision=count(both) / count(circuit) if count(circuit) else 1.0,
         recall=count(both) / count(reference) if count(reference) else 1.0,
     )
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 RESULTS_FILE = "results.jsonl"
 
+NOT_IN_TABLES = ("measurements", "columns")
+"""Fields of records that a table has as rows, or not at all."""
+
 
 def drawing_path(circuit: Path) -> Path:
     """Where the drawing of a comparison's circuit is kept: beside it."""
@@ -106,12 +109,13 @@ class Results:
         Columns are the fields of `Record`, in their order, then those of `Measurement` (`kind` says
         which measurement a row is). What is nested has a column for each leaf, with dots in its
         name: `hyperparameters.n_steps`, `hyperparameters.objective.type`, `ablation.type`,
-        `budgets.fractions`, `versions.torch`. Lists are JSON: `search`, `budgets.fractions`. A
-        method without such a field, and a job without such a number, has a missing value there.
+        `budgets.fractions`, `answers.minimality.dispensable_share`, `versions.torch`. Lists are
+        JSON: `search`, `budgets.fractions`. A method without such a field, and a job without such a
+        number, has a missing value there. How the report shows answers (`columns`) is left out.
         """
         import pandas as pd
 
-        jobs = [_flat(record.to_json()) for record in self.records]
+        jobs = [_job_cells(record) for record in self.records]
         rows = [
             {**job, **measured}
             for job, record in zip(jobs, self.records, strict=True)
@@ -151,9 +155,9 @@ class ResultsWriter:
         self._done: dict[str, Record] = {}
         self._last: dict[tuple[object, ...], str] = {}
         path = self.folder / RESULTS_FILE
-        self._only = os.open(self.folder / ".lock", os.O_WRONLY | os.O_CREAT, 0o644)
+        self._lock_file = os.open(self.folder / ".lock", os.O_WRONLY | os.O_CREAT, 0o644)
         try:
-            _be_the_only_writer(self._only, self.folder)
+            _lock_for_this_process(self._lock_file, self.folder)
             remove_unfinished(self.folder / "circuits")
             if path.exists():
                 lines, length = _whole_lines(path)
@@ -163,17 +167,17 @@ class ResultsWriter:
                     self._remember(_parse(path, index, line))
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         except BaseException:
-            os.close(self._only)
+            os.close(self._lock_file)
             raise
 
     def finished(self, job_id: str, *, order: int) -> Record | None:
         """The record of a job that an earlier run ended well, if its files are there as well.
 
-        If other settings ran since, or it has another place now, it is written once more, so that
+        If other settings ran since, or it has another index now, it is written once more, so that
         it is what `Results.load` finds, and there.
 
         Args:
-            order: the job's place in the comparison.
+            order: the job's index in the comparison.
         """
         record = self._done.get(job_id)
         if record is None or record.circuit is None:
@@ -200,7 +204,7 @@ class ResultsWriter:
     def close(self) -> None:
         """Close the file."""
         os.close(self._file)
-        os.close(self._only)
+        os.close(self._lock_file)
 
     def _remember(self, record: Record) -> None:
         self._last[_cell(record)] = record.job_id
@@ -214,7 +218,7 @@ class ResultsWriter:
         self.close()
 
 
-def _be_the_only_writer(file: int, folder: Path) -> None:
+def _lock_for_this_process(file: int, folder: Path) -> None:
     """Lock a file for this process; the system lets go when the process ends, however it does."""
     try:
         import fcntl
@@ -230,13 +234,19 @@ def _be_the_only_writer(file: int, folder: Path) -> None:
         return  # a file system without locks
 
 
+def _job_cells(record: Record) -> dict[str, Any]:
+    """The cells that all rows of a job have, by column."""
+    row = record.to_json()
+    return _flat({name: value for name, value in row.items() if name not in NOT_IN_TABLES})
+
+
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Leaves by their dotted names, lists as JSON; measurements, which have rows, left out."""
+    """Leaves by their dotted names, lists as JSON."""
     leaves: dict[str, Any] = {}
     for name, item in value.items():
         if isinstance(item, Mapping):
             leaves |= _flat(item, f"{prefix}{name}.")
-        elif prefix or name != "measurements":
+        else:
             leaves[prefix + name] = json.dumps(item) if isinstance(item, (list, tuple)) else item
     return leaves
 
@@ -267,6 +277,6 @@ def _parse(path: Path, index: int, line: bytes) -> Record:
 
 
 def _cell(record: Record) -> tuple[object, ...]:
-    """The place in a comparison that a record fills, whatever its other settings."""
+    """What two records of the same job under other settings have in common."""
     ablation = json.dumps(record.ablation, sort_keys=True)
     return (record.model, record.task, record.method, record.graph, ablation, record.seed)

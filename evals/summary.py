@@ -131,16 +131,16 @@ def can_do(record: Record, *, loss: float = CAN_DO_LOSS, accuracy: float = CAN_D
     """Whether the full model does a task on its validation prompts.
 
     Raises:
-        ValueError: for a record of a version that did not measure that.
+        ValueError: for the record of a job that ended before that was measured.
     """
-    measured = record.full_validation_loss, record.full_validation_accuracy
-    if measured[0] is None or measured[1] is None:
+    full_loss, full_accuracy = record.full_validation_loss, record.full_validation_accuracy
+    if full_loss is None or full_accuracy is None:
         raise ValueError(
-            f"the record of {record.model}, {record.task} and {record.method} does not tell how "
-            "well the full model does on the validation prompts: run the comparison again, in "
-            "another folder."
+            f"the record of {record.model}, {record.task} and {record.method} does not say how "
+            f"well the full model does on the validation prompts (status {record.status}): run the "
+            "comparison again."
         )
-    return measured[0] <= loss and measured[1] >= accuracy
+    return full_loss <= loss and full_accuracy >= accuracy
 
 
 def edges_counted(record: Record, *, count: EdgeCount = "kept") -> int:
@@ -164,8 +164,8 @@ def summarize(records: Iterable[Record], *, count: EdgeCount = "kept") -> Summar
     common = _common(models)
     means, ratios = [], []
     for setting in dict.fromkeys(Setting.of(record) for record in done):
-        own = [r for r in done if Setting.of(r) == setting and r.task in common]
-        complete = _complete(own, [model.model for model in models])
+        of_setting = [r for r in done if Setting.of(r) == setting and r.task in common]
+        complete = _complete(of_setting, [model.model for model in models])
         means += _means(setting, complete, count)
         ratios += _ratios(setting, complete, models, count)
     n_failed = len(everything) - len(done)
@@ -233,7 +233,9 @@ def _complete(records: Sequence[Record], models: Sequence[str]) -> dict[str, lis
     seeds = {(r.model, r.seed) for r in records}
     wanted = {(model, seed) for model in models for _, seed in seeds}
     return {
-        task: own for task, own in by_task.items() if {(r.model, r.seed) for r in own} == wanted
+        task: of_task
+        for task, of_task in by_task.items()
+        if {(record.model, record.seed) for record in of_task} == wanted
     }
 
 
@@ -241,20 +243,20 @@ def _means(
     setting: Setting, by_task: Mapping[str, Sequence[Record]], count: EdgeCount
 ) -> list[MeanSize]:
     cells: dict[tuple[str, int], list[Record]] = {}
-    for own in by_task.values():
-        for record in own:
+    for of_task in by_task.values():
+        for record in of_task:
             cells.setdefault((record.model, record.seed), []).append(record)
     means = []
-    for (model, seed), own in cells.items():
-        met = [record for record in own if record.met_on_validation]
+    for (model, seed), in_cell in cells.items():
+        met = [record for record in in_cell if record.met_on_validation]
         means.append(
             MeanSize(
                 setting=setting,
                 model=model,
                 seed=seed,
-                edges=geometric_mean([edges_counted(record, count=count) for record in own]),
-                tasks=tuple(record.task for record in own),
-                unmet=tuple(record.task for record in own if not record.met_on_validation),
+                edges=geometric_mean([edges_counted(record, count=count) for record in in_cell]),
+                tasks=tuple(record.task for record in in_cell),
+                unmet=tuple(record.task for record in in_cell if not record.met_on_validation),
                 zero=tuple(r.task for r in met if _n_edges(r, count) == 0),
                 unmet_on_held_out=tuple(r.task for r in met if not r.met_on_held_out),
             )
@@ -272,8 +274,8 @@ def _ratios(
         return []
     logs = {
         (record.model, task, record.seed): math.log(edges_counted(record, count=count))
-        for task, own in by_task.items()
-        for record in own
+        for task, of_task in by_task.items()
+        for record in of_task
     }
     seeds = list(dict.fromkeys(seed for _, _, seed in logs))
     ratios = []
@@ -294,8 +296,8 @@ def _ratios(
                     spread=spread,
                     unmet=tuple(
                         (record.model, record.task, record.seed)
-                        for own in by_task.values()
-                        for record in own
+                        for of_task in by_task.values()
+                        for record in of_task
                         if record.model in (dense, sparse) and not record.met_on_validation
                     ),
                 )

@@ -49,30 +49,30 @@ def task_overlaps(results: Results) -> tuple[TaskOverlap, ...]:
         if record.met_on_validation:
             by_task = groups.setdefault((Setting.of(record), record.model), {})
             by_task.setdefault(record.task, {})[record.seed] = record
-    found = []
+    overlaps = []
     for (setting, model), by_task in groups.items():
         saved = {
             (task, seed): SavedParts.read(results.circuit_path(record))
             for task, by_seed in by_task.items()
             for seed, record in by_seed.items()
         }
-        for one, other in combinations(by_task, 2):
-            seeds = [seed for seed in by_task[one] if seed in by_task[other]]
+        for first, second in combinations(by_task, 2):
+            seeds = [seed for seed in by_task[first] if seed in by_task[second]]
             if not seeds:
                 continue
-            n_parts = _n_parts(by_task[one][seeds[0]])
-            pairs = [(saved[one, seed], saved[other, seed]) for seed in seeds]
-            found.append(
+            n_parts = _n_parts(by_task[first][seeds[0]])
+            pairs = [(saved[first, seed], saved[second, seed]) for seed in seeds]
+            overlaps.append(
                 TaskOverlap(
                     setting=setting,
                     model=model,
-                    tasks=(one, other),
+                    tasks=(first, second),
                     iou=fmean(a.iou(b) for a, b in pairs),
                     by_chance=fmean(chance_iou(len(a), len(b), n_parts) for a, b in pairs),
                     n_seeds=len(seeds),
                 )
             )
-    return tuple(found)
+    return tuple(overlaps)
 
 
 def chance_iou(n_one: int, n_other: int, n_parts: int) -> float:

@@ -1,4 +1,4 @@
-"""Edge attribution patching on a HookedTransformer of your own, here a small random one.
+"""Edge attribution patching on a HookedTransformer, here a small one with random weights.
 
 python examples/edge_attribution.py
 """
@@ -26,16 +26,16 @@ def main() -> None:
     prompts = sl.Prompts(clean, corrupted, answers, distractors)
 
     method = AttributionPatching(objective=sl.NegatedLogitDifference())
-    found = method.discover(
+    discovery = method.discover(
         model, graph, sl.Task("mine", train=prompts), ablation=sl.InterchangeAblation()
     )
-    ranked = sorted(found.scores.by_name().items(), key=lambda item: -abs(item[1]))
+    ranked = sorted(discovery.scores.by_name().items(), key=lambda item: -abs(item[1]))
     for name, score in ranked[:5]:
         print(f"{name:>20}  {score:+.4f}")
 
-    # Interchange on the logit difference: how much of it do the best edges keep?
+    # How much of the logit difference do the edges with the highest scores keep?
     for n_edges in (0, 20, 60, graph.n_edges):
-        circuit = found.at(n_edges=n_edges)
+        circuit = discovery.at(n_edges=n_edges)
         logits = sl.run_circuit(model, circuit, prompts, ablation=sl.InterchangeAblation())
         difference = -sl.NegatedLogitDifference()(logits[:, -1], prompts).mean()
         print(f"{n_edges:>4} edges ({circuit.connected().n_edges} connected): {difference:+.4f}")

@@ -1,4 +1,4 @@
-"""Find the circuit of one task in the embedded sparse model, and see how much of it is needed.
+"""Find the circuit of a task in the embedded sparse model, and its loss with and without it.
 
 python examples/find_a_circuit.py
 """
@@ -15,18 +15,18 @@ def main() -> None:
     model = sl.load_sparse_gpt("py-sparse")
     task = tasks.build(TASK, model.tokenizer)
     graph = sl.ChannelGraph.from_model(model)
-    ablation = sl.bind(model, graph, sl.MeanAblation())  # the means are taken once
+    ablation = sl.bind(model, graph, sl.MeanAblation())  # computes the means once
 
-    found = sl.NodePruning(n_steps=100).discover(model, graph, task, ablation=ablation)
-    circuit = found.circuit
+    discovery = sl.NodePruning(n_steps=100).discover(model, graph, task, ablation=ablation)
+    circuit = discovery.circuit
     print(f"{task.name}: {circuit}, of which connected {circuit.connected()}")
 
     prompts = task.split("held_out")
-    everything = sl.Circuit.full(graph)
+    full = sl.Circuit.full(graph)
     for name, kept in (
-        ("the model", everything),
+        ("the model", full),
         ("the circuit", circuit),
-        ("the model without it", everything - circuit),
+        ("the model without it", full - circuit),
     ):
         with torch.no_grad():
             logits = sl.run_circuit(model, kept, prompts, ablation=ablation)

@@ -2,9 +2,9 @@
 
 python examples/frontier.py runs/frontier
 
-Trains six small models beside the embedded ones, all on the same text, and compares the circuits
-of all. It takes about two and a half hours on two cores, most of it for the sparse models; run
-again, it goes on where it was. The results and the figure in `docs/frontier` came from it.
+Trains six small models on the text of the embedded ones, and compares the circuits of all. It takes
+about two and a half hours on two cores, most of it for the sparse models; run again, it continues
+where it stopped. The results and the figure in `docs/frontier` come from it.
 """
 
 import sys
@@ -14,7 +14,6 @@ import sparse_lens as sl
 from sparse_lens.baselines import AttributionPatching
 from sparse_lens.evals.budgets import EdgeBudgets
 from sparse_lens.evals.frontier import frontier_points
-from sparse_lens.evals.questions import Questions
 from sparse_lens.evals.report import write_report
 from sparse_lens.evals.summary import summarize
 from sparse_lens.evals.tasks import SplitSizes
@@ -29,10 +28,10 @@ SWEEP = {
     "sparse-128-16": ("py-sparse", Changes(channels=128)),
     "sparse-128-32": ("py-sparse", Changes(channels=128, weight_fraction=0.32)),
 }
-"""Presets and changes by name: kind, channels and, for the sparse ones, per cent of weights."""
+"""By name a preset and its changes; names give channels and the percentage of nonzero weights."""
 
 EMBEDDED = ("py-sparse", "py-dense-topk")
-"""`py-dense` is left out: it is `dense-48` with its text in another order."""
+"""Without `py-dense`, which is `dense-48` with its text in another order."""
 
 
 def main(out: Path) -> None:
@@ -50,7 +49,7 @@ def main(out: Path) -> None:
         seeds=2,
         splits=SplitSizes(n_train=128, n_validation=64, n_held_out=128),
         budgets=EdgeBudgets(fractions=(1.0,), counts=(10, 100, 1000)),
-        questions=Questions.none(),
+        questions=(),
         random_draws=1,
         workers=2,
     )

@@ -1,6 +1,6 @@
 """Find circuits in language models with TransformerLens, and compare the methods that find them.
 
-Public names are imported when they are first used: `import sparse_lens as sl` is instant.
+Public names are imported on first use, so that `import sparse_lens as sl` takes no time.
 """
 
 from importlib import import_module
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sparse_lens.ablation import ZeroAblation as ZeroAblation
     from sparse_lens.circuit import Circuit as Circuit
     from sparse_lens.discovery import Discovery as Discovery
+    from sparse_lens.evals.compare import Comparison as Comparison
     from sparse_lens.evals.compare import compare as compare
     from sparse_lens.graphs.channel import ChannelGraph as ChannelGraph
     from sparse_lens.graphs.component import ComponentGraph as ComponentGraph
@@ -46,7 +47,7 @@ _PUBLIC = {
     ),
     "sparse_lens.circuit": ("Circuit",),
     "sparse_lens.discovery": ("Discovery",),
-    "sparse_lens.evals.compare": ("compare",),
+    "sparse_lens.evals.compare": ("Comparison", "compare"),
     "sparse_lens.graphs.channel": ("ChannelGraph",),
     "sparse_lens.graphs.component": ("ComponentGraph",),
     "sparse_lens.masks": ("Masks",),
@@ -63,16 +64,16 @@ _PUBLIC = {
     "sparse_lens.scores": ("Scores",),
     "sparse_lens.task": ("Prompts", "Task"),
 }
-_HOME = {name: module for module, names in _PUBLIC.items() for name in names}
+_MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
 
-__all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = sorted(_MODULE_OF)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    return getattr(import_module(_MODULE_OF[name]), name)
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_HOME]
+    return [*globals(), *_MODULE_OF]

@@ -1,7 +1,7 @@
-"""What an absent node or edge carries: the ablations that there are, and how to write one.
+"""Ablations: what absent nodes and edges carry.
 
-The two base classes are :class:`Ablation`, a specification, and :class:`BoundAblation`, what it
-becomes when it meets a model; see `sparse_lens.patching.ablations`.
+To write a new one, subclass :class:`Ablation`, the specification, and :class:`BoundAblation`, its
+values in a model; see `sparse_lens.patching.ablations.binding`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = [
 
 ENTRY_POINT_GROUP = "sparse_lens.ablations"
 
-_OURS: Mapping[str, type[Ablation]] = {
+_BUILT_IN: Mapping[str, type[Ablation]] = {
     "mean": MeanAblation,
     "zero": ZeroAblation,
     "interchange": InterchangeAblation,
@@ -38,19 +38,19 @@ _OURS: Mapping[str, type[Ablation]] = {
 
 
 def registry() -> dict[str, type[Ablation]]:
-    """Ablations by the names that the command line knows, ours and those of other packages.
+    """Ablations by their names on the command line: built-in ones and those of other packages.
 
     A package adds one through an entry point in the group `sparse_lens.ablations`.
 
     Raises:
-        ImportError: when one cannot be imported, naming the package that it comes from.
-        ValueError: when one is no ablation, or has the name of one of ours.
+        ImportError: when one cannot be imported, naming its package.
+        ValueError: when one is not an ablation, or has the name of a built-in one.
     """
-    theirs = load_entry_points(ENTRY_POINT_GROUP, Ablation)
-    twins = sorted(set(theirs) & set(_OURS))
-    if twins:
+    plugins = load_entry_points(ENTRY_POINT_GROUP, Ablation)
+    name_clashes = sorted(set(plugins) & set(_BUILT_IN))
+    if name_clashes:
         raise ValueError(
-            f"the entry points {twins} in {ENTRY_POINT_GROUP!r} have names of ablations of "
+            f"the entry points {name_clashes} in {ENTRY_POINT_GROUP!r} have names of ablations of "
             "sparse-lens: rename them in the package that they come from."
         )
-    return {**_OURS, **theirs}
+    return {**_BUILT_IN, **plugins}

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic writes: a file is written completely or not at all."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _UNFINISHED = ".part"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file in one step: whoever reads it finds all of it, or what was there before.
+    """Write a file in one step: other processes read either all of it or the previous content.
 
     Raises:
-        FileNotFoundError: when there is no such folder.
+        FileNotFoundError: when the folder does not exist.
     """
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} in.")
@@ -25,6 +25,9 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Delete what `write_atomically` left of its work when it was killed; nobody may be writing."""
+    """Delete temporary files that killed calls of `write_atomically` left in a folder.
+
+    No process may be writing to the folder meanwhile.
+    """
     for path in folder.glob(f".*{_UNFINISHED}"):
         path.unlink(missing_ok=True)

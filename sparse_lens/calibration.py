@@ -1,4 +1,4 @@
-"""Calibration of a circuit's answer: scale and shift of the logit difference."""
+"""Calibration of a circuit: a scale and a shift of the logit difference between two answers."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from sparse_lens.task import Prompts
 
 @dataclass(frozen=True)
 class Calibration:
-    """scale * D + shift, on the difference D between the logits of a task's two answers.
+    """Replaces the difference D between the logits of two answer tokens by scale * D + shift.
 
-    D is taken in a fixed direction (smaller token id minus larger), so that the shift can favour
-    one of the two answers; a shift of all logits alone would do nothing.
+    D is the logit of the smaller token id minus that of the larger, so that the shift favours one
+    of the two tokens whichever is right. (Adding a constant to all logits changes no loss.)
     """
 
     scale: float = 1.0
@@ -51,11 +51,17 @@ def fit_calibration(
 
 
 def _loss(difference: Tensor, direction: Tensor, scale, shift) -> Float[Tensor, " n"]:
+    """Cross-entropy of the answer against the distractor, softplus(-z) with z the calibrated
+    difference between their logits.
+
+    With d = 1 or -1 the direction, D = d * difference, and the answer leads by
+    d * (scale * D + shift) = scale * difference + shift * d.
+    """
     return F.softplus(-(scale * difference + shift * direction.to(difference.device)))
 
 
 def _direction(prompts: Prompts) -> Float[Tensor, " n"]:
-    """1 where the answer has the smaller token id, else -1."""
+    """1 where the answer has the smaller token id, -1 where the distractor has."""
     if prompts.distractors is None or prompts.answers.ndim + prompts.distractors.ndim != 2:
-        raise ValueError("calibration needs one answer and one distractor a prompt.")
+        raise ValueError("calibration needs one answer and one distractor per prompt.")
     return torch.where(prompts.answers < prompts.distractors, 1.0, -1.0)

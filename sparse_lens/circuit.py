@@ -21,19 +21,19 @@ from sparse_lens.graphs.tensors import FrozenTensors, check_masks
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Circuit:
-    """Kept nodes and kept edges of a graph; never changes.
+    """Kept nodes and kept edges of a graph; immutable.
 
     There are two kinds. A **node circuit** (`edge_masks` is None) is given by its nodes; its edges
-    are all that exist between them, counted but never listed. An **edge circuit** is given by its
-    edges; its nodes are their ends, and whichever it was given of the nodes that no edge can touch
-    (`final_resid` of a channel graph).
+    are all edges between them, which are counted but not stored. An **edge circuit** is given by
+    its edges; its nodes are their ends, and those of the nodes without edges in the graph
+    (`final_resid` of a channel graph) that were given with it.
 
-    A pruned node carries its ablated value to everyone; a cut edge carries its source's ablated
-    value to that one destination.
+    A pruned node carries its ablated value to all its destinations; a cut edge carries its source's
+    ablated value to its own destination.
 
-    `&`, `|`, `-` act on the nodes of two node circuits, and on the edges (and the nodes that no
-    edge can touch) as soon as one is an edge circuit: the other's implied edges are then written
-    out. Circuits are equal when they keep the same nodes and the same edges of equal graphs.
+    `&`, `|`, `-` of two node circuits act on their nodes. If either is an edge circuit, they act on
+    the edges of both (a node circuit's implied ones are computed), and on the nodes without edges
+    in the graph. Circuits are equal when they keep the same nodes and edges of equal graphs.
     """
 
     graph: Graph
@@ -42,7 +42,7 @@ class Circuit:
     """By site."""
 
     edge_masks: Mapping[str, Bool[Tensor, "dst src"]] | None = None
-    """By block; None when they are implied by the nodes."""
+    """By block; None for a node circuit, whose edges are implied."""
 
     def __post_init__(self) -> None:
         graph = self.graph
@@ -62,7 +62,7 @@ class Circuit:
         ends = graph.endpoints({block: self._edges(block) for block in graph.blocks})
         if not torch.equal(self._nodes & graph.touched, ends):
             raise ValueError(
-                "the nodes of an edge circuit are the ends of its edges, and these differ; "
+                "the nodes of an edge circuit must be the ends of its edges, and these differ; "
                 "make it with Circuit.from_edge_masks."
             )
 
@@ -70,22 +70,22 @@ class Circuit:
 
     @classmethod
     def full(cls, graph: Graph) -> Circuit:
-        """Every node, and with them every edge."""
+        """The node circuit of all nodes, and so of all edges."""
         return cls._of_nodes(graph, torch.ones(graph.n_nodes, dtype=torch.bool))
 
     @classmethod
     def empty(cls, graph: Graph) -> Circuit:
-        """No node and no edge."""
+        """The node circuit without nodes or edges."""
         return cls._of_nodes(graph, torch.zeros(graph.n_nodes, dtype=torch.bool))
 
     @classmethod
     def from_node_names(cls, graph: Graph, names: Iterable[str]) -> Circuit:
-        """The named nodes and all edges that exist between them.
+        """The node circuit of the named nodes.
 
-        On a component graph `logits` and the embedding are nodes like others: name them, too.
+        On a component graph `logits` and the embedding are nodes, too, and have to be named.
 
         Raises:
-            ValueError: for a name that is not a node, with those that come close.
+            ValueError: for a name that is not a node; suggests similar names.
         """
         nodes = torch.zeros(graph.n_nodes, dtype=torch.bool)
         for name in names:
@@ -97,7 +97,7 @@ class Circuit:
     def from_node_masks(
         cls, graph: Graph, node_masks: Mapping[str, Bool[Tensor, " width"]]
     ) -> Circuit:
-        """The nodes in the masks, one mask for every site, and all edges between them.
+        """The node circuit of the nodes in the masks, one mask per site.
 
         Raises:
             ValueError: for a missing or unknown site, or a mask of another shape.
@@ -106,22 +106,22 @@ class Circuit:
 
     @classmethod
     def from_edge_names(cls, graph: Graph, names: Iterable[str]) -> Circuit:
-        """The named edges and their ends.
+        """The edge circuit of the named edges.
 
-        Nodes that no edge can touch (`final_resid` of a channel graph) are all kept.
+        It keeps all nodes without edges in the graph (`final_resid` of a channel graph).
 
         Raises:
-            ValueError: for a name that is not an edge, with those that come close.
+            ValueError: for a name that is not an edge; suggests similar names.
         """
-        chosen: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        kept: dict[str, list[tuple[int, int]]] = defaultdict(list)
         for name in names:
             block, dst, src = graph.parse_edge(name)
-            chosen[block].append((dst, src))
+            kept[block].append((dst, src))
         masks = {}
         for block, shape in graph.block_shapes.items():
             masks[block] = torch.zeros(shape, dtype=torch.bool)
-            if chosen[block]:
-                masks[block][tuple(torch.tensor(chosen[block]).T)] = True
+            if kept[block]:
+                masks[block][tuple(torch.tensor(kept[block]).T)] = True
         return cls.from_edge_masks(graph, masks)
 
     @classmethod
@@ -132,26 +132,25 @@ class Circuit:
         *,
         node_masks: Mapping[str, Bool[Tensor, " width"]] | None = None,
     ) -> Circuit:
-        """The edges in the masks, one mask for every block, and their ends.
+        """The edge circuit of the edges in the masks, one mask per block.
 
         Args:
-            node_masks: by site, which nodes to keep of those that no edge can touch
-                (`final_resid` of a channel graph); None for all. Other sites are ignored.
+            node_masks: by site, which of the nodes without edges in the graph (`final_resid` of a
+                channel graph) to keep; None for all. Other nodes in these masks are ignored.
 
         Raises:
             ValueError: for a missing or unknown block, a mask of another shape, or a pair that is
                 not an edge.
         """
         check_masks("block", edge_masks, graph.block_shapes)
-        free = {
+        nodes_by_site = {
             name: torch.ones(shape, dtype=torch.bool) for name, shape in graph.site_shapes.items()
         }
-        free.update(node_masks or {})
-        check_masks("site", free, graph.site_shapes)
-        nodes = graph.flatten({name: mask.cpu() for name, mask in free.items()})
-        return cls._of_edges(
-            graph, {block: mask.cpu() for block, mask in edge_masks.items()}, nodes
-        )
+        nodes_by_site.update(node_masks or {})
+        check_masks("site", nodes_by_site, graph.site_shapes)
+        nodes = graph.flatten({name: mask.cpu() for name, mask in nodes_by_site.items()})
+        edges = {block: mask.cpu() for block, mask in edge_masks.items()}
+        return cls._of_edges(graph, edges, nodes)
 
     @classmethod
     def _of_edges(
@@ -167,11 +166,11 @@ class Circuit:
     def _of_nodes(cls, graph: Graph, nodes: Bool[Tensor, " nodes"]) -> Circuit:
         return cls(graph, graph.unflatten(nodes))
 
-    # What it keeps.
+    # Kept nodes and edges.
 
     @property
     def is_node_circuit(self) -> bool:
-        """Whether the edges are implied by the nodes."""
+        """Whether the circuit is given by its nodes, so that its edges are implied."""
         return self.edge_masks is None
 
     @cached_property
@@ -187,7 +186,7 @@ class Circuit:
         return sum(int(self._edges(block).count_nonzero()) for block in self.edge_masks)
 
     def edge_mask(self, block: str) -> Bool[Tensor, "dst src"]:
-        """The kept edges of a block, written out."""
+        """The kept edges of a block; computed if they are implied by the nodes."""
         if block not in self.graph.blocks:
             hint = did_you_mean(block, list(self.graph.blocks))
             raise ValueError(f"{self.graph} has no block {block!r}.{hint}")
@@ -207,9 +206,9 @@ class Circuit:
         return list(self.graph.names_of_edges(self._edges))
 
     def connected(self) -> Circuit:
-        """Without what lies on no path from the input to the output.
+        """The circuit without nodes and edges that lie on no path from the input to the output.
 
-        Paths lead over kept nodes and edges and over links, which are not edges and never cut (see
+        Paths lead over kept nodes and edges, and over links, which are not edges and never cut (see
         `sparse_lens.graphs.reachability`). The result is a circuit of the same kind.
         """
         graph = self.graph
@@ -234,9 +233,9 @@ class Circuit:
         return self._combine(other, lambda a, b: a & ~b)
 
     def iou(self, other: Circuit) -> float:
-        """What both keep over what either keeps: nodes if both are node circuits, else edges.
+        """Intersection over union of the nodes of two node circuits, else of the edges.
 
-        Two circuits that keep nothing agree: 1.
+        1 for two circuits that keep nothing.
         """
         both, either = self & other, self | other
         if self.is_node_circuit and other.is_node_circuit:
@@ -277,7 +276,7 @@ class Circuit:
         edges = {b: operation(self._edges(b), other._edges(b)) for b in graph.blocks}
         return Circuit._of_edges(graph, edges, nodes)
 
-    # Elsewhere. Imported late, since these modules are built on this one.
+    # Files and other formats. Their modules import this one, so they are imported on use.
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write to one safetensors file; see `sparse_lens.circuit_io.save`."""
@@ -293,7 +292,7 @@ class Circuit:
         return circuit_io.load(path, graph)
 
     def to_networkx(self, *, links: bool = False) -> nx.MultiDiGraph:
-        """The kept nodes and edges; see `sparse_lens.circuit_network.to_networkx`."""
+        """The kept nodes and edges in networkx; see `sparse_lens.circuit_network.to_networkx`."""
         from sparse_lens import circuit_network
 
         return circuit_network.to_networkx(self, links=links)
@@ -315,7 +314,7 @@ class Circuit:
 
         return eap_ig.circuit_from_json(graph, source)
 
-    # Without copies.
+    # Masks without the copies that FrozenTensors makes.
 
     @cached_property
     def _nodes(self) -> Bool[Tensor, " nodes"]:

@@ -1,4 +1,4 @@
-"""Circuits in files."""
+"""Circuits in safetensors files."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ KIND = "circuit"
 
 
 def save(circuit: Circuit, path: str | os.PathLike[str]) -> None:
-    """Write a circuit to one safetensors file; a file that is there is replaced in one step.
+    """Write a circuit to one safetensors file; an existing file is replaced in one step.
 
-    The folder must exist. One bit per node, and for an edge circuit at most one bit per edge of
-    the graph. The metadata hold the graph's fingerprint and, for people, its kind and the counts.
+    The folder must exist. The file has one bit per node, and for an edge circuit at most one bit
+    per edge of the graph. The metadata hold the graph's fingerprint and, to be read by people, its
+    description and the circuit's counts.
     """
     header = {
         "given_by": given_by(circuit),
@@ -38,7 +39,7 @@ def load(path: str | os.PathLike[str], graph: Graph) -> Circuit:
     """Read a circuit of a graph.
 
     Raises:
-        FileNotFoundError: when there is no such file.
+        FileNotFoundError: when the file does not exist.
         ValueError: when it is not a circuit, or one of another graph.
     """
     tensors, header = graph_file.read(Path(path), KIND, graph)
@@ -47,34 +48,33 @@ def load(path: str | os.PathLike[str], graph: Graph) -> Circuit:
 
 @dataclass(frozen=True, eq=False)
 class SavedParts:
-    """The nodes or edges that a saved circuit keeps, read without the graph that they are of."""
+    """The nodes or edges that a saved circuit keeps, read without its graph."""
 
     path: Path
+
     fingerprint: str
-    """Of the graph."""
+    """The graph's."""
 
     given_by: str
     """`nodes` or `edges`."""
 
     kept: tuple[np.ndarray, ...]
-    """Positions of the nodes, or by block of the edges."""
+    """Indices of the kept nodes, one array; or of the kept edges of each block, one array each."""
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> SavedParts:
-        """Read a file of `save`.
+        """Read a file that `save` wrote.
 
         Raises:
-            FileNotFoundError: when there is no such file.
+            FileNotFoundError: when the file does not exist.
             ValueError: when it is not a circuit.
         """
         path = Path(path)
         header = graph_file.read_header(path, KIND)
         with safe_open(path, framework="numpy") as file:
-            names = sorted(file.keys())
-            wanted = (
-                ["nodes"] if header["given_by"] == "nodes" else [n for n in names if n != "nodes"]
-            )
-            tensors = [file.get_tensor(name) for name in wanted]
+            is_node_circuit = header["given_by"] == "nodes"
+            names = [name for name in sorted(file.keys()) if (name == "nodes") == is_node_circuit]
+            tensors = [file.get_tensor(name) for name in names]
         kept = tuple(t if t.dtype == np.int32 else np.unpackbits(t).nonzero()[0] for t in tensors)
         return cls(path, header["fingerprint"], header["given_by"], kept)
 
@@ -88,11 +88,11 @@ class SavedParts:
             ValueError: when they are of different graphs, or one is given by its nodes and the
                 other by its edges.
         """
-        for what in ("fingerprint", "given_by"):
-            if getattr(self, what) != getattr(other, what):
+        for name in ("fingerprint", "given_by"):
+            if getattr(self, name) != getattr(other, name):
                 raise ValueError(
-                    f"{self.path} and {other.path} cannot be compared as files: their {what} are "
-                    f"{getattr(self, what)} and {getattr(other, what)}. Load both with their "
+                    f"{self.path} and {other.path} cannot be compared as files: their {name} are "
+                    f"{getattr(self, name)} and {getattr(other, name)}. Load both with their "
                     "graphs."
                 )
         pairs = zip(self.kept, other.kept, strict=True)
@@ -102,16 +102,16 @@ class SavedParts:
 
 
 def given_by(circuit: Circuit) -> str:
-    """Whether a circuit is one of `nodes` or of `edges`."""
+    """`nodes` for a node circuit, `edges` for an edge circuit."""
     return "nodes" if circuit.is_node_circuit else "edges"
 
 
 def to_tensors(circuit: Circuit) -> dict[str, Tensor]:
-    """A circuit's masks, packed, by the names that they have in a file."""
+    """A circuit's masks, packed, by their names in a file."""
     graph = circuit.graph
     tensors = {"nodes": _pack(graph.flatten(circuit.node_masks))}
     for block, mask in (circuit.edge_masks or {}).items():
-        tensors[f"edges.{block}"] = _pack_few(graph.blocks[block].flatten(mask))
+        tensors[f"edges.{block}"] = _pack_smaller(graph.blocks[block].flatten(mask))
     return tensors
 
 
@@ -131,10 +131,10 @@ def _pack(bits: Bool[Tensor, " n"]) -> UInt8[Tensor, " bytes"]:
     return torch.from_numpy(np.packbits(bits.numpy()))
 
 
-def _pack_few(bits: Bool[Tensor, " n"]) -> UInt8[Tensor, " bytes"] | Int32[Tensor, " k"]:
-    """Bits, or the positions of those that are set where that is smaller."""
-    positions = bits.nonzero().flatten()
-    return positions.int() if 32 * len(positions) < len(bits) else _pack(bits)
+def _pack_smaller(bits: Bool[Tensor, " n"]) -> UInt8[Tensor, " bytes"] | Int32[Tensor, " k"]:
+    """The bits, or the indices of those that are set, whichever takes less memory."""
+    indices = bits.nonzero().flatten()
+    return indices.int() if 32 * len(indices) < len(bits) else _pack(bits)
 
 
 def _unpack(packed: UInt8[Tensor, " bytes"] | Int32[Tensor, " k"], n: int) -> Bool[Tensor, " n"]:

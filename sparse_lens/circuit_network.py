@@ -1,4 +1,4 @@
-"""Circuits as networkx graphs, to draw or to walk."""
+"""Circuits as networkx graphs."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from sparse_lens.graphs.base import Graph, Site
 from sparse_lens.graphs.channel import ChannelGraph
 
 EMBEDDING, LOGITS = "embedding", "logits"
-"""The two ends of a channel graph, which only links touch."""
+"""The nodes that stand for a channel graph's input and output; only links join them to others."""
 
 
 def to_networkx(circuit: Circuit, *, links: bool = False) -> nx.MultiDiGraph:
     """The kept nodes and edges, by their names, in forward order.
 
-    Nodes have the attributes `site`, `layer` (None at the model's ends) and `index`; edges have
+    Nodes have the attributes `site`, `layer` (None outside the layers) and `index`; edges have
     `name`, `block` and `kind` ("edge" or "link"). In a component graph the edges into q, k and v
     of one head are parallel, with these letters as keys.
 
     Args:
-        links: add the connections of a channel graph that are not edges, and with them the nodes
-            `embedding` and `logits`. A component graph has none.
+        links: add the links of a channel graph (see `sparse_lens.graphs.reachability`), and the
+            nodes `embedding` and `logits` that they start and end at. A component graph has none.
     """
     graph, network = circuit.graph, nx.MultiDiGraph()
     with_links = links and isinstance(graph, ChannelGraph)
@@ -52,9 +52,9 @@ def _add_edges(network: nx.MultiDiGraph, circuit: Circuit, graph: Graph) -> None
 
 
 def _stream_links(circuit: Circuit, graph: ChannelGraph) -> list[tuple[str, str]]:
-    """Through the residual stream: the embedding and written channels to every later read."""
+    """Links through the residual stream: from the embedding and written channels to later reads."""
     links: list[tuple[str, str]] = []
-    writers: dict[int, list[str]] = defaultdict(list)  # by channel, those passed so far
+    writers: dict[int, list[str]] = defaultdict(list)  # by channel, the nodes that wrote to it
 
     def channels(site: Site) -> list[int]:
         return circuit.node_masks[site.name].nonzero().flatten().tolist()
@@ -86,16 +86,16 @@ def _stream_links(circuit: Circuit, graph: ChannelGraph) -> list[tuple[str, str]
 
 
 def _attention_links(circuit: Circuit, graph: ChannelGraph) -> list[tuple[str, str]]:
-    """From q and k of a head to what its edges from v to attn_out write."""
+    """Links through attention patterns: from q and k of a head to the channels that it writes."""
     links = []
     for layer in range(graph.n_layers):
         block = graph.block(layer, "v", "attn_out")
-        by_head = circuit.edge_mask(block.name)
-        by_head = by_head.unflatten(1, (graph.n_heads, graph.d_head)).any(2)  # [d_model, heads]
+        kept = circuit.edge_mask(block.name)  # [d_model, n_heads * d_head]
+        writes = kept.unflatten(1, (graph.n_heads, graph.d_head)).any(2)  # [d_model, n_heads]
         for letter in "qk":
             site = graph.site(layer, letter).name
             for channel in circuit.node_masks[site].nonzero().flatten().tolist():
-                written = by_head[:, channel // graph.d_head].nonzero().flatten().tolist()
-                source = graph.node_name(site, channel)
-                links += [(source, graph.node_name(block.destination.name, out)) for out in written]
+                source, head = graph.node_name(site, channel), channel // graph.d_head
+                for written in writes[:, head].nonzero().flatten().tolist():
+                    links.append((source, graph.node_name(block.destination.name, written)))
     return links

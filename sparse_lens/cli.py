@@ -124,14 +124,16 @@ def compare(
     target_loss: Annotated[float | None, typer.Option(help="Nats that circuits must meet.")] = None,
     questions: Annotated[
         list[str] | None,
-        typer.Option(
-            help="resample, frozen-norms, subsets, minimality, completeness, likewise; all or none."
-        ),
+        typer.Option(help="Names from `sparse-lens questions`, likewise; all or none."),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Of the methods that learn.")] = None,
     fields: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="METHOD.FIELD=VALUE", help="Any field; can be repeated."),
+        typer.Option(
+            "--set",
+            metavar="NAME.FIELD=VALUE",
+            help="Any field of a method or a question; can be repeated.",
+        ),
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
     workers: Annotated[int, typer.Option(help="Processes that share out jobs and threads.")] = 1,
@@ -140,23 +142,25 @@ def compare(
     """Find the smallest circuits of several models with several methods, and measure them."""
     from rich.console import Console
 
-    from sparse_lens.commands import compare as command
+    from sparse_lens.commands import compare_command as command
 
-    options = command.CompareOptions(
-        preset=preset,
+    console = Console()
+    comparison = command.comparison_of(
+        preset,
+        console=console,
         models=models,
         tasks=tasks,
         methods=methods,
         graph=graph,
         ablation=ablation,
-        n_seeds=seeds,
-        target_loss=target_loss,
         questions=questions,
         steps=steps,
-        fields=tuple(fields or ()),
+        assignments=fields or (),
+        seeds=seeds,
+        target_loss=target_loss,
         device=device,
     )
-    results = command.run(options, out, workers=workers, report=report, console=Console())
+    results = command.run(comparison, out, workers=workers, report=report, console=console)
     if results.failed:
         raise typer.Exit(1)
 
@@ -166,9 +170,19 @@ def methods() -> None:
     """List methods with their fields: ours, and those of other packages that are installed."""
     from rich.console import Console
 
-    from sparse_lens.commands.methods import describe_methods
+    from sparse_lens.commands.installed import describe_methods
 
     Console().print(describe_methods())
+
+
+@app.command()
+def questions() -> None:
+    """List what can be asked of circuits, with fields: ours, and those of other packages."""
+    from rich.console import Console
+
+    from sparse_lens.commands.installed import describe_questions
+
+    Console().print(describe_questions())
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""What a discovery costs: forward and backward passes, seconds, memory."""
+"""The cost of a discovery: forward and backward passes, seconds, memory."""
 
 from __future__ import annotations
 
@@ -15,19 +15,24 @@ from sparse_lens.patching import counted
 
 @dataclass(frozen=True)
 class Cost:
-    """What a discovery took."""
+    """What a discovery cost."""
 
     forward_passes: int = 0
-    """Passes of a batch through the model, circuits included."""
+    """Forward passes of a batch, of the full model or a circuit."""
 
     backward_passes: int = 0
+
     seconds: float = 0.0
+
     peak_memory: int | None = None
-    """Bytes on a CUDA device; None elsewhere."""
+    """Bytes on a CUDA device; None on other devices."""
 
 
 class CostMeter:
-    """Counts passes and takes the time while a method works."""
+    """Counts passes and measures time while a method runs.
+
+    The fields are counters, to which methods add passes that `metered` cannot see.
+    """
 
     def __init__(self, device: torch.device | str | None) -> None:
         self.forward_passes = 0
@@ -38,7 +43,7 @@ class CostMeter:
             torch.cuda.reset_peak_memory_stats(self._device)
 
     def cost(self) -> Cost:
-        """What was spent so far."""
+        """The cost so far."""
         peak = None
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)

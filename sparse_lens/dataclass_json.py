@@ -1,4 +1,4 @@
-"""Frozen dataclasses, such as methods and their objectives, as JSON and back."""
+"""Frozen dataclasses, such as methods and their objectives, to JSON and back."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 Store = Callable[[Any], Any]
-"""Puts a value that is no JSON elsewhere and returns, as JSON, where; None for other values."""
+"""Stores a value outside the JSON and returns a JSON reference to it; None for other values."""
 
 Fetch = Callable[[Any], Any]
-"""Gives back what a `Store` put there."""
+"""Returns the value that a `Store` stored, given its reference."""
 
 
 def class_path(cls: type) -> str:
@@ -23,21 +23,21 @@ def to_json(value: Any, store: Store | None = None) -> Any:
     """A value as JSON: dataclasses by their class and fields, sequences as lists.
 
     Args:
-        store: is offered every value first.
+        store: called with every value first.
 
     Raises:
-        ValueError: for anything that cannot be read back.
+        ValueError: for a value that could not be read back.
     """
-    where = None if store is None else store(value)
-    if where is not None:
-        return {"stored": where}
+    reference = None if store is None else store(value)
+    if reference is not None:
+        return {"stored": reference}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, (tuple, list)):
         return [to_json(item, store) for item in value]
     if _is_frozen(type(value)):
-        own = {f.name: to_json(getattr(value, f.name), store) for f in fields(value) if f.init}
-        return {"class": class_path(type(value)), "fields": own}
+        values = {f.name: to_json(getattr(value, f.name), store) for f in fields(value) if f.init}
+        return {"class": class_path(type(value)), "fields": values}
     raise ValueError(
         f"cannot write down {value!r}: expected numbers, strings, sequences, and frozen "
         "dataclasses whose fields are such values."
@@ -45,14 +45,14 @@ def to_json(value: Any, store: Store | None = None) -> Any:
 
 
 def from_json(value: Any, fetch: Fetch | None = None) -> Any:
-    """What `to_json` wrote; sequences come back as tuples.
+    """The value that `to_json` wrote; sequences become tuples.
 
-    Nothing is imported: a class must have been imported before, so that a file cannot choose what
-    code runs.
+    Classes must have been imported before: nothing is imported here, so that a file cannot choose
+    which code runs.
 
     Raises:
-        ValueError: when a class is not imported, is no frozen dataclass, or has other fields now;
-            or when a value was stored elsewhere and there is no `fetch`.
+        ValueError: when a class is not imported, is not a frozen dataclass, or has other fields
+            now; or when a value was stored outside and `fetch` is None.
     """
     if isinstance(value, list):
         return tuple(from_json(item, fetch) for item in value)
@@ -66,7 +66,7 @@ def from_json(value: Any, fetch: Fetch | None = None) -> Any:
 
 
 def make(cls: type, values: dict[str, Any], fetch: Fetch | None = None) -> Any:
-    """A dataclass of fields as `to_json` wrote them.
+    """A dataclass from its fields as `to_json` wrote them.
 
     Raises:
         ValueError: when the class has other fields now, or refuses a value.
@@ -81,13 +81,15 @@ def make(cls: type, values: dict[str, Any], fetch: Fetch | None = None) -> Any:
 
 
 def _imported(path: str) -> type:
-    parts = path.split(".")
-    for n in range(len(parts) - 1, 0, -1):
-        found: Any = sys.modules.get(".".join(parts[:n]))
-        for name in parts[n:]:
-            found = getattr(found, name, None)
-        if isinstance(found, type) and _is_frozen(found):
-            return found
+    """The frozen dataclass of a path that `class_path` returned."""
+    names = path.split(".")
+    # Where the module's name ends is not marked: a class can be nested in another.
+    for n_module in range(len(names) - 1, 0, -1):
+        value: Any = sys.modules.get(".".join(names[:n_module]))
+        for name in names[n_module:]:
+            value = getattr(value, name, None)
+        if isinstance(value, type) and _is_frozen(value):
+            return value
     raise ValueError(f"no frozen dataclass {path} is imported: import the module that defines it.")
 
 

@@ -1,4 +1,4 @@
-"""Discoveries in files, to be evaluated later without running the method again."""
+"""Discoveries in safetensors files."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ KIND = "discovery"
 
 
 def save(discovery: Discovery, path: str | os.PathLike[str]) -> None:
-    """Write a discovery to one safetensors file; a file that is there is replaced in one step.
+    """Write a discovery to one safetensors file; an existing file is replaced in one step.
 
-    The folder must exist. Tensors are the scores (of edges: those of the graph's edges alone) and
-    the masks of all circuits, those that the method started from included; everything else is
-    JSON in the metadata, the method by its registered name, class and fields.
+    The folder must exist. The tensors are the scores (edge scores at edges only) and the masks of
+    all circuits, including scores and circuits in the method's fields. Everything else is JSON in
+    the metadata; the method is given by its registered name, class and fields.
 
     Raises:
-        ValueError: when the method has a field that cannot be written down, such as a circuit of
-            another graph.
-        FileNotFoundError: when there is no such folder.
+        ValueError: when the method has a field that cannot be saved, such as a circuit of another
+            graph.
+        FileNotFoundError: when the folder does not exist.
     """
     graph, chosen = discovery.scores.graph, discovery.chosen
     tensors = _prefixed("scores.", _pack_scores(discovery.scores))
-    starts = _Starts(graph)
+    method_tensors = _MethodTensors(graph)
     header = {
-        "method": _name_method(discovery.method, starts.store),
+        "method": _method_to_json(discovery.method, method_tensors.store),
         "task": discovery.task,
         "seed": discovery.seed,
         "absolute": discovery.scores.absolute,
@@ -63,7 +63,7 @@ def save(discovery: Discovery, path: str | os.PathLike[str]) -> None:
         tensors |= _prefixed("chosen.", circuit_io.to_tensors(chosen.circuit))
     for i, circuit in enumerate(discovery.circuits):
         tensors |= _prefixed(f"circuits.{i}.", circuit_io.to_tensors(circuit))
-    graph_file.write(Path(path), KIND, graph, tensors | starts.tensors, header)
+    graph_file.write(Path(path), KIND, graph, tensors | method_tensors.tensors, header)
 
 
 def load(path: str | os.PathLike[str], graph: Graph) -> Discovery:
@@ -73,13 +73,13 @@ def load(path: str | os.PathLike[str], graph: Graph) -> Discovery:
     its fields, must have been imported before.
 
     Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when it is not a discovery, one on another graph, or its method is not known.
+        FileNotFoundError: when the file does not exist.
+        ValueError: when it is not a discovery, one on another graph, or its method is unknown.
     """
     path = Path(path)
     tensors, header = graph_file.read(path, KIND, graph)
     try:
-        method = _find_method(header["method"], _Starts(graph, tensors).fetch)
+        method = _method_from_json(header["method"], _MethodTensors(graph, tensors).fetch)
     except ValueError as error:
         raise ValueError(f"the method of {path} cannot be made again: {error}") from error
     return Discovery(
@@ -99,8 +99,8 @@ def load(path: str | os.PathLike[str], graph: Graph) -> Discovery:
     )
 
 
-class _Starts:
-    """Scores and circuits that a method holds, such as those that it starts from, as tensors."""
+class _MethodTensors:
+    """Scores and circuits in a method's fields, such as those that it starts from, as tensors."""
 
     def __init__(self, graph: Graph, tensors: Mapping[str, Tensor] | None = None) -> None:
         self._graph = graph
@@ -108,7 +108,12 @@ class _Starts:
         self._count = 0
 
     def store(self, value: Any) -> dict[str, Any] | None:
-        """Keep one of these; where, and what is not in the tensors."""
+        """Add the tensors of scores or a circuit.
+
+        Returns:
+            As JSON, the prefix of the tensors' names, and what the tensors do not say; None for
+            other values.
+        """
         if not isinstance(value, (Scores, Circuit)):
             return None
         if value.graph != self._graph:
@@ -123,28 +128,28 @@ class _Starts:
         self.tensors |= _prefixed(prefix, _pack_scores(value))
         return {"scores": prefix, "absolute": value.absolute, "greedy": value.greedy}
 
-    def fetch(self, where: Mapping[str, Any]) -> Scores | Circuit:
-        """What was kept there."""
-        if "circuit" in where:
-            tensors = _under(where["circuit"], self.tensors)
-            return circuit_io.from_tensors(self._graph, where["given_by"], tensors)
-        tensors = _under(where["scores"], self.tensors)
-        return _unpack_scores(self._graph, tensors, where)
+    def fetch(self, reference: Mapping[str, Any]) -> Scores | Circuit:
+        """The scores or circuit for which `store` returned this reference."""
+        if "circuit" in reference:
+            tensors = _under(reference["circuit"], self.tensors)
+            return circuit_io.from_tensors(self._graph, reference["given_by"], tensors)
+        tensors = _under(reference["scores"], self.tensors)
+        return _unpack_scores(self._graph, tensors, reference)
 
 
-def _name_method(method: Method, store: Store) -> dict[str, Any]:
+def _method_to_json(method: Method, store: Store) -> dict[str, Any]:
     names = {cls: name for name, cls in registry().items()}
     return {"name": names.get(type(method)), **to_json(method, store)}
 
 
-def _find_method(named: Mapping[str, Any], fetch: Fetch) -> Method:
+def _method_from_json(saved: Mapping[str, Any], fetch: Fetch) -> Method:
     registered = registry()
-    if named["name"] in registered:  # wherever its class lives by now
-        method = make(registered[named["name"]], named["fields"], fetch)
+    if saved["name"] in registered:  # its class may have moved to another module
+        method = make(registered[saved["name"]], saved["fields"], fetch)
     else:
-        method = from_json({"class": named["class"], "fields": named["fields"]}, fetch)
+        method = from_json({"class": saved["class"], "fields": saved["fields"]}, fetch)
     if not isinstance(method, Method):
-        raise ValueError(f"{named['class']} is no circuit-finding method.")
+        raise ValueError(f"{saved['class']} is not a circuit-finding method.")
     return method
 
 
@@ -165,17 +170,23 @@ def _chosen(
 
 def _pack_scores(scores: Scores) -> dict[str, Tensor]:
     if scores.nodes is not None:
-        return {f"nodes.{site}": s.contiguous() for site, s in scores.nodes.items()}
+        return {f"nodes.{site}": values.contiguous() for site, values in scores.nodes.items()}
     blocks = scores.graph.blocks
-    return {f"edges.{b}": blocks[b].flatten(matrix) for b, matrix in (scores.edges or {}).items()}
+    return {
+        f"edges.{name}": blocks[name].flatten(values)
+        for name, values in (scores.edges or {}).items()
+    }
 
 
-def _unpack_scores(graph: Graph, tensors: Mapping[str, Tensor], ranks: Mapping[str, Any]) -> Scores:
-    """Scores of packed tensors, and of a header that says how they rank.
+def _unpack_scores(
+    graph: Graph, tensors: Mapping[str, Tensor], header: Mapping[str, Any]
+) -> Scores:
+    """The scores that `_pack_scores` packed.
 
-    A file need not say of a method's initial scores that they rank by absolute value.
+    Args:
+        header: says how they rank; by absolute value, if it does not say.
     """
-    order = {"absolute": ranks.get("absolute", True), "greedy": ranks["greedy"]}
+    order = {"absolute": header.get("absolute", True), "greedy": header["greedy"]}
     nodes = _under("nodes.", tensors)
     if nodes:
         return Scores(graph, nodes=nodes, **order)
@@ -191,6 +202,7 @@ def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names have a prefix, by the rest of their names."""
     return {
         name.removeprefix(prefix): tensor
         for name, tensor in tensors.items()

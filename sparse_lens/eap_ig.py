@@ -1,4 +1,4 @@
-"""Graphs in the JSON format of EAP-IG (Hanna et al. 2403.17806), which other programs read."""
+"""Graphs in the JSON format of EAP-IG's program (Hanna et al. 2403.17806)."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from sparse_lens.graphs.component import ComponentGraph
 from sparse_lens.scores import Scores
 
 Source = str | os.PathLike[str] | Mapping[str, Any]
-"""A file, or what is in it."""
+"""A file, or its content."""
 
 
 def to_json(
     circuit: Circuit, path: str | os.PathLike[str] | None = None, *, scores: Scores | None = None
 ) -> dict[str, Any]:
-    """Every node and edge of the graph, and whether the circuit has it; also in a file at `path`.
+    """Every node and edge of the graph, and whether the circuit has it; also written to `path`.
 
     Args:
-        scores: of the edges; the format asks for one, so without scores it is 0.0.
+        scores: of the edges. The format requires them; without, they are 0.0.
 
     Raises:
-        ValueError: for a channel graph, split embeddings, or scores of other things.
+        ValueError: for a channel graph, split embeddings, or scores that are not of its edges.
     """
     graph = _check_graph(circuit.graph)
     names = list(_edge_names(graph))
@@ -53,19 +53,19 @@ def to_json(
 
 
 def circuit_from_json(graph: Graph, source: Source) -> Circuit:
-    """The edges that are in the circuit, as are both their ends; nodes without edges are left out.
+    """The edge circuit of the edges that are in the file's circuit together with both their ends.
 
     Raises:
-        ValueError: when the file is of another model, or names what the graph lacks.
+        ValueError: when the file is of another model, or has nodes or edges that the graph lacks.
     """
     graph = _check_graph(graph)
     document = _read(graph, source)
-    kept = {name for name, node in document["nodes"].items() if node["in_graph"]}
-    outside = set(graph.node_names()) - kept
+    kept_nodes = {name for name, node in document["nodes"].items() if node["in_graph"]}
+    pruned_nodes = set(graph.node_names()) - kept_nodes
     edges = [
         name
         for name, edge in document["edges"].items()
-        if edge["in_graph"] and outside.isdisjoint(_ends(name))
+        if edge["in_graph"] and pruned_nodes.isdisjoint(_ends(name))
     ]
     return Circuit.from_edge_names(graph, edges)
 
@@ -91,7 +91,7 @@ def scores_from_json(graph: Graph, source: Source) -> Scores:
 def _check_graph(graph: Graph) -> ComponentGraph:
     if not isinstance(graph, ComponentGraph) or graph.split_embeddings:
         raise ValueError(
-            f"EAP-IG's format knows component graphs with one input, got {graph}; "
+            f"EAP-IG's format is for component graphs with one input, got {graph}; "
             "use Circuit.save and Circuit.load."
         )
     return graph
@@ -129,6 +129,7 @@ def _layout(graph: ComponentGraph) -> dict[str, Any]:
 
 
 def _read(graph: ComponentGraph, source: Source) -> Mapping[str, Any]:
+    """The content of a file, checked against the graph's layout and nodes."""
     if isinstance(source, Mapping):
         document = source
     else:
@@ -136,23 +137,24 @@ def _read(graph: ComponentGraph, source: Source) -> Mapping[str, Any]:
             document = json.loads(Path(source).read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
             raise ValueError(f"{source} is not JSON: {error}.") from error
-    absent = [key for key in ("cfg", "nodes", "edges") if key not in document]
-    if absent:
-        raise ValueError(f"this is not a graph of EAP-IG: it lacks {', '.join(absent)}.")
+    missing = [key for key in ("cfg", "nodes", "edges") if key not in document]
+    if missing:
+        raise ValueError(f"this is not a graph of EAP-IG: it lacks {', '.join(missing)}.")
     for key, value in _layout(graph).items():
         if document["cfg"].get(key, value) != value:
             raise ValueError(
                 f"this file is of another model: its {key} is {document['cfg'][key]}, "
                 f"the graph's is {value}."
             )
-    known = set(graph.node_names())
+    graph_nodes = set(graph.node_names())
     for name in document["nodes"]:
-        if name not in known:
-            hint = did_you_mean(name, sorted(known))
+        if name not in graph_nodes:
+            hint = did_you_mean(name, sorted(graph_nodes))
             raise ValueError(f"{graph} has no node {name!r}.{hint}")
     return document
 
 
 def _ends(edge: str) -> tuple[str, str]:
+    """The names of an edge's nodes: `a0.h1->a2.h0<q>` is from `a0.h1` to `a2.h0`."""
     writer, _, reader = edge.partition("->")
     return writer, reader.partition("<")[0]

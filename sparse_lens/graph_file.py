@@ -1,4 +1,4 @@
-"""Safetensors files that belong to one graph, with a JSON header that says to which."""
+"""Safetensors files of one graph's tensors, with a JSON header that has the graph's fingerprint."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def write(
     """Write a file in one step.
 
     Args:
-        kind: what it holds, such as "circuit"; part of its format's name.
+        kind: what the file holds, such as "circuit"; part of its format's name.
         header: any JSON; the format and the graph's fingerprint and description are added.
 
     Raises:
-        FileNotFoundError: when there is no such folder.
+        FileNotFoundError: when the folder does not exist.
     """
-    own = {"format": _format(kind), "fingerprint": graph.fingerprint, "graph": _describe(graph)}
-    metadata = {kind: json.dumps({**own, **header})}
+    added = {"format": _format(kind), "fingerprint": graph.fingerprint, "graph": _describe(graph)}
+    metadata = {kind: json.dumps({**added, **header})}
     write_atomically(path, safetensors.torch.save(tensors, metadata=metadata))
 
 
@@ -36,8 +36,8 @@ def read(path: Path, kind: str, graph: Graph) -> tuple[dict[str, Tensor], dict[s
     """Tensors and header of a file.
 
     Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when it holds something else, or belongs to another graph.
+        FileNotFoundError: when the file does not exist.
+        ValueError: when it is not of this kind, or belongs to another graph.
     """
     header = read_header(path, kind)
     if header["fingerprint"] != graph.fingerprint:
@@ -50,11 +50,11 @@ def read(path: Path, kind: str, graph: Graph) -> tuple[dict[str, Tensor], dict[s
 
 
 def read_header(path: Path, kind: str) -> dict[str, Any]:
-    """The header alone, whichever graph the file belongs to.
+    """The header of a file of any graph.
 
     Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when it holds something else.
+        FileNotFoundError: when the file does not exist.
+        ValueError: when it is not of this kind.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no {kind} at {path}.")

@@ -1,4 +1,4 @@
-"""Gates that are exactly 0 or 1 with some probability, and differentiable in between."""
+"""The hard concrete distribution: random gates that can be exactly 0 or 1, with gradients."""
 
 from __future__ import annotations
 
@@ -14,17 +14,21 @@ from torch import Tensor
 class HardConcrete:
     """The hard concrete distribution of gates z in [0, 1] (Louizos et al. 2018, 1712.01312).
 
-    With u uniform on (0, 1), s = sigmoid((logit(u) + log_alpha) / temperature) is stretched to the
-    interval (low, high) and clipped to [0, 1]. Here log_alpha stands inside the division, as in
-    the code of Edge Pruning (Bhaskar et al. 2024, 2406.16778), whose constants are the defaults.
+    With u uniform on (0, 1):
+
+        s = sigmoid((logit(u) + log_alpha) / temperature)
+        z = clip(low + (high - low) s, 0, 1)
+
+    log_alpha is divided by the temperature, as in the program of Edge Pruning (Bhaskar et al. 2024,
+    2406.16778), whose constants are the defaults.
     """
 
     temperature: float = 2 / 3
-    """Of the sigmoid; the smaller, the closer to a coin toss."""
+    """Of the sigmoid; the smaller, the more of the gates are exactly 0 or 1."""
 
     low: float = -0.1
     high: float = 1.1
-    """Ends of the stretched interval; what lies outside [0, 1] is clipped to its ends."""
+    """Ends of the interval that s is stretched to before it is clipped to [0, 1]."""
 
     eps: float = 1e-6
     """u is drawn from (eps, 1 - eps)."""
@@ -43,19 +47,19 @@ class HardConcrete:
     def sample(
         self, log_alpha: Float[Tensor, " gates"], generator: torch.Generator
     ) -> Float[Tensor, " gates"]:
-        """One draw of every gate; gradients reach log_alpha where it is strictly inside (0, 1).
+        """One draw of every gate, with a gradient to log_alpha for gates strictly inside (0, 1).
 
         Args:
-            generator: on the device where the numbers are drawn. One on the CPU gives the same
-                gates whatever the device of log_alpha.
+            generator: u is drawn on its device. One on the CPU gives the same gates for log_alpha
+                on any device.
         """
         u = torch.rand(log_alpha.shape, generator=generator, device=generator.device)
         u = u.to(log_alpha).mul_(1 - 2 * self.eps).add_(self.eps)
-        return self._at(u.logit() + log_alpha)
+        return self._stretched(u.logit() + log_alpha)
 
     def median(self, log_alpha: Float[Tensor, " gates"]) -> Float[Tensor, " gates"]:
         """The deterministic gate, at u = 1/2."""
-        return self._at(log_alpha)
+        return self._stretched(log_alpha)  # logit(1/2) = 0
 
     def probability_open(self, log_alpha: Float[Tensor, " gates"]) -> Float[Tensor, " gates"]:
         """P(z > 0) = 1 - P(z = 0), where P(z = 0) = sigmoid(-offset - log_alpha)."""
@@ -63,9 +67,14 @@ class HardConcrete:
 
     @property
     def offset(self) -> float:
-        """The logit of P(z > 0) is log_alpha + offset."""
+        """logit(P(z > 0)) - log_alpha.
+
+        z > 0 if s > -low / (high - low), whose logit is log(-low / high), so if
+        logit(u) + log_alpha > temperature * log(-low / high) = -offset.
+        """
         return -self.temperature * math.log(-self.low / self.high)
 
-    def _at(self, logit: Float[Tensor, " gates"]) -> Float[Tensor, " gates"]:
+    def _stretched(self, logit: Float[Tensor, " gates"]) -> Float[Tensor, " gates"]:
+        """z, given logit(u) + log_alpha."""
         stretched = self.low + (self.high - self.low) * (logit / self.temperature).sigmoid()
         return stretched.clamp(0, 1)

@@ -1,4 +1,4 @@
-"""What a result depends on, as JSON and as hashes that are the same in every run."""
+"""JSON descriptions and reproducible hashes of what a result depends on."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from transformer_lens import HookedTransformer
 
 from sparse_lens.task import Task
 
-# Where a model computes, and which hook points are on, do not change what it computes.
-_NOT_THE_MODEL = ("device", "n_devices", "ungroup_grouped_query_attention")
+# Settings that do not change what a model computes: its devices, and which hook points are on
+# (these, and the settings whose names begin with `use_`).
+_IRRELEVANT_SETTINGS = ("device", "n_devices", "ungroup_grouped_query_attention")
 
 
 def describe(value: Any) -> Any:
     """A value as JSON: dataclasses by class name and fields, tensors by their hashes.
 
     Raises:
-        ValueError: for anything that has no such description.
+        ValueError: for a value of any other type.
     """
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
@@ -35,8 +36,8 @@ def describe(value: Any) -> Any:
     if isinstance(value, Sequence):
         return [describe(item) for item in value]
     raise ValueError(
-        f"cannot record {value!r}: methods and ablations are written down by their fields, "
-        "which must be numbers, strings, tensors, sequences, mappings or dataclasses of these."
+        f"cannot record {value!r}: methods and ablations are recorded by their fields, which must "
+        "be numbers, strings, tensors, sequences, mappings or dataclasses of these."
     )
 
 
@@ -46,7 +47,7 @@ def describe_fields(value: Any) -> dict[str, Any]:
 
 
 def json_hash(value: Any) -> str:
-    """Hex digest of a JSON value, whatever the order of its keys."""
+    """Hex digest of a JSON value, independent of the order of its keys."""
     return _hex(json.dumps(value, sort_keys=True).encode())
 
 
@@ -56,7 +57,7 @@ def tensor_hash(tensor: Tensor) -> str:
 
 
 def model_hash(model: HookedTransformer) -> str:
-    """Hex digest of all that a model computes from: weights, configuration, reference tokens."""
+    """Hex digest of what a model's results depend on: weights, configuration, reference tokens."""
     parts: list[bytes] = []
     for name, tensor in sorted(model.state_dict().items()):
         parts += [name.encode(), *_tensor_parts(tensor)]
@@ -66,7 +67,7 @@ def model_hash(model: HookedTransformer) -> str:
     config = {
         name: str(value)
         for name, value in vars(model.cfg).items()
-        if name not in _NOT_THE_MODEL
+        if name not in _IRRELEVANT_SETTINGS
         and not name.startswith("use_")
         and isinstance(value, (bool, int, float, str, list, tuple, torch.dtype))
     }
@@ -82,20 +83,20 @@ def task_hash(task: Task) -> str:
 
 
 def tokenizer_hash(tokenizer: Any) -> str | None:
-    """Hex digest of what a tokenizer makes of text; None where there is none."""
+    """Hex digest of a tokenizer's definition; None if it has no fast implementation."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     return None if backend is None else _hex(backend.to_str().encode())
 
 
 def _tensor_parts(tensor: Tensor) -> list[bytes]:
     tensor = tensor.detach().cpu().contiguous()
-    head = f"{tensor.dtype} {list(tensor.shape)}".encode()
-    return [head, tensor.reshape(-1).view(torch.uint8).numpy().tobytes()]
+    header = f"{tensor.dtype} {list(tensor.shape)}".encode()
+    return [header, tensor.reshape(-1).view(torch.uint8).numpy().tobytes()]
 
 
 def _hex(*parts: bytes) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for part in parts:
-        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(len(part).to_bytes(8, "little"))  # so that parts cannot run into each other
         digest.update(part)
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Soft masks over a graph: what the masked forward pass takes besides circuits."""
+"""Soft masks over a graph, the input of the masked forward pass."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from sparse_lens.graphs.tensors import check_shapes
 
 @dataclass(frozen=True, eq=False)
 class Masks:
-    """One number in [0, 1] per node and per edge: 1 keeps it, 0 gives it its ablated value.
+    """One number in [0, 1] per node and per edge: 1 for its live value, 0 for its ablated value.
 
-    An entry that is absent stands for ones throughout. The tensors are used as they are (not
-    copied), so gradients reach whatever made them; values at pairs that are not edges are ignored.
+    A missing site or block stands for ones. The tensors are not copied, so a circuit's output can
+    be differentiated with respect to what they were computed from. Entries at pairs that are not
+    edges are ignored.
 
     Raises:
         ValueError: for a site or block that the graph lacks, or a wrong shape.
@@ -48,14 +49,14 @@ class Masks:
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Masks:
-        """Zeros and ones that run as the circuit does.
+        """A circuit's masks of zeros and ones.
 
-        A node circuit gives no edge masks (a pruned node already carries its ablated value to
-        everyone), except where `logits` is pruned, which carries nothing: there the edges into it
-        are cut.
+        A node circuit has no edge masks, since a pruned node carries its ablated value to all its
+        destinations. If `logits` is pruned, which has no destinations, the edges into it are cut,
+        and there are edge masks.
 
         Raises:
-            ValueError: for what is no circuit.
+            ValueError: for anything but a circuit.
         """
         if not isinstance(circuit, Circuit):
             raise ValueError(

@@ -97,7 +97,7 @@ class NodePruningSearch(Method):
         ablation: Ablation | BoundAblation,
         seed: int = 0,
     ) -> Discovery:
-        """Run the trials that are missing; what the best one found, at the cost of all of them.
+        """Run the trials that are missing; the best one's discovery, at the cost of all of them.
 
         Raises:
             ImportError: when optuna is not installed.
@@ -107,12 +107,12 @@ class NodePruningSearch(Method):
         with metered(model) as meter:
             bound = bind(model, graph, ablation)
             binding = meter.cost()
-        found: dict[int, Discovery] = {}
+        discoveries: dict[int, Discovery] = {}
         with _quiet():
             study = self._study(bound, task, seed)
             while (number := len(_finished(study))) < self.n_trials:
-                # A sampler of its own for each trial: what it draws depends on nothing but the
-                # trials before, wherever the search was interrupted.
+                # A new sampler for each trial: its draws then depend on the earlier trials alone,
+                # wherever the search was interrupted.
                 study.sampler = _optuna().samplers.TPESampler(seed=seed * 1009 + number)
                 trial = study.ask()
                 discovery = self._settings(trial).discover(
@@ -120,14 +120,16 @@ class NodePruningSearch(Method):
                 )
                 trial.set_user_attr("cost", asdict(discovery.cost))
                 study.tell(trial, self._value(discovery))
-                found[trial.number] = discovery
+                discoveries[trial.number] = discovery
             trials = _finished(study)[: self.n_trials]
         best = min(trials, key=lambda trial: (trial.values[0], trial.number))
-        if best.number not in found:  # it ended before an interruption
+        if best.number not in discoveries:  # it ended before an interruption
             settings = replace(self._base, **best.params)
-            found[best.number] = settings.discover(model, graph, task, ablation=bound, seed=seed)
+            discoveries[best.number] = settings.discover(
+                model, graph, task, ablation=bound, seed=seed
+            )
         return replace(
-            found[best.number],
+            discoveries[best.number],
             method=self,
             cost=_total([binding, *(Cost(**trial.user_attrs["cost"]) for trial in trials)]),
             history=tuple({"value": trial.values[0], **trial.params} for trial in trials),
@@ -168,7 +170,7 @@ class NodePruningSearch(Method):
         if self.journal is not None:
             backend = optuna.storages.journal.JournalFileBackend(self.journal)
             storage = optuna.storages.JournalStorage(backend)
-        what = json_hash(
+        search_hash = json_hash(
             {
                 "search": describe(replace(self, journal=None, n_trials=1)),
                 "model": model_hash(bound.model),
@@ -178,19 +180,21 @@ class NodePruningSearch(Method):
             }
         )
         study = optuna.create_study(
-            storage=storage, study_name=f"{task.name}, seed {seed}, {what}", load_if_exists=True
+            storage=storage,
+            study_name=f"{task.name}, seed {seed}, {search_hash}",
+            load_if_exists=True,
         )
         waiting = optuna.trial.TrialState.WAITING
         if not any(t.state.is_finished() or t.state == waiting for t in study.trials):
-            # Also where the first was interrupted: it stands there as running, and never ends.
+            # Also when the first was interrupted: the journal keeps it as running for ever.
             study.enqueue_trial({name: getattr(self._base, name) for name in self.space})
         return study
 
 
 def _describe_bound(bound: BoundAblation) -> list[Any]:
-    """Its kind and its tensors; the model and the graph are described elsewhere."""
-    own = (f.name for f in fields(bound) if f.name not in ("model", "graph"))
-    return [type(bound).__name__, *(describe(getattr(bound, name)) for name in own)]
+    """Its kind and its tensors; the study's name has the model and the graph already."""
+    names = (f.name for f in fields(bound) if f.name not in ("model", "graph"))
+    return [type(bound).__name__, *(describe(getattr(bound, name)) for name in names)]
 
 
 def _finished(study: Study) -> list[FrozenTrial]:
@@ -210,12 +214,12 @@ def _optuna() -> ModuleType:
 def _quiet() -> Iterator[None]:
     """Without optuna's line for every study and trial."""
     logging = _optuna().logging
-    found = logging.get_verbosity()
+    verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.WARNING)
     try:
         yield
     finally:
-        logging.set_verbosity(found)
+        logging.set_verbosity(verbosity)
 
 
 def _total(costs: Sequence[Cost]) -> Cost:

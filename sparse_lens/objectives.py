@@ -13,13 +13,13 @@ from sparse_lens.task import Prompts
 
 
 class Objective(ABC):
-    """A loss per example; lower means that the circuit does more of what it should."""
+    """A loss per example; the lower, the better the circuit performs the task."""
 
     needs_full_logits: ClassVar[bool] = False
     """Whether the full model's logits must be passed."""
 
     least_at_full_model: ClassVar[bool] = False
-    """Whether nothing is lower than the full model, so that the loss has no slope there."""
+    """Whether the full model has the smallest possible loss, so that the gradient is zero there."""
 
     @abstractmethod
     def __call__(
@@ -38,8 +38,9 @@ class Objective(ABC):
 class TaskLoss(Objective):
     """Cross-entropy in nats of the answers against the distractors.
 
-    The two-way loss of Gao et al. 2025 (2511.13653): the softmax is over the candidate tokens
-    alone. A set of answers counts with its total probability.
+    The two-way loss of Gao et al. 2025 (2511.13653): the softmax is over the candidate tokens only.
+    With D the logit difference it is -log sigmoid(D) = softplus(-D). A set of answers counts with
+    its total probability.
     """
 
     def __call__(
@@ -82,9 +83,10 @@ class KLDivergence(Objective):
     ) -> Float[Tensor, " n"]:
         if full_logits is None:
             raise ValueError("KLDivergence compares with the full model: pass full_logits.")
-        full = _precise(full_logits).log_softmax(-1)
-        circuit = _precise(logits).log_softmax(-1)
-        return (full.exp() * (full - circuit)).sum(-1)
+        # KL(p || q) = sum over tokens of p (log p - log q)
+        log_p = _precise(full_logits).log_softmax(-1)  # [n, vocab]
+        log_q = _precise(logits).log_softmax(-1)
+        return (log_p.exp() * (log_p - log_q)).sum(-1)
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def probability_difference(
 
 
 def logit_difference(logits: Float[Tensor, "n vocab"], prompts: Prompts) -> Float[Tensor, " n"]:
-    """Log-odds of the answers against the distractors under the softmax over both."""
+    """Log-odds of the answers against the distractors: the difference of their log-sum-exps."""
     logits = _precise(logits)
     answers, distractors = _candidates(logits, prompts)
     return _log_sum_exp(logits, answers) - _log_sum_exp(logits, distractors)
@@ -123,7 +125,7 @@ def logit_difference(logits: Float[Tensor, "n vocab"], prompts: Prompts) -> Floa
 def _candidates(
     logits: Float[Tensor, "n vocab"], prompts: Prompts
 ) -> tuple[Bool[Tensor, "n vocab"], Bool[Tensor, "n vocab"]]:
-    """Which tokens are answers, and which distractors."""
+    """Masks of the answers and of the distractors."""
     answers = _membership(prompts.answers, logits)
     if prompts.distractors is None:
         return answers, ~answers
@@ -131,11 +133,12 @@ def _candidates(
 
 
 def _precise(logits: Float[Tensor, "n vocab"]) -> Float[Tensor, "n vocab"]:
-    """In float32, or as they are where they are finer."""
+    """In float32, or in float64 as they are."""
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def _membership(tokens: Tensor, logits: Float[Tensor, "n vocab"]) -> Bool[Tensor, "n vocab"]:
+    """The mask of tokens that are given as indices, `[n]` or `[n, k]`."""
     tokens = tokens.to(logits.device).reshape(len(logits), -1)
     return torch.zeros_like(logits, dtype=torch.bool).scatter(-1, tokens, True)
 

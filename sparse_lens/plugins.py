@@ -9,15 +9,15 @@ Base = TypeVar("Base")
 
 
 def load_entry_points(group: str, base_class: type[Base]) -> dict[str, type[Base]]:
-    """The classes of a group of entry points by name, ours and those of other packages, sorted.
+    """The classes of a group of entry points, of all installed packages, sorted by name.
 
     Args:
         group: such as `sparse_lens.methods`.
         base_class: what each of them must be a subclass of.
 
     Raises:
-        ImportError: when one cannot be imported, naming the package that it comes from.
-        ValueError: when one is no subclass of `base_class`, naming the package.
+        ImportError: when one cannot be imported, naming its package.
+        ValueError: when one is not a subclass of `base_class`, naming its package.
     """
     points = sorted(entry_points(group=group), key=lambda point: point.name)
     return {point.name: _load(point, base_class) for point in points}
@@ -26,8 +26,8 @@ def load_entry_points(group: str, base_class: type[Base]) -> dict[str, type[Base
 def _load(point: Any, base_class: type[Base]) -> type[Base]:
     """The class that an entry point names.
 
-    The point is untyped: where the backport of importlib.metadata is installed, it is the
-    backport's and not an `importlib.metadata.EntryPoint`.
+    The entry point is untyped, since it is not an `importlib.metadata.EntryPoint` if the backport
+    of importlib.metadata is installed.
     """
     try:
         loaded = point.load()

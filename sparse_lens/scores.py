@@ -1,4 +1,4 @@
-"""One number per node or per edge, and the circuits of the best ones."""
+"""Scores of nodes or edges, and circuits of the best ones."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Scores:
 
     Raises:
         ValueError: when both or neither are given, a site or block is missing, a shape is wrong,
-            a score is not a number, or node scores are to be chosen greedily.
+            a score is NaN, or node scores are to be selected greedily.
     """
 
     graph: Graph
@@ -40,11 +40,11 @@ class Scores:
     """By block; values at pairs that are not edges are ignored."""
 
     absolute: bool = True
-    """Whether the best scores are those farthest from zero; else they are the largest."""
+    """Whether the best scores are those farthest from zero; otherwise they are the largest."""
 
     greedy: bool = False
-    """Whether a circuit of edges grows from the output backwards: of the edges into what already
-    leads to the output the best one is taken, again and again; see `EdgesFromOutput`."""
+    """Whether edges are selected from the output backwards: one after the other, the best one of
+    those that enter what already leads to the output; see `EdgesFromOutput`."""
 
     def __post_init__(self) -> None:
         if (self.nodes is None) == (self.edges is None):
@@ -76,13 +76,13 @@ class Scores:
         *,
         absolute: bool = True,
     ) -> Scores:
-        """Scores of nodes by site, in which those of the graph's fixed sites come first.
+        """Node scores by site, with infinity for the nodes of the graph's fixed sites.
 
         Args:
-            nodes: those of fixed sites are not looked at, and may be missing.
+            nodes: scores of fixed sites are ignored, and may be missing.
         """
-        first = {name: torch.full(graph.site_shapes[name], torch.inf) for name in graph.fixed_sites}
-        return cls(graph, nodes={**nodes, **first}, absolute=absolute)
+        fixed = {name: torch.full(graph.site_shapes[name], torch.inf) for name in graph.fixed_sites}
+        return cls(graph, nodes={**nodes, **fixed}, absolute=absolute)
 
     def by_name(self) -> dict[str, float]:
         """Every score by the name of its node or edge, in the graph's order."""
@@ -91,19 +91,20 @@ class Scores:
 
     @property
     def importance(self) -> Float[Tensor, " n"]:
-        """What each node or edge ranks by, in the graph's order; the larger is the better."""
+        """What nodes or edges rank by, in the graph's order: |score| or score; larger is better."""
         return self._values.abs() if self.absolute else self._values
 
     def top(self, *, n_nodes: int | None = None, n_edges: int | None = None) -> Circuit:
         """The circuit of the best nodes or edges.
 
-        Exactly as many as asked for, or all if there are fewer (where `greedy`: all that can lead
-        to the output); of equal scores the earlier in the graph's order wins. Edge scores take
-        `n_edges`. Node scores take `n_nodes`, or `n_edges` for the largest number of best nodes
-        between which there are at most that many edges.
+        It has exactly as many as requested, or all if there are fewer (with `greedy`, all that can
+        lead to the output). Ties are broken by the graph's order. Edge scores take `n_edges`. Node
+        scores take `n_nodes`, or `n_edges` for the largest number of best nodes between which there
+        are at most that many edges.
 
         Raises:
-            ValueError: unless exactly one number is given, not negative, that the scores know.
+            ValueError: unless exactly one number is given, it is not negative, and it is one that
+                these scores take.
         """
         if (n_nodes is None) == (n_edges is None):
             raise ValueError("top takes either n_nodes= or n_edges=, one of the two.")
@@ -114,8 +115,8 @@ class Scores:
             if n_nodes is not None:
                 raise ValueError("these scores are of edges: ask for top(n_edges=...).")
             if self.greedy:
-                first = torch.tensor(self._from_output.first(n), dtype=torch.long)
-                return self._circuit_of_edges(_members(first, self.graph.n_edges))
+                indices = torch.tensor(self._from_output.first(n), dtype=torch.long)
+                return self._circuit_of_edges(_mask_of(indices, self.graph.n_edges))
             return self._circuit_of_edges(_best(self.importance, n))
         if n_edges is not None:
             return self._within_edges(n_edges)
@@ -126,22 +127,25 @@ class Scores:
         return EdgesFromOutput(self.graph, self.graph.unflatten_edges(self.importance))
 
     def _within_edges(self, n_edges: int) -> Circuit:
-        """More nodes never have fewer edges between them, so bisection finds the last that fit."""
+        """The circuit of as many best nodes as have at most `n_edges` edges between them.
+
+        The number of edges never falls when nodes are added, so bisection finds how many.
+        """
         order = self.importance.argsort(descending=True, stable=True)
         fits, too_many = 0, len(order) + 1
         while too_many - fits > 1:
             middle = (fits + too_many) // 2
-            if self.graph.count_edges_between(_members(order[:middle], len(order))) <= n_edges:
+            if self.graph.count_edges_between(_mask_of(order[:middle], len(order))) <= n_edges:
                 fits = middle
             else:
                 too_many = middle
-        return self._circuit_of_nodes(_members(order[:fits], len(order)))
+        return self._circuit_of_nodes(_mask_of(order[:fits], len(order)))
 
-    def _circuit_of_nodes(self, chosen: Bool[Tensor, " n"]) -> Circuit:
-        return Circuit.from_node_masks(self.graph, self.graph.unflatten(chosen))
+    def _circuit_of_nodes(self, kept: Bool[Tensor, " n"]) -> Circuit:
+        return Circuit.from_node_masks(self.graph, self.graph.unflatten(kept))
 
-    def _circuit_of_edges(self, chosen: Bool[Tensor, " n"]) -> Circuit:
-        return Circuit.from_edge_masks(self.graph, self.graph.unflatten_edges(chosen))
+    def _circuit_of_edges(self, kept: Bool[Tensor, " n"]) -> Circuit:
+        return Circuit.from_edge_masks(self.graph, self.graph.unflatten_edges(kept))
 
     @classmethod
     def from_eap_ig_json(
@@ -154,27 +158,28 @@ class Scores:
 
     @cached_property
     def _values(self) -> Float[Tensor, " n"]:
-        """The scores in the order of the names."""
+        """The scores in the graph's order."""
         if self.nodes is not None:
             return self.graph.flatten(self.nodes)
         return self.graph.flatten_edges(self.edges or {})
 
 
 def _best(values: Float[Tensor, " n"], k: int) -> Bool[Tensor, " n"]:
-    """The k largest; of equal ones the first."""
+    """The mask of the k largest values; of equal ones the first."""
     if k >= len(values):
         return torch.ones(len(values), dtype=torch.bool)
     if k == 0:
         return torch.zeros(len(values), dtype=torch.bool)
-    # A stable sort of 85 million numbers takes half a minute; only ties need the order.
+    # Find the k-th largest without sorting (a stable sort of 85 million numbers takes half a
+    # minute), then keep all above it, and the first of those that are equal to it.
     limit = values.topk(k, sorted=False).values.min()
-    chosen = values > limit
+    kept = values > limit
     ties = (values == limit).nonzero().flatten()
-    chosen[ties[: k - int(chosen.count_nonzero())]] = True
-    return chosen
+    kept[ties[: k - int(kept.count_nonzero())]] = True
+    return kept
 
 
-def _members(indices: Int[Tensor, " k"], n: int) -> Bool[Tensor, " n"]:
+def _mask_of(indices: Int[Tensor, " k"], n: int) -> Bool[Tensor, " n"]:
     return torch.zeros(n, dtype=torch.bool).index_fill(0, indices, True)
 
 

@@ -39,7 +39,7 @@ class ChosenCircuit:
     """Every (number of nodes or edges, loss) that was measured, in order."""
 
     calibration: Calibration | None = None
-    """With which the loss was measured, where that was asked for."""
+    """That of the logits whose loss was measured, for methods that calibrate."""
 
 
 Calibrate = Callable[[Tensor, Prompts], Calibration]
@@ -69,10 +69,8 @@ def choose_circuit(
     means: dict[int, float] = {}
     bounds: dict[int, float] = {}
 
-    def at(size: int) -> Circuit:
-        by_nodes = scores.nodes is not None
-        size_of = {"n_nodes": size} if by_nodes else {"n_edges": size}
-        return scores.top(**size_of)
+    def circuit_of(size: int) -> Circuit:
+        return scores.top(n_edges=size) if scores.nodes is None else scores.top(n_nodes=size)
 
     def calibration_of(circuit: Circuit) -> Calibration | None:
         if calibrate is None:
@@ -80,7 +78,7 @@ def choose_circuit(
         return calibrate(circuit_logits(bound, circuit, train), train)
 
     def measure(size: int) -> None:
-        circuit = at(size)
+        circuit = circuit_of(size)
         calibration = calibration_of(circuit)
         loss = TaskLoss() if calibration is None else calibration.loss
         losses = loss(circuit_logits(bound, circuit, validation), validation)
@@ -98,7 +96,7 @@ def choose_circuit(
     size, met, _ = smallest_size(measured(bounds), largest, target=target_loss)
     if not met:
         size, met, _ = smallest_size(measured(means), largest, target=target_loss)
-    circuit = at(size)
+    circuit = circuit_of(size)
     return ChosenCircuit(circuit, means[size], met, tuple(means.items()), calibration_of(circuit))
 
 

@@ -1,4 +1,4 @@
-"""What a circuit is asked to do: prompts with answers, in three splits."""
+"""Tasks: prompts with answers, in three splits."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 SPLITS = ("train", "validation", "held_out")
-"""The parts of a task, by name."""
+"""Names of the splits of a task."""
 
 TokenSet = Int[Tensor, " n"] | Int[Tensor, "n _"]
 
@@ -19,7 +19,7 @@ TokenSet = Int[Tensor, " n"] | Int[Tensor, "n _"]
 def stack_sets(sets: Sequence[Sequence[int]]) -> TokenSet:
     """Sets of tokens as one tensor: `[n]` when each has one token, else `[n, k]`.
 
-    Smaller sets are filled up with their own first token, which changes no set.
+    Smaller sets repeat their first token, which does not change the set.
     """
     width = max(len(tokens) for tokens in sets)
     if width == 1:
@@ -40,15 +40,15 @@ _SHAPES = {
 def _check_integers(name: str, value: object, shapes: Sequence[str]) -> None:
     if value is None and name not in ("clean", "corrupted", "answers"):
         return
-    got = f"got {type(value).__name__}"
+    received = f"got {type(value).__name__}"
     if isinstance(value, Tensor):
-        integers = not (
+        is_integer = not (
             value.is_floating_point() or value.is_complex() or value.dtype == torch.bool
         )
-        if integers and value.ndim in [shape.count(",") + 1 for shape in shapes]:
+        if is_integer and value.ndim in [shape.count(",") + 1 for shape in shapes]:
             return
-        got = f"got one of {value.dtype} and shape {tuple(value.shape)}"
-    raise ValueError(f"{name} must be a tensor of integers, {' or '.join(shapes)}, {got}.")
+        received = f"got one of {value.dtype} and shape {tuple(value.shape)}"
+    raise ValueError(f"{name} must be a tensor of integers, {' or '.join(shapes)}, {received}.")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -56,32 +56,31 @@ class Prompts:
     """Aligned pairs of clean and corrupted prompts with the tokens that answer them.
 
     Raises:
-        ValueError: when something is no tensor of integers, shapes disagree, a token is negative, a
-            position lies outside its prompt, there are no prompts, or a token is both an answer and
-            a distractor of the same prompt.
+        ValueError: when a field is not a tensor of integers, shapes disagree, a token is negative,
+            a position lies outside its prompt, there are no prompts, or a token is both an answer
+            and a distractor of the same prompt.
     """
 
     clean: Int[Tensor, "n pos"]
     """Tokens of the prompts; shorter ones are padded on the right."""
 
     corrupted: Int[Tensor, "n pos"]
-    """The same prompts with the deciding tokens exchanged, aligned position by position."""
+    """The same prompts with the tokens that decide the answer exchanged, aligned by position."""
 
     answers: TokenSet
     """The right next token of each clean prompt, `[n]`, or a set of them, `[n, k]`.
 
-    A token that is named twice in a row counts once, so sets of different sizes are rows in which
-    some token is repeated: see `stack_sets`.
+    A token that occurs twice in a row counts once; smaller sets repeat a token, see `stack_sets`.
     """
 
     distractors: TokenSet | None
     """The wrong next tokens, `[n]` or `[n, k]`; None for every other token."""
 
     positions: Int[Tensor, " n"] | None = None
-    """Where the answer is predicted; None for each prompt's last token."""
+    """The position whose logits predict the answer; None for each prompt's last token."""
 
     lengths: Int[Tensor, " n"] | None = None
-    """Tokens of each prompt that are not padding; None when none is padded."""
+    """Number of tokens of each prompt before its padding; None for prompts without padding."""
 
     def __post_init__(self) -> None:
         for name, shapes in _SHAPES.items():
@@ -108,12 +107,12 @@ class Prompts:
             raise ValueError(
                 f"lengths must lie in 1..{width}, got {self.lengths.min()}..{self.lengths.max()}."
             )
-        ends = self.answer_positions
-        limit = self.lengths if self.lengths is not None else torch.full_like(ends, width)
-        if not bool(((ends >= 0) & (ends < limit)).all()):
+        positions = self.answer_positions
+        lengths = self.lengths if self.lengths is not None else torch.full_like(positions, width)
+        if not bool(((positions >= 0) & (positions < lengths)).all()):
             raise ValueError(
                 f"positions must lie inside the prompts (0..length-1), got "
-                f"{ends.min()}..{ends.max()} for prompts of up to {width} tokens."
+                f"{positions.min()}..{positions.max()} for prompts of up to {width} tokens."
             )
 
     def _check_tokens(self) -> None:
@@ -125,17 +124,18 @@ class Prompts:
             tokens = getattr(self, name)
             if tokens is not None and bool((tokens < 0).any()):
                 raise ValueError(
-                    f"{name} has the token {int(tokens.min())}, and tokens are 0 or more; pad with "
-                    "any token on the right, and say with lengths= how many are none."
+                    f"{name} has the token {int(tokens.min())}, and tokens are 0 or more; pad on "
+                    "the right with any token, and pass the lengths without padding as lengths=."
                 )
         if self.distractors is None:
             return
         answers = self.answers.reshape(len(self), -1, 1)
         distractors = self.distractors.reshape(len(self), 1, -1)
-        clash = (answers == distractors).flatten(1).any(-1).nonzero().flatten().tolist()
-        if clash:
+        clashes = (answers == distractors).flatten(1).any(-1)  # [n]
+        if bool(clashes.any()):
+            rows = clashes.nonzero().flatten().tolist()
             raise ValueError(
-                f"prompts {clash[:5]} have a token that is both answer and distractor; "
+                f"prompts {rows[:5]} have a token that is both answer and distractor; "
                 "the two-way loss needs distinct tokens."
             )
 
@@ -163,7 +163,7 @@ class Prompts:
 
     @property
     def answer_positions(self) -> Int[Tensor, " n"]:
-        """Position whose logits predict the answer."""
+        """The position whose logits predict the answer."""
         if self.positions is not None:
             return self.positions
         if self.lengths is not None:
@@ -201,17 +201,18 @@ class Prompts:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A behaviour, with prompts to find its circuit on, to choose by, and to report on."""
+    """A behaviour of the model, as prompts with answers in three splits."""
 
     name: str
+
     train: Prompts
-    """What a method learns from."""
+    """For discovery: what a method learns from."""
 
     validation: Prompts | None = None
-    """What every choice is made on: thresholds, searches, calibration."""
+    """For every choice: thresholds, sizes, searches, calibration."""
 
     held_out: Prompts | None = None
-    """What is only ever reported."""
+    """For results that are reported, and nothing else."""
 
     def split(self, name: str) -> Prompts:
         """The prompts of one split.
@@ -235,7 +236,7 @@ class Task:
         return Task(self.name, *(None if s is None else s.to(device) for s in splits))  # type: ignore[arg-type]
 
     def to_jsonl(self, path: str | PathLike[str]) -> None:
-        """Write one line a prompt; see `sparse_lens.task_io.save`."""
+        """Write one line per prompt; see `sparse_lens.task_io.save`."""
         from sparse_lens import task_io
 
         task_io.save(self, path)
@@ -249,7 +250,7 @@ class Task:
         tokenizer: PreTrainedTokenizerBase | None = None,
         prepend_bos: bool = False,
     ) -> "Task":
-        """Read one prompt a line; see `sparse_lens.task_io.load`."""
+        """Read one prompt per line; see `sparse_lens.task_io.load`."""
         from sparse_lens import task_io
 
         return task_io.load(path, name=name, tokenizer=tokenizer, prepend_bos=prepend_bos)
@@ -263,7 +264,7 @@ class Task:
         tokenizer: PreTrainedTokenizerBase | None = None,
         prepend_bos: bool = False,
     ) -> "Task":
-        """Of a Hugging Face `Dataset`, or a `DatasetDict` with one for each split.
+        """A task from a Hugging Face `Dataset`, or a `DatasetDict` with one for each split.
 
         See `sparse_lens.task_io.from_rows` for what the rows hold.
         """

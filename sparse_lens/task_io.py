@@ -1,4 +1,4 @@
-"""Tasks in files and data sets: one row a prompt, each checked where it is read."""
+"""Tasks from and to JSON lines and data sets: one row per prompt."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from transformers import PreTrainedTokenizerBase
 from sparse_lens.atomic import write_atomically
 from sparse_lens.task import SPLITS, Prompts, Task, stack_sets
 
-_ALSO_HELD_OUT = "test"
+_SPLIT_ALIASES = {"test": "held_out"}
 _KEYS = ("split", "clean", "corrupted", "answers", "distractors", "position")
-_MOST_PROBLEMS = 20
+_MAX_PROBLEMS_SHOWN = 20
 
 Row = Mapping[str, Any]
 
 
 def save(task: Task, path: str | os.PathLike[str]) -> None:
-    """Write one JSON object a line, one line a prompt, in tokens and without padding.
+    """Write one JSON object per line and prompt, in tokens without padding.
 
-    The folder must exist; a file that is there is replaced in one step.
+    The folder must exist; an existing file is replaced in one step.
     """
     lines = [
         json.dumps({"split": split, **row})
@@ -47,14 +47,14 @@ def load(
     """Read a task from JSON lines; see `from_rows` for what they hold. Empty lines are skipped.
 
     Args:
-        name: of the task; None for the file's.
+        name: of the task; None for the name of the file.
 
     Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: for malformed lines, each with its number and the reason.
+        FileNotFoundError: when the file does not exist.
+        ValueError: for malformed lines, with each one's number and the reason.
     """
     path = Path(path)
-    found: list[tuple[str, Row]] = []
+    rows: list[tuple[str, Row]] = []  # each with its name in messages
     problems: list[str] = []
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
         if not line.strip():
@@ -65,11 +65,11 @@ def load(
             problems.append(f"line {number}: not JSON ({error.msg})")
             continue
         if isinstance(row, dict):
-            found.append((f"line {number}", row))
+            rows.append((f"line {number}", row))
         else:
             problems.append(f"line {number}: expected an object, got {type(row).__name__}")
     reader = _RowReader(tokenizer, prepend_bos=prepend_bos)
-    return _task(name or path.stem, found, reader, problems, str(path))
+    return _task(name or path.stem, rows, reader, problems, str(path))
 
 
 def from_rows(
@@ -79,48 +79,50 @@ def from_rows(
     tokenizer: PreTrainedTokenizerBase | None = None,
     prepend_bos: bool = False,
 ) -> Task:
-    """A task of rows, such as those of a `datasets.Dataset`, or of one for each split.
+    """A task from rows, such as those of a `datasets.Dataset`, or of one for each split.
 
     A row has the keys
 
-    - `clean`, `corrupted`: text, or a list of tokens; as many tokens in both;
-    - `answers`, `distractors`: a token, or a list of them, of any length; as text, each must be
-      one token. Without distractors they are all other tokens;
-    - `split`: train (if left out), validation or held_out; rows that come by split need none, and
-      a data set's `test` split is held_out;
-    - `position`: of the token that predicts the answer, counted from 0 in the row's own tokens;
-      the last one if left out.
+    - `clean`, `corrupted`: text, or a list of tokens; the same number of tokens in both;
+    - `answers`, `distractors`: a token, or a list of any number of them; as text, each must be
+      one token. Without distractors, all other tokens are distractors;
+    - `split`: train (the default), validation or held_out. Rows that are given by split need none,
+      and a data set's `test` split is held_out;
+    - `position`: the index of the token that predicts the answer, counted from 0 in the row's own
+      tokens; by default the last one.
 
     Args:
         tokenizer: for rows of text.
-        prepend_bos: begin prompts that are text with the tokenizer's token for that.
+        prepend_bos: prepend the tokenizer's beginning-of-sequence token to prompts of text.
 
     Raises:
-        ValueError: for malformed rows, each with its number (from 0) and the reason.
+        ValueError: for malformed rows, with each one's number (from 0) and the reason.
     """
-    found: list[tuple[str, Row]] = []
+    named_rows: list[tuple[str, Row]] = []  # each with its name in messages
     problems: list[str] = []
 
-    def add(place: str, row: Any, **known: str) -> None:
+    def add(row_name: str, row: Any, **split: str) -> None:
         if isinstance(row, Mapping):
-            found.append((place, dict(row) | known))
+            named_rows.append((row_name, dict(row) | split))
         else:
-            problems.append(f"{place}: expected a mapping, got {type(row).__name__}")
+            problems.append(f"{row_name}: expected a mapping, got {type(row).__name__}")
 
     if isinstance(rows, Mapping):
-        for split, part in rows.items():
-            split = "held_out" if split == _ALSO_HELD_OUT else str(split)
-            for i, row in enumerate(part):
+        for given_split, split_rows in rows.items():
+            split = _SPLIT_ALIASES.get(str(given_split), str(given_split))
+            for i, row in enumerate(split_rows):
                 add(f"{split} row {i}", row, split=split)
     else:
         for i, row in enumerate(rows):
             add(f"row {i}", row)
     reader = _RowReader(tokenizer, prepend_bos=prepend_bos)
-    return _task(name, found, reader, problems, f"task {name!r}")
+    return _task(name, named_rows, reader, problems, f"task {name!r}")
 
 
 @dataclass(frozen=True)
 class _Example:
+    """A row in tokens."""
+
     split: str
     clean: list[int]
     corrupted: list[int]
@@ -130,20 +132,20 @@ class _Example:
 
 
 class _RowReader:
-    """From a row to tokens."""
+    """Checks rows and converts them to tokens."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase | None, *, prepend_bos: bool) -> None:
-        self._tokenizer, self._first = tokenizer, []
+        self._tokenizer, self._prefix = tokenizer, []
         if prepend_bos:
             if tokenizer is None or tokenizer.bos_token_id is None:
-                raise ValueError("prepend_bos=True takes a tokenizer with a token to begin with.")
-            self._first = [tokenizer.bos_token_id]
+                raise ValueError("prepend_bos=True takes a tokenizer with a bos_token.")
+            self._prefix = [tokenizer.bos_token_id]
 
     def read(self, row: Row) -> _Example:
-        """The row's tokens.
+        """The row in tokens.
 
         Raises:
-            ValueError: with the reason why it is none of a task.
+            ValueError: with the reason why the row is malformed.
         """
         unknown = [key for key in row if key not in _KEYS]
         if unknown:
@@ -166,18 +168,25 @@ class _RowReader:
             both = sorted(set(answers) & set(distractors))
             if both:
                 raise ValueError(f"token {both[0]} is both answer and distractor")
+        return _Example(
+            split, clean, corrupted, answers, distractors, self._position(row, len(clean))
+        )
+
+    def _position(self, row: Row, n_tokens: int) -> int | None:
+        """The index of the token that predicts the answer, counted in all `n_tokens` tokens."""
         position = row.get("position")
-        own = len(clean) - (len(self._first) if isinstance(row["clean"], str) else 0)
-        if position is not None and (not _is_token(position) or position >= own):
-            raise ValueError(f"position {position!r} is none of the {own} tokens'")
-        if position is not None and isinstance(row["clean"], str):
-            position += len(self._first)
-        return _Example(split, clean, corrupted, answers, distractors, position)
+        n_prefix = len(self._prefix) if isinstance(row["clean"], str) else 0
+        n_own = n_tokens - n_prefix
+        if position is None:
+            return None
+        if not _is_token(position) or position >= n_own:
+            raise ValueError(f"position {position!r} is none of the {n_own} tokens'")
+        return position + n_prefix
 
     def _prompt(self, row: Row, key: str) -> list[int]:
         value = row[key]
         if isinstance(value, str):
-            tokens = [*self._first, *self._encode(value, key)]
+            tokens = [*self._prefix, *self._encode(value, key)]
         else:
             tokens = self._tokens(value, key)
         if not tokens:
@@ -186,18 +195,18 @@ class _RowReader:
 
     def _set(self, row: Row, key: str) -> list[int]:
         value = row[key]
-        several = value if isinstance(value, (list, tuple)) else [value]
-        if not several:
+        items = value if isinstance(value, (list, tuple)) else [value]
+        if not items:
             raise ValueError(f"{key} has no tokens")
         tokens = []
-        for one in several:
-            if isinstance(one, str):
-                pieces = self._encode(one, key)
+        for item in items:
+            if isinstance(item, str):
+                pieces = self._encode(item, key)
                 if len(pieces) != 1:
-                    raise ValueError(f"{key}: {one!r} is not one token but {len(pieces)}")
+                    raise ValueError(f"{key}: {item!r} is not one token but {len(pieces)}")
                 tokens += pieces
             else:
-                tokens += self._tokens([one], key)
+                tokens += self._tokens([item], key)
         if len(set(tokens)) < len(tokens):
             raise ValueError(f"{key} has a token twice")
         return tokens
@@ -222,26 +231,35 @@ def _task(
     problems: list[str],
     source: str,
 ) -> Task:
-    """The task of rows, each with what it is called in messages."""
+    """The task of these rows.
+
+    Args:
+        rows: each with its name in messages.
+        problems: those that are known already; this adds its own.
+        source: the name of the whole in messages.
+
+    Raises:
+        ValueError: for any problem, listing all of them.
+    """
     examples: dict[str, list[_Example]] = {split: [] for split in SPLITS}
-    for place, row in rows:
+    for row_name, row in rows:
         try:
             example = reader.read(row)
             _check_like(examples[example.split], example)
         except ValueError as problem:
-            problems.append(f"{place}: {problem}")
+            problems.append(f"{row_name}: {problem}")
         else:
             examples[example.split].append(example)
     if problems:
-        shown = "\n  ".join(problems[:_MOST_PROBLEMS])
-        more = len(problems) - _MOST_PROBLEMS
+        shown = "\n  ".join(problems[:_MAX_PROBLEMS_SHOWN])
+        n_more = len(problems) - _MAX_PROBLEMS_SHOWN
         raise ValueError(
             f"{source} has {len(problems)} malformed rows:\n  {shown}"
-            + (f"\n  and {more} more" if more > 0 else "")
+            + (f"\n  and {n_more} more" if n_more > 0 else "")
         )
     if not examples["train"]:
         raise ValueError(f"{source} has no train rows, which every task needs.")
-    prompts = {split: _prompts(found) for split, found in examples.items() if found}
+    prompts = {split: _prompts(of_split) for split, of_split in examples.items() if of_split}
     return Task(
         name,
         train=prompts["train"],
@@ -250,9 +268,9 @@ def _task(
     )
 
 
-def _check_like(others: Sequence[_Example], example: _Example) -> None:
-    """The distractors of a split are all given, or all are every other token."""
-    if others and (others[0].distractors is None) != (example.distractors is None):
+def _check_like(earlier: Sequence[_Example], example: _Example) -> None:
+    """Check that either all examples of a split have distractors, or none has."""
+    if earlier and (earlier[0].distractors is None) != (example.distractors is None):
         raise ValueError("distractors must be given in all rows of a split or in none")
 
 
@@ -265,8 +283,9 @@ def _prompts(examples: Sequence[_Example]) -> Prompts:
 
     positions = None
     if any(example.position is not None for example in examples):
-        places = [len(e.clean) - 1 if e.position is None else e.position for e in examples]
-        positions = torch.tensor(places)
+        positions = torch.tensor(
+            [len(e.clean) - 1 if e.position is None else e.position for e in examples]
+        )
     distractors = [example.distractors for example in examples if example.distractors is not None]
     return Prompts(
         clean=padded(example.clean for example in examples),
@@ -279,6 +298,7 @@ def _prompts(examples: Sequence[_Example]) -> Prompts:
 
 
 def _rows_of(prompts: Prompts) -> Iterable[dict[str, Any]]:
+    """Rows of tokens, with the keys that `from_rows` reads, without `split`."""
     n, width = prompts.clean.shape
     lengths = [width] * n if prompts.lengths is None else prompts.lengths.tolist()
     for i in range(n):

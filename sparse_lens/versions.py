@@ -1,4 +1,4 @@
-"""What a result was computed with."""
+"""The software and hardware that a result was computed with."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sparse_lens._version import __version__
 
 
 def installed_versions() -> dict[str, str]:
-    """Versions of sparse-lens, torch, transformer-lens and Python, as they run now."""
+    """Versions of sparse-lens, torch, transformer-lens and Python in this process."""
     return {
         "sparse-lens": __version__,
         "torch": torch.__version__,
@@ -22,7 +22,7 @@ def installed_versions() -> dict[str, str]:
 
 
 def hardware(device: torch.device | str | None) -> str:
-    """Name of a CUDA device; for others that of the processor, as far as the system tells."""
+    """Name of a CUDA device; for others that of the processor, as the system reports it."""
     if torch.device(device or "cpu").type == "cuda":
         return torch.cuda.get_device_name(device)
     try:

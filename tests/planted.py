@@ -1,15 +1,17 @@
-"""An algorithm written by hand into the weights of two models, so that its circuit is known.
+"""An algorithm written by hand into the weights of two models, whose circuit is therefore known.
 
 A prompt reads `a f b = ?`, where a, f and b are bits, and the answer says whether a and b differ; f
-is there to distract. The steps, with the channels of the stream in capitals:
+is a distraction. The steps, with the channels of the stream in capitals:
 
-1. At `=`, one head of layer 0 looks at a and copies its BIT to A, another one copies b's to B.
-2. There the MLP of layer 0 writes to X whether the two differ: 1 or -1.
-3. At `?`, one head of layer 1 looks back at `=` and copies X to Y.
-4. There the MLP of layer 1 writes Y to OUT, which the answer is read from.
+1. At `=`, one head of layer 0 attends to a and copies its BIT to A, another one copies that of b
+   to B.
+2. At `=`, the MLP of layer 0 writes to X whether the two differ: 1 or -1.
+3. At `?`, one head of layer 1 attends to `=` and copies X to Y.
+4. At `?`, the MLP of layer 1 writes Y to OUT, which the unembedding reads the answer from.
 
-What carries the bits on this way is needed whatever the ablation. What aims the attention is the
-same on a corrupted prompt, so it is needed under mean ablation but not under interchange.
+The edges and nodes that carry the bits are needed under every ablation. Those that aim the
+attention have the same values on a corrupted prompt, so they are needed under mean ablation, but
+not under interchange.
 """
 
 from dataclasses import dataclass
@@ -31,7 +33,7 @@ ZEROS, ONES = range(4), range(4, 8)
 EQUALS, QUESTION, SAME, DIFFERENT = range(8, 12)
 VOCAB = 12
 
-PLACE_OF_A, _, PLACE_OF_B, PLACE_OF_EQUALS, PLACE_OF_QUESTION = range(5)
+POS_A, _, POS_B, POS_EQUALS, POS_QUESTION = range(5)
 N_POSITIONS = 5
 
 FIRST_POSITION = 4  # the channels below are spare
@@ -41,12 +43,13 @@ D_MODEL = 16
 HEAD_OF_A, HEAD_OF_B, HEAD_OF_X = 1, 3, 2
 N_HEADS, D_HEAD = 4, 2
 NEURONS = (2, 5)
-"""The two of each MLP that work: one for each sign."""
+"""The two neurons of each MLP with weights, one for each sign."""
 D_MLP = 8
 
 SHARPNESS = 4.0
-"""What the score of the token that a head looks at has over the others: 95% of its attention."""
+"""Attention score of the token that a head attends to, above the others: a pattern of 95%."""
 
+# Edges and channels that carry the bits, and those that aim the attention.
 CARRYING_EDGES = (
     *("input->a0.h1<v>", "input->a0.h3<v>", "a0.h1->m0", "a0.h3->m0"),
     *("m0->a1.h2<v>", "a1.h2->m1", "m1->logits"),
@@ -63,16 +66,16 @@ CARRYING_CHANNELS = (
     f"final_resid:{OUT}",
 )
 AIMING_CHANNELS = (
-    *(f"blocks.0.attn_in:{FIRST_POSITION + p}" for p in (PLACE_OF_A, PLACE_OF_B, PLACE_OF_EQUALS)),
+    *(f"blocks.0.attn_in:{FIRST_POSITION + p}" for p in (POS_A, POS_B, POS_EQUALS)),
     *("blocks.0.q:2", "blocks.0.q:6", "blocks.0.k:2", "blocks.0.k:6"),
-    *(f"blocks.1.attn_in:{FIRST_POSITION + p}" for p in (PLACE_OF_EQUALS, PLACE_OF_QUESTION)),
+    *(f"blocks.1.attn_in:{FIRST_POSITION + p}" for p in (POS_EQUALS, POS_QUESTION)),
     *("blocks.1.q:4", "blocks.1.k:4"),
 )
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """A model, a graph and an ablation, with the circuit that is to be found."""
+    """A model, a graph and an ablation, with the circuit that a method should find."""
 
     model: HookedTransformer
     graph: Graph
@@ -94,20 +97,20 @@ class Problem:
 
     def without(self, name: str) -> Circuit:
         """The planted circuit without one of its edges or nodes."""
-        rest = [other for other in self.names if other != name]
+        remaining = [kept for kept in self.names if kept != name]
         if self.circuit.is_node_circuit:
-            return Circuit.from_node_names(self.graph, rest)
-        return Circuit.from_edge_names(self.graph, rest)
+            return Circuit.from_node_names(self.graph, remaining)
+        return Circuit.from_edge_names(self.graph, remaining)
 
 
 @cache
 def problems() -> dict[str, Problem]:
-    """Both models with both graphs and both ablations."""
+    """By name every combination of a model, a graph and an ablation."""
     ablations: dict[str, Ablation] = {
         "interchange": InterchangeAblation(),
         "mean": MeanAblation(tokens=task().train.clean),
     }
-    found = {}
+    problems_by_name = {}
     for model_name, model in (("dense", dense_model()), ("sparse", sparse_model())):
         component, channel = ComponentGraph.from_model(model), ChannelGraph.from_model(model)
         for name, ablation in ablations.items():
@@ -119,8 +122,8 @@ def problems() -> dict[str, Problem]:
                 (channel, Circuit.from_node_names(channel, channels)),
             ):
                 problem = Problem(model, graph, ablation, circuit)
-                found[f"{model_name}, {graph.kind}, {name}"] = problem
-    return found
+                problems_by_name[f"{model_name}, {graph.kind}, {name}"] = problem
+    return problems_by_name
 
 
 def dense_model() -> HookedTransformer:
@@ -164,14 +167,14 @@ def sparse_model() -> HookedSparseGPT:
     )
     _write_algorithm(model)
     _add_noise(model, density=0.1, scale=0.05)
-    # One loud constant channel makes up the norm, and the gains undo it: a norm that does nothing.
-    loud = 20.0
+    # One large constant channel dominates the RMS, which the gains undo: the norms change nothing.
+    constant = 20.0
     with torch.no_grad():
-        model.embed.W_E[:, CONSTANT] = loud
+        model.embed.W_E[:, CONSTANT] = constant
         norms: list[Any] = [model.ln_final]
         norms += [norm for block in model.blocks for norm in (block.ln1, block.ln2)]
         for norm in norms:
-            norm.w.fill_(loud / D_MODEL**0.5)
+            norm.w.fill_(constant / D_MODEL**0.5)
             norm.w[CONSTANT] = 0.1
     return model
 
@@ -180,19 +183,17 @@ def sparse_model() -> HookedSparseGPT:
 def _write_algorithm(model: Any) -> None:
     for parameter in model.parameters():
         parameter.zero_()
-    # The stream holds each token's bit as -1 or 1, and where it stands.
+    # The stream holds the bit of each token as -1 or 1, and its position.
     model.embed.W_E[ZEROS, BIT] = -1.0
     model.embed.W_E[ONES, BIT] = 1.0
     for position in range(N_POSITIONS):
         model.pos_embed.W_pos[position, FIRST_POSITION + position] = 1.0
     # 1. and 3. Three heads move a channel between two positions.
     first, second = model.blocks
-    _write_head(first.attn, HEAD_OF_A, PLACE_OF_EQUALS, looks_at=PLACE_OF_A, source=BIT, target=A)
-    _write_head(first.attn, HEAD_OF_B, PLACE_OF_EQUALS, looks_at=PLACE_OF_B, source=BIT, target=B)
-    _write_head(
-        second.attn, HEAD_OF_X, PLACE_OF_QUESTION, looks_at=PLACE_OF_EQUALS, source=X, target=Y
-    )
-    # 2. X = 2 relu(A - B - 1) + 2 relu(B - A - 1) - 1: each neuron sees one way to differ.
+    _write_head(first.attn, HEAD_OF_A, POS_EQUALS, key=POS_A, source=BIT, target=A)
+    _write_head(first.attn, HEAD_OF_B, POS_EQUALS, key=POS_B, source=BIT, target=B)
+    _write_head(second.attn, HEAD_OF_X, POS_QUESTION, key=POS_EQUALS, source=X, target=Y)
+    # 2. X = 2 relu(A - B - 1) + 2 relu(B - A - 1) - 1: each neuron detects one way to differ.
     # 4. OUT = 4 relu(Y) - 4 relu(-Y).
     for neuron, sign in zip(NEURONS, (1.0, -1.0), strict=True):
         first.mlp.W_in[A, neuron], first.mlp.W_in[B, neuron] = sign, -sign
@@ -201,19 +202,17 @@ def _write_algorithm(model: Any) -> None:
         second.mlp.W_in[Y, neuron] = sign
         second.mlp.W_out[neuron, OUT] = 4.0 * sign
     first.mlp.b_out[X] = -1.0
-    # OUT counts for one answer and against the other.
+    # OUT adds to the logit of one answer and subtracts from that of the other.
     model.unembed.W_U[OUT, DIFFERENT], model.unembed.W_U[OUT, SAME] = 1.0, -1.0
 
 
-def _write_head(
-    attn: Any, head: int, stands_at: int, *, looks_at: int, source: int, target: int
-) -> None:
-    """At one position copy a channel of another position to the target channel.
+def _write_head(attn: Any, head: int, query: int, *, key: int, source: int, target: int) -> None:
+    """At the query's position copy the source channel of the key's position to the target channel.
 
-    Where the head has nothing to do it looks at all tokens alike.
+    At the other positions the head attends to all tokens equally.
     """
-    attn.W_Q[head, FIRST_POSITION + stands_at, 0] = SHARPNESS * D_HEAD**0.5
-    attn.W_K[head, FIRST_POSITION + looks_at, 0] = 1.0
+    attn.W_Q[head, FIRST_POSITION + query, 0] = SHARPNESS * D_HEAD**0.5
+    attn.W_K[head, FIRST_POSITION + key, 0] = 1.0
     attn.W_V[head, source, 0] = 1.0
     attn.W_O[head, 0, target] = 1.0
 
@@ -229,21 +228,22 @@ def _add_noise(model: Any, *, density: float, scale: float) -> None:
 
 @cache
 def task() -> Task:
-    """Do the two bits differ?"""
+    """The task: do the bits a and b differ?"""
     generator = torch.Generator().manual_seed(0)
     splits = (_prompts(n_pairs, generator) for n_pairs in (32, 32, 64))
     return Task("differ", *splits)
 
 
 def _prompts(n_pairs: int, generator: torch.Generator) -> Prompts:
-    """Pairs that differ in the bit a or, every other one, b; both members are clean in turn."""
+    """Pairs that differ in a or, alternately, in b; each member is the clean prompt once."""
     clean = torch.randint(8, (n_pairs, N_POSITIONS), generator=generator)
-    clean[:, PLACE_OF_EQUALS], clean[:, PLACE_OF_QUESTION] = EQUALS, QUESTION
+    clean[:, POS_EQUALS], clean[:, POS_QUESTION] = EQUALS, QUESTION
     corrupted = clean.clone()
-    for start, place in enumerate((PLACE_OF_A, PLACE_OF_B)):
-        corrupted[start::2, place] = (clean[start::2, place] + 4) % 8  # a token of the other bit
+    for start, position in enumerate((POS_A, POS_B)):
+        # Four tokens further is a token of the other bit.
+        corrupted[start::2, position] = (clean[start::2, position] + 4) % 8
     clean, corrupted = torch.cat([clean, corrupted]), torch.cat([corrupted, clean])
-    differ = (clean[:, PLACE_OF_A] // 4) != (clean[:, PLACE_OF_B] // 4)
+    differ = (clean[:, POS_A] // 4) != (clean[:, POS_B] // 4)
     return Prompts(
         clean=clean,
         corrupted=corrupted,

@@ -121,7 +121,7 @@ def test_more_than_two_tokens_are_refused(sets: str) -> None:
         answers=pairs if sets == "sets of answers" else answers,
         distractors={"no distractors": None, "sets of answers": answers}.get(sets, pairs),
     )
-    with pytest.raises(ValueError, match="one answer and one distractor a prompt"):
+    with pytest.raises(ValueError, match="one answer and one distractor per prompt"):
         fit_calibration(torch.zeros(2, VOCAB), asked)
-    with pytest.raises(ValueError, match="one answer and one distractor a prompt"):
+    with pytest.raises(ValueError, match="one answer and one distractor per prompt"):
         Calibration().loss(torch.zeros(2, VOCAB), asked)

@@ -14,7 +14,9 @@ from typer.testing import CliRunner
 from sparse_lens.cli import app
 from sparse_lens.commands.compare_console import Display
 from sparse_lens.evals import tasks
-from sparse_lens.evals.compare import Progress
+from sparse_lens.evals.compare import Comparison
+from sparse_lens.evals.harness.running import Progress
+from sparse_lens.evals.question import registry
 from sparse_lens.evals.records import Record
 from sparse_lens.evals.results import Results
 from sparse_lens.models.checkpoint import save_sparse_gpt
@@ -132,13 +134,13 @@ def test_flags_reach_the_methods(models: str, tmp_path: Path, ablation: str, exp
 @pytest.mark.parametrize(
     ("flag", "expected"),
     [
-        (None, {"resample": 1, "frozen_norms": 1, "subset": 4}),
-        ("none", {}),
-        ("subsets,minimality", {"subset": 4}),
-        ("all", {"resample": 1, "frozen_norms": 1, "subset": 4}),
+        (None, ["resample", "frozen-norms", "subsets", "minimality"]),
+        ("none", []),
+        ("subsets,minimality", ["subsets", "minimality"]),
+        ("all", list(registry())),
     ],
 )
-def test_which_questions_are_asked(models: str, tmp_path: Path, flag: str, expected: dict):
+def test_which_questions_are_asked(models: str, tmp_path: Path, flag: str, expected: list[str]):
     given = () if flag is None else ("--questions", flag)
     one = models.split(",")[0]
     code, _, _ = run(
@@ -146,9 +148,9 @@ def test_which_questions_are_asked(models: str, tmp_path: Path, flag: str, expec
     )
     assert code == 0
     (record,) = Results.load(tmp_path).records
-    kinds = ("resample", "frozen_norms", "subset")
-    assert {kind: len(record.of_kind(kind)) for kind in kinds if record.of_kind(kind)} == expected
-    assert (record.chosen.removed_nodes is None) == (flag == "none")
+    assert list(record.answers) == list(record.questions) == expected
+    if "subsets" in expected:
+        assert len(record.answers["subsets"]["task_loss"]) == 4
 
 
 def test_all_tasks_are_those_that_all_models_can_read(
@@ -156,11 +158,11 @@ def test_all_tasks_are_those_that_all_models_can_read(
 ):
     asked = []
 
-    def stop(models, tasks, methods, **rest):
-        asked.append(tasks)
+    def stop(comparison, out, **rest):
+        asked.append(comparison.tasks)
         raise ValueError("asked enough")
 
-    monkeypatch.setattr("sparse_lens.commands.compare.compare", stop)
+    monkeypatch.setattr(Comparison, "run", stop)
     one, out = models.split(",")[0], ("--tasks", "all", "--out", str(tmp_path))
     assert run("--models", one, *out)[0] == 2
     code, printed, _ = run("--models", f"{one},py-sparse", *out)
@@ -188,13 +190,15 @@ def test_a_failed_job_gives_exit_code_1(models: str, tmp_path: Path):
         (("--preset", "slow"), "no preset 'slow'; there are quick, full"),
         (("--graph", "tree"), "no graph 'tree'; there are channel, component"),
         (("--ablation", "one"), "no ablation 'one'; there are mean, zero, interchange"),
-        (("--questions", "why"), "no question 'why'; there are resample, frozen-norms"),
+        (("--questions", "why"), "no question 'why'; there are completeness, frozen-norms"),
         (("--methods", "magic"), "no method 'magic'; there are acdc, attribution-patching"),
         (("--models", "nobody"), "no model 'nobody'"),
         (("--workers", "0"), "workers must be 1 or more, got 0"),
         (("--tasks", "nothing"), "no task 'nothing'"),
-        (("--set", "k_coef=1"), "--set takes METHOD.FIELD=VALUE"),
-        (("--set", "magic.k=1"), "no method in this comparison 'magic'"),
+        (("--set", "k_coef=1"), "--set takes NAME.FIELD=VALUE"),
+        (("--set", "magic.k=1"), "no method or question in this comparison 'magic'"),
+        (("--set", "minimality.k=1"), "minimality has no field 'k'; it has nodes"),
+        (("--set", "minimality.nodes=0"), "nodes must be 1 or more, got 0"),
         (("--set", "node-pruning.k=1"), "node-pruning has no field 'k'; it has objective"),
         (("--set", "node-pruning.k_coef=high"), "'high' is not a number"),
         (

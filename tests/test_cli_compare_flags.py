@@ -7,9 +7,11 @@ import pytest
 from typer.testing import CliRunner
 
 from sparse_lens.cli import app
-from sparse_lens.commands import compare as command
-from sparse_lens.evals.presets import QUICK
-from sparse_lens.evals.questions import QUESTIONS
+from sparse_lens.commands.compare_presets import QUICK
+from sparse_lens.evals.compare import Comparison
+from sparse_lens.evals.harness.sources import TaskSource
+from sparse_lens.evals.question import registry
+from sparse_lens.evals.questions import Completeness, Minimality
 from sparse_lens.evals.results import Results
 
 WAYS = {
@@ -21,16 +23,18 @@ WAYS = {
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What `compare` is called with; nothing is run."""
-    found: dict[str, Any] = {}
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Comparison]:
+    """The comparisons that run; nothing is computed."""
+    comparisons: list[Comparison] = []
 
-    def compare(models: Any, tasks: Any, methods: Any, **more: Any) -> Results:
-        found.update(models=models, tasks=tasks, methods=tuple(methods), **more)
+    def run(self: Comparison, out: Path, **_: Any) -> Results:
+        comparisons.append(self)
         return Results(())
 
-    monkeypatch.setattr(command, "compare", compare)
-    return found
+    monkeypatch.setattr(Comparison, "run", run)
+    # Names are made up: nothing looks for their tasks.
+    monkeypatch.setattr(TaskSource, "of", lambda task, *_: TaskSource(task))
+    return comparisons
 
 
 def run(tmp_path: Path, *arguments: str) -> tuple[int, str]:
@@ -40,42 +44,64 @@ def run(tmp_path: Path, *arguments: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize("flag", ["models", "tasks"])
 @pytest.mark.parametrize("way", WAYS)
-def test_names_add_up(asked: dict[str, Any], tmp_path: Path, flag: str, way: str) -> None:
+def test_names_add_up(asked: list[Comparison], tmp_path: Path, flag: str, way: str) -> None:
     typed, expected = WAYS[way]
     code, _ = run(tmp_path, *(part for name in typed for part in (f"--{flag}", name)))
     assert code == 0
-    assert asked[flag] == expected
+    (comparison,) = asked
+    assert getattr(comparison, flag) == expected
     others = {"models": QUICK.models, "tasks": QUICK.tasks}
-    assert all(asked[name] == value for name, value in others.items() if name != flag)
+    assert all(getattr(comparison, name) == value for name, value in others.items() if name != flag)
 
 
 @pytest.mark.parametrize(
     "typed",
     [("random,node-pruning",), ("random", "node-pruning")],
 )
-def test_methods_add_up(asked: dict[str, Any], tmp_path: Path, typed: tuple[str, ...]) -> None:
+def test_methods_add_up(asked: list[Comparison], tmp_path: Path, typed: tuple[str, ...]) -> None:
     code, _ = run(tmp_path, *(part for name in typed for part in ("--methods", name)))
     assert code == 0
-    assert asked["methods"] == ("random", "node-pruning")
+    (comparison,) = asked
+    assert list(comparison.named_methods) == ["random", "node-pruning"]
+    assert comparison.named_methods["node-pruning"] == QUICK.named_methods["node-pruning"]
 
 
 @pytest.mark.parametrize(
     ("typed", "expected"),
     [
-        (("minimality,completeness",), {"minimality", "completeness"}),
-        (("minimality", "completeness"), {"minimality", "completeness"}),
-        (("all",), set(QUESTIONS)),
-        (("none",), set()),
-        ((), set(QUESTIONS) - {"completeness"}),
+        (("minimality,completeness",), ["minimality", "completeness"]),
+        (("minimality", "completeness"), ["minimality", "completeness"]),
+        (("all",), list(registry())),
+        (("none",), []),
+        ((), list(QUICK.named_questions)),
     ],
 )
 def test_questions_add_up(
-    asked: dict[str, Any], tmp_path: Path, typed: tuple[str, ...], expected: set[str]
+    asked: list[Comparison], tmp_path: Path, typed: tuple[str, ...], expected: list[str]
 ) -> None:
     code, _ = run(tmp_path, *(part for name in typed for part in ("--questions", name)))
     assert code == 0
-    questions = asked["questions"]
-    assert {name for name, field in QUESTIONS.items() if getattr(questions, field)} == expected
+    (comparison,) = asked
+    assert list(comparison.named_questions) == expected
+    for name, question in comparison.named_questions.items():
+        assert question == QUICK.named_questions.get(name, registry()[name]())
+
+
+def test_fields_of_methods_and_questions_can_be_set(
+    asked: list[Comparison], tmp_path: Path
+) -> None:
+    code, _ = run(
+        tmp_path, "--questions", "minimality,completeness", "--set", "completeness.share=0.25",
+        "--set", "node-pruning.k_coef=0.5", "--seeds", "4", "--device", "meta",
+    )  # fmt: skip
+    assert code == 0
+    (comparison,) = asked
+    assert comparison.named_questions == {
+        "minimality": Minimality(nodes=8), "completeness": Completeness(share=0.25),
+    }  # fmt: skip
+    assert comparison.named_methods["node-pruning"].k_coef == 0.5  # type: ignore[attr-defined]
+    assert (comparison.seeds, comparison.device) == (4, "meta")
+    assert comparison.budgets == QUICK.budgets
 
 
 @pytest.mark.usefixtures("asked")

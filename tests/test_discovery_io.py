@@ -15,8 +15,7 @@ from sparse_lens.calibration import Calibration
 from sparse_lens.circuit import Circuit
 from sparse_lens.cost import Cost
 from sparse_lens.discovery import Discovery
-from sparse_lens.evals.harness.measuring import measurements_of
-from sparse_lens.evals.questions import Questions
+from sparse_lens.evals.harness.measuring import Meter, measurements_of
 from sparse_lens.graphs import ChannelGraph, ComponentGraph
 from sparse_lens.node_pruning import NodePruning
 from sparse_lens.objectives import KLDivergence, TaskLoss
@@ -121,8 +120,8 @@ def test_it_is_evaluated_later_without_running_again(method, graph_of, tmp_path)
     assert loaded.method == method
     before, after = (
         measurements_of(
-            bound, task.split("held_out"), discovery, discovery.circuit,
-            budgets=(3, 20), random_draws=0, questions=Questions(), seed=0,
+            Meter(bound, task.split("held_out")), discovery, discovery.circuit,
+            budgets=(3, 20), random_draws=0, seed=0,
         )
         for discovery in (found, loaded)
     )  # fmt: skip
@@ -204,7 +203,10 @@ def test_a_file_does_not_choose_what_is_imported(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"class": "sparse_lens.ablation.ZeroAblation", "fields": {}}, "no circuit-finding method"),
+        (
+            {"class": "sparse_lens.ablation.ZeroAblation", "fields": {}},
+            "not a circuit-finding method",
+        ),
         ({"class": "subprocess.Popen", "fields": {"args": "ls"}}, "no frozen dataclass subprocess"),
     ],
 )

@@ -10,25 +10,11 @@ import networkx as nx
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# From the ground up. A part (a folder or a single module) imports from the layers below its own
-# alone: those that stand in one layer do not know each other.
-LAYERS = (
-    {"_version", "atomic", "dataclass_json", "hard_concrete", "learning", "plugins"}
-    | {"gate_warnings", "node_price"},
-    {"models", "task", "versions"},
-    {"training", "graphs", "objectives", "task_io", "identity"},
-    {"circuit", "graph_file", "calibration", "selection"},
-    {"circuit_io", "circuit_network", "masks", "scores"},
-    {"patching", "eap_ig", "plotting"},
-    {"ablation"},
-    {"method", "cost", "search"},
-    {"discovery", "refinement"},
-    {"discovery_io", "ranking_method"},
-    {"node_pruning", "baselines", "evals"},
-    {"node_pruning_search", "refined", "commands"},
-    {"cli"},
-)
-LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
+# The floors of docs/architecture.md, from the ground up. A part (a folder or a single module)
+# imports from the floors below its own alone: those on one floor do not know each other.
+DOCUMENT = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+FLOORS = DOCUMENT.partition("```text floors\n")[2].partition("```")[0].splitlines()
+LEVEL = {part: level for level, floor in enumerate(FLOORS) for part in floor.split(", ")}
 
 # Imports inside a function or for type checkers alone that point back up, as (importer, imported).
 BACKWARD = {
@@ -42,8 +28,6 @@ BACKWARD = {
     # A discovery names its method; the method says that it returns one.
     ("method", "discovery"),
     ("baselines.edge_pruning.training", "baselines.edge_pruning.method"),
-    ("patching.variants.forward", "patching.variants.circuit_variants"),
-    ("patching.variants.plan", "patching.variants.circuit_variants"),
 }
 
 # Defining hook points (models) and counting passes (cost) is not touching activations.
@@ -140,7 +124,7 @@ def part_of(module: str) -> str:
     return module.partition(".")[0]
 
 
-def test_every_part_has_its_layer():
+def test_every_part_has_its_floor():
     assert set(LEVEL) == {file.part for file in MODULES.values()}
 
 
@@ -151,7 +135,7 @@ def test_imports_point_downwards():
         for module, at_once in file.own_imports
         if at_once
         and part_of(module) != file.part
-        and LEVEL.get(part_of(module), len(LAYERS)) >= LEVEL[file.part]
+        and LEVEL.get(part_of(module), len(FLOORS)) >= LEVEL[file.part]
     ]
     assert not offenders
 
@@ -174,6 +158,17 @@ def test_what_points_back_up_is_known():
         if not at_once and nx.has_path(graph, module, file.name)
     }
     assert backward == BACKWARD
+
+
+def test_patching_is_imported_as_a_whole():
+    """`ablation` alone gathers what its folder of ablations defines."""
+    offenders = [
+        f"{file.path} imports {module}"
+        for file in MODULES.values()
+        for module, _ in file.own_imports
+        if module.startswith("patching.") and file.part not in ("patching", "ablation")
+    ]
+    assert not offenders
 
 
 def test_imports_are_absolute_and_through_sparse_lens():

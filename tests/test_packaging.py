@@ -64,7 +64,8 @@ def test_it_imports_from_a_fresh_environment_beside_folders_of_the_same_names(wh
 
 
 def output_of(python: Path, script: str, folder: Path | None = None) -> str:
-    command = [python, "-W", "ignore", "-c", script]
+    # -E: a PYTHONPATH of the caller must not bring in the checkout.
+    command = [python, "-E", "-W", "ignore", "-c", script]
     shown = subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True)
     assert shown.returncode == 0, shown.stderr
     return shown.stdout.strip()

@@ -96,7 +96,7 @@ ERRORS: dict[str, tuple[dict[str, Any], str]] = {
     "no answers at all": ({"answers": None}, "answers must be .* got NoneType"),
     "padding that is no token": (
         {"clean": CLEAN.masked_fill(CLEAN == 7, -100)},
-        r"clean has the token -100, and tokens are 0 or more; pad with any token .* lengths=",
+        r"clean has the token -100, and tokens are 0 or more; pad on the right .* lengths=",
     ),
     "an answer that is no token": (
         {"answers": torch.arange(N) - 1},

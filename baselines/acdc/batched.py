@@ -5,11 +5,10 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from sparse_lens.baselines.acdc.guesses import Guesses
 from sparse_lens.baselines.acdc.order import Rows, sublayers_from_the_output
+from sparse_lens.baselines.acdc.prompt_batch import PromptBatch
 from sparse_lens.baselines.acdc.pruning_run import Edge, Rule, Run
 from sparse_lens.baselines.acdc.trials import (
     Trial,
@@ -21,8 +20,7 @@ from sparse_lens.baselines.acdc.trials import (
 from sparse_lens.circuit import Circuit
 from sparse_lens.graphs.component import EDGES, ComponentGraph
 from sparse_lens.objectives import Objective
-from sparse_lens.patching import BoundAblation, full_logits
-from sparse_lens.patching.variants.circuit_variants import CircuitVariants
+from sparse_lens.patching import BoundAblation, CircuitVariants
 from sparse_lens.task import Prompts
 
 _MOST_TRIALS = 256
@@ -30,7 +28,6 @@ _MOST_TRIALS = 256
 _CALL_COST = {"cpu": 2**23}
 _CALL_COST_ELSEWHERE = 2**32
 _LOGIT_ELEMENTS = 2**26
-_MOST_REPEATED = 16
 
 
 def run_in_batches(
@@ -70,24 +67,23 @@ class _Search:
         graph = bound.graph
         assert isinstance(graph, ComponentGraph)
         self._graph, self._max_tokens = graph, max_tokens
-        width = prompts.clean.shape[1]
+        self._n, self._width = prompts.clean.shape
         kept = start.edge_mask(EDGES).numpy()
-        self._parts = [
-            _Part(part_bound, part, objective, kept)
-            for part, part_bound in bound.batches(prompts, max(1, max_tokens // width))
+        self._batches = [
+            PromptBatch(bound_to_batch, batch, objective, kept)
+            for batch, bound_to_batch in bound.batches(prompts, max(1, max_tokens // self._width))
         ]
-        self._n, self._width = len(prompts), width
-        self._loss = sum(part.loss() for part in self._parts) / self._n
+        self._loss = sum(batch.initial_loss() for batch in self._batches) / self._n
         self._changes: dict[Edge, float] = {}
         self._margin, self._n_passes = float("inf"), 0
         self._guesses = Guesses(rule, graph)
 
     @property
     def _circuit(self) -> CircuitVariants:
-        return self._parts[0].variants
+        return self._batches[0].variants  # the edges are the same in all of them
 
     def readers_of(self, sublayer: Rows) -> int:
-        """The same for v, k and q of a layer, none of which hears of the others."""
+        """The same number for v, k and q of a layer, none of which reads from the others."""
         block, rows = sublayer
         assert block == EDGES
         starts = [sublayer.readers.start for sublayer in self._graph.sublayers]
@@ -96,11 +92,11 @@ class _Search:
 
     def prune(self, rows: list[int], rule: Rule) -> None:
         """Try all edges into readers of one sublayer, one reader after the other."""
-        needed = self._circuit.needs.readers
+        acting = self._circuit.acting.readers
         for row in rows:
-            if not needed[row]:
-                for part in self._parts:
-                    part.variants.drop(row)
+            if not acting[row]:
+                for batch in self._batches:
+                    batch.variants.drop(row)
         edges = [
             (row, writer)
             for row in rows
@@ -110,8 +106,8 @@ class _Search:
         limits = {row: self._limit(row) for row in dict.fromkeys(row for row, _ in edges)}
         pass_cost = self._pass_cost(edges[0][0]) if edges else 0.0
         while edges:
-            settled = self._try(edges, measured, rule, limits, pass_cost)
-            edges, measured = edges[settled:], measured[settled:]
+            n_decided = self._try(edges, measured, rule, limits, pass_cost)
+            edges, measured = edges[n_decided:], measured[n_decided:]
 
     def result(self, rule: Rule) -> Run:
         """What it came to."""
@@ -133,7 +129,7 @@ class _Search:
         limits: Mapping[int, int],
         pass_cost: float,
     ) -> int:
-        """Try the removals that are likely to be needed, and decide on as many edges as they tell.
+        """Try the removals that are likely to be needed; decide on as many edges as these allow.
 
         Args:
             measured: how the removal of each edge changed the loss on top of other decisions; is
@@ -144,97 +140,56 @@ class _Search:
         Returns:
             How many edges were decided on.
         """
-        near = edges[:_MOST_TRIALS]
-        goes = [self._guesses.goes(*one) for one in zip(near, measured, strict=False)]
-        most = min(limits[row] for row, _ in near)
+        edges = edges[:_MOST_TRIALS]
+        goes = [self._guesses.goes(*known) for known in zip(edges, measured, strict=False)]
+        most = min(limits[row] for row, _ in edges)
         trials = likely_trials(goes, most=most, pass_cost=pass_cost)
-        rows = sorted({near[trial.edge][0] for trial in trials})
-        kept = self._variants(trials, near, rows)
-        found = torch.stack([part.losses(rows, kept) for part in self._parts]).sum(0) / self._n
-        self._n_passes += len(self._parts)
-        losses = found.tolist()
+        rows = sorted({edges[trial.edge][0] for trial in trials})
+        kept = self._variants(trials, edges, rows)
+        sums = torch.stack([batch.losses(rows, kept) for batch in self._batches]).sum(0)
+        self._n_passes += len(self._batches)
+        losses = (sums / self._n).tolist()
         changes = changes_in(trials, losses, self._loss)
         decided, last_removed = [], None
-        for place in true_path(trials, [rule.removes(change) for change in changes]):
-            change = changes[place]
-            self._changes[(EDGES, *near[len(decided)])] = change
+        for trial in true_path(trials, [rule.removes(change) for change in changes]):
+            i, change = len(decided), changes[trial]
+            self._changes[(EDGES, *edges[i])] = change
             self._margin = min(self._margin, rule.margin(change))
-            outcome = rule.removes(change)
-            self._guesses.learn(near[len(decided)], measured[len(decided)], outcome)
-            decided.append(outcome)
-            if outcome:
-                self._loss, last_removed = losses[place], place
-        for i, place in best_informed(trials, decided).items():
-            measured[i] = changes[place]
+            decided.append(rule.removes(change))
+            self._guesses.learn(edges[i], measured[i], decided[-1])
+            if decided[-1]:
+                self._loss, last_removed = losses[trial], trial
+        for i, trial in best_informed(trials, decided).items():
+            measured[i] = changes[trial]
         if last_removed is not None:
-            for part in self._parts:
-                part.variants.adopt(last_removed)
+            for batch in self._batches:
+                batch.variants.adopt(last_removed)
         return len(decided)
 
     def _variants(
         self, trials: list[Trial], edges: list[tuple[int, int]], rows: list[int]
     ) -> np.ndarray:
         """What the readers keep in each trial, bool [trials, rows, writers]."""
-        left, variants = [], []
+        before, variants = [], []  # by trial, without and with the removal of its edge
         for trial in trials:
-            parent = trial.parent
-            if parent is None:
-                left.append(self._circuit.kept[rows])
+            if trial.parent is None:
+                before.append(self._circuit.kept[rows])
             else:
-                left.append(variants[parent] if trial.parent_goes else left[parent])
+                before.append((variants if trial.parent_goes else before)[trial.parent])
             row, writer = edges[trial.edge]
-            variants.append(left[-1].copy())
+            variants.append(before[-1].copy())
             variants[-1][rows.index(row), writer] = False
         return np.stack(variants)
 
     def _pass_cost(self, row: int) -> float:
         """Of a pass for this reader, beside that of its trials, in trials."""
         calls, work = self._circuit.work([row])
-        return calls * _CALL_COST.get(self._parts[0].device, _CALL_COST_ELSEWHERE) / work
+        return calls * _CALL_COST.get(self._batches[0].device.type, _CALL_COST_ELSEWHERE) / work
 
     def _limit(self, row: int) -> int:
         """How many removals of a reader's edges fit into one pass."""
-        everywhere = self._circuit.needs.readers_everywhere[row]
-        part = self._parts[0]
-        tokens = part.n_prompts * (self._width if everywhere else 1)
-        by_logits = _LOGIT_ELEMENTS // (part.n_prompts * part.variants.logits.shape[1])
+        everywhere = self._circuit.acting.readers_everywhere[row]
+        n_prompts = self._batches[0].n_prompts  # the largest batch
+        tokens = n_prompts * (self._width if everywhere else 1)
+        by_logits = _LOGIT_ELEMENTS // (n_prompts * self._circuit.logits.shape[1])
         return max(1, min(self._max_tokens // tokens, by_logits))
-
-
-class _Part:
-    """Some of the prompts."""
-
-    def __init__(
-        self, bound: BoundAblation, prompts: Prompts, objective: Objective, kept: np.ndarray
-    ) -> None:
-        self._prompts = prompts.to(bound.device)
-        self.n_prompts = len(prompts)
-        self.device = self._prompts.clean.device.type
-        self._objective = objective
-        self.variants = CircuitVariants(bound, self._prompts, kept)
-        self._repeated: dict[int, Prompts] = {}  # for so many variants
-        self._full = None
-        if objective.needs_full_logits:
-            is_full = kept.sum() == bound.graph.n_edges
-            full = self.variants.logits if is_full else full_logits(bound.model, self._prompts)
-            self._full = full
-
-    def loss(self) -> float:
-        """Summed over the prompts, of the circuit as it stands."""
-        return float(self._losses(self.variants.logits[None])[0])
-
-    def losses(self, rows: list[int], kept: np.ndarray) -> Float[Tensor, " variants"]:
-        """The same of variants."""
-        return self._losses(self.variants.run(rows, kept))
-
-    @torch.no_grad()
-    def _losses(self, logits: Float[Tensor, "variants n vocab"]) -> Float[Tensor, " variants"]:
-        variants, n = logits.shape[:2]
-        if variants not in self._repeated:
-            if len(self._repeated) == _MOST_REPEATED:
-                del self._repeated[next(iter(self._repeated))]
-            again = torch.arange(n, device=logits.device).repeat(variants)
-            self._repeated[variants] = self._prompts[again]
-        full = None if self._full is None else self._full.repeat(variants, 1)
-        losses = self._objective(logits.flatten(0, 1), self._repeated[variants], full)
-        return losses.view(variants, n).cpu().sum(1, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""ACDC: edges are removed one after the other, from the output back, while that changes little."""
+"""ACDC as a method: its hyperparameters, the search for a threshold, and the discovery."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ from sparse_lens.graphs.component import ComponentGraph
 from sparse_lens.method import Method, check_task
 from sparse_lens.models.anatomy import anatomy_of
 from sparse_lens.objectives import KLDivergence, Objective, TaskLoss
-from sparse_lens.patching import BoundAblation, bind, full_logits_for
-from sparse_lens.patching.suspension import has_hooks_of_others
+from sparse_lens.patching import BoundAblation, bind, full_logits_for, has_hooks_of_others
 from sparse_lens.search import ChosenCircuit, circuit_logits
 from sparse_lens.task import Prompts, Task
 
@@ -33,41 +32,41 @@ from sparse_lens.task import Prompts, Task
 class ACDC(Method):
     """Automatic circuit discovery (Conmy et al. 2304.14997, algorithm 1).
 
-    Readers are visited from the logits back, and the writers of each from the latest back (see
-    `sparse_lens.baselines.acdc.order`). An edge goes for good when the objective, a mean over the
-    train prompts, changes by less than the threshold; edges into nodes that do not act on the
-    output any more go untested. Nothing is random.
+    Readers are visited from the logits backwards, and the writers of each from the latest backwards
+    (see `sparse_lens.baselines.acdc.order`). An edge is removed for good when its removal changes
+    the objective, a mean over the train prompts, by less than the threshold. Edges into nodes that
+    no longer act on the output are removed without a test. Nothing is random.
 
-    On a component graph the circuit is the one of the loop over single edges, wherever no decision
-    lies within float error of the threshold (the history tells the margin), but it takes fewer and
-    smaller passes: see `run_in_batches` and `CircuitVariants`. On a channel graph, where heads act
-    on each other directly (through an AbsTopK or a norm over all of them), and where somebody's
-    hooks change the model, each edge takes a pass.
+    On a component graph the result is that of the loop over single edges, unless a decision lies
+    within float error of the threshold (see `margin` in the history), but it takes fewer and
+    smaller passes: see `run_in_batches` and `CircuitVariants`. Every edge takes a pass of its own
+    on a channel graph, in models whose heads act on each other directly (through an AbsTopK or a
+    norm over all of them), and in models with hooks that are not ours.
     """
 
     objective: Objective = field(default_factory=KLDivergence)
 
     thresholds: float | Sequence[float] | None = None
-    """Each gives a circuit. None: only those that the search for `target` runs."""
+    """Each gives a circuit. None: only the thresholds that the search for `target` runs."""
 
     absolute: bool = False
-    """Compare the absolute change, so that edges whose removal lowers the objective stay, too."""
+    """Compare the absolute change, so that edges whose removal lowers the objective are kept."""
 
     start: Circuit | None = None
-    """Remove edges from this circuit, such as another method's; None for the whole graph. A node
-    circuit is written out as edges. A channel graph needs one: each of its edges takes a pass."""
+    """The circuit to remove edges from, such as another method's; None for the whole graph. A node
+    circuit is converted to its edges. Required on a channel graph, where each edge takes a pass."""
 
     target: Target | None = None
-    """Bisect the threshold for this. None with `thresholds=None`: for `target_loss`."""
+    """What to bisect the threshold for. None with `thresholds=None`: for `target_loss`."""
 
     target_loss: float = 0.15
     """Two-way task loss, in nats on the validation prompts, that the chosen circuit meets."""
 
     n_bisections: int = 8
-    """Thresholds that a search runs at most after it has found one on either side."""
+    """Bisections of a search, at most, after it has found a threshold on either side."""
 
     max_tokens: int = 2**13
-    """Positions in one pass: prompts times tokens times removals that are tried together. More
+    """Token positions in one pass: prompts times positions times removals tried together. More
     take more memory; the circuit does not depend on it."""
 
     def __post_init__(self) -> None:
@@ -95,15 +94,15 @@ class ACDC(Method):
     ) -> Discovery:
         """Prune on the train prompts; bisect and choose on the validation prompts.
 
-        The discovery's `circuits` are those of the thresholds, from the smallest up, with a row of
+        The discovery's `circuits` are those of the thresholds in ascending order, with one row of
         the history each. Edges score by the largest threshold at which they were kept, see
         `scores_of_runs`. The chosen circuit is the smallest of `circuits` and the starting one that
         meets `target_loss`.
 
         Raises:
-            ValueError: for a task that cannot be asked of the model, a channel graph without a
-                starting circuit, a starting circuit of another graph, or a search for a loss
-                without a validation split.
+            ValueError: for a task that does not fit the model, a channel graph without a starting
+                circuit, a starting circuit of another graph, or a search for a loss without a
+                validation split.
         """
         check_task(model, task)
         start = self._start(graph)
@@ -141,7 +140,7 @@ class ACDC(Method):
         return self.target
 
     def _start(self, graph: Graph) -> Circuit:
-        """As a circuit that is given by its edges."""
+        """The circuit to remove edges from, as an edge circuit."""
         start = self.start
         if start is None:
             if not isinstance(graph, ComponentGraph):
@@ -158,7 +157,7 @@ class ACDC(Method):
     def _runs(
         self, bound: BoundAblation, start: Circuit, task: Task, meter: CostMeter
     ) -> list[Run]:
-        """One for each threshold, from the smallest up."""
+        """One run per threshold, in ascending order."""
         train = task.train.to(bound.device)
         runs: dict[float, Run] = {}
 
@@ -193,13 +192,14 @@ class ACDC(Method):
         meter: CostMeter,
     ) -> Run:
         rule = Rule(threshold, self.absolute)
-        parts = (bound, prompts, self.objective, start, rule)
+        arguments = (bound, prompts, self.objective, start, rule)
         coupled = anatomy_of(bound.model).heads_are_coupled
-        by_itself = coupled or not isinstance(bound.graph, ComponentGraph)
-        if by_itself or has_hooks_of_others(bound.model):
-            return run_one_by_one(*parts, max_tokens=self.max_tokens)
-        run = run_in_batches(*parts, max_tokens=self.max_tokens)
-        meter.forward_passes += run.n_passes  # of parts of the model, which the meter does not see
+        one_by_one = coupled or not isinstance(bound.graph, ComponentGraph)
+        if one_by_one or has_hooks_of_others(bound.model):
+            return run_one_by_one(*arguments, max_tokens=self.max_tokens)
+        run = run_in_batches(*arguments, max_tokens=self.max_tokens)
+        # These run parts of the model, so the meter, which counts calls of the model, misses them.
+        meter.forward_passes += run.n_passes
         return run
 
 
@@ -224,11 +224,13 @@ def _smallest(
 
 @torch.no_grad()
 def _loss(bound: BoundAblation, circuit: Circuit, prompts: Prompts, objective: Objective) -> float:
+    """The circuit's mean objective over prompts."""
     full = full_logits_for(objective, bound.model, prompts)
     return float(objective(circuit_logits(bound, circuit, prompts), prompts, full).mean())
 
 
 def _row(run: Run) -> dict[str, float]:
+    """A row of the discovery's history."""
     return {
         "threshold": run.rule.threshold,
         "n_edges": float(run.circuit.n_edges),

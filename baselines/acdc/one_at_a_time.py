@@ -1,4 +1,4 @@
-"""ACDC one edge at a time: for any graph and model, a whole pass for every edge."""
+"""ACDC one edge at a time, with a full forward pass per edge: for any graph and model."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ from sparse_lens.baselines.acdc.order import sublayers_from_the_output
 from sparse_lens.baselines.acdc.pruning_run import Edge, Rule, Run
 from sparse_lens.circuit import Circuit
 from sparse_lens.objectives import Objective
-from sparse_lens.patching import BoundAblation, answer_logits, full_logits_for, patched
-from sparse_lens.patching.variants.needs import acting_rows
+from sparse_lens.patching import (
+    BoundAblation,
+    acting_rows,
+    answer_logits,
+    full_logits_for,
+    patched,
+)
 from sparse_lens.task import Prompts
 
 
@@ -23,7 +28,7 @@ def run_one_by_one(
     *,
     max_tokens: int,
 ) -> Run:
-    """The circuit of ACDC, an edge at a time.
+    """Run ACDC at one threshold, testing one edge per forward pass.
 
     Args:
         max_tokens: prompts times positions in one pass.
@@ -37,6 +42,8 @@ def run_one_by_one(
 
 
 class _Search:
+    """The edges that are kept so far, and the loss of the circuit that they make."""
+
     def __init__(
         self,
         bound: BoundAblation,
@@ -47,21 +54,21 @@ class _Search:
     ) -> None:
         self._graph, self._model, self._start = bound.graph, bound.model, start
         self._kept = {block: start.edge_mask(block) for block in bound.graph.blocks}
-        self._objective, self._n = objective, len(prompts)
-        size = max(1, max_tokens // prompts.clean.shape[1])
-        self._parts = []
-        for part, part_bound in bound.batches(prompts, size):
-            part = part.to(bound.device)
-            # Values on other tokens are the same in every test: compute them once.
-            constants = BoundConstants(self._model, self._graph, part_bound.values(part))
-            full = full_logits_for(objective, self._model, part)
-            self._parts.append((part, constants, full))
+        self._objective, self._n_prompts = objective, len(prompts)
+        batch_size = max(1, max_tokens // prompts.clean.shape[1])
+        self._batches = []
+        for batch, batch_bound in bound.batches(prompts, batch_size):
+            batch = batch.to(bound.device)
+            # Ablated values are the same in every test: compute them once.
+            constants = BoundConstants(self._model, self._graph, batch_bound.values(batch))
+            full = full_logits_for(objective, self._model, batch)
+            self._batches.append((batch, constants, full))
         self._changes: dict[Edge, float] = {}
         self._margin, self._n_passes = float("inf"), 0
         self._loss: float | None = None
 
     def prune(self, block: str, row: int, rule: Rule) -> None:
-        """Try all edges into one reader."""
+        """Test all edges into one reader, from the latest writer backwards."""
         kept = self._kept[block][row]
         writers = kept.nonzero().flatten().flip(0).tolist()
         if not writers:
@@ -83,7 +90,7 @@ class _Search:
                 kept[writer] = True
 
     def result(self, rule: Rule) -> Run:
-        """What it came to."""
+        """The run, when all readers have been visited."""
         return Run(
             rule=rule,
             circuit=self._circuit(),
@@ -105,10 +112,11 @@ class _Search:
 
     @torch.no_grad()
     def _measured(self) -> float:
+        """The mean loss of the circuit that is kept now, computed anew."""
         total, circuit = 0.0, self._circuit()
-        for prompts, constants, full in self._parts:
-            with patched(self._model, circuit, ablation=constants, prompts=prompts):
-                losses = self._objective(answer_logits(self._model, prompts), prompts, full)
+        for batch, constants, full in self._batches:
+            with patched(self._model, circuit, ablation=constants, prompts=batch):
+                losses = self._objective(answer_logits(self._model, batch), batch, full)
             total += float(losses.cpu().sum(dtype=torch.float64))
-        self._n_passes += len(self._parts)
-        return total / self._n
+        self._n_passes += len(self._batches)
+        return total / self._n_prompts

@@ -1,4 +1,4 @@
-"""The order in which ACDC tries edges: from the output back."""
+"""The order in which ACDC tests edges: from the output backwards."""
 
 from collections.abc import Iterator
 
@@ -7,16 +7,16 @@ from sparse_lens.graphs.channel import ChannelGraph
 from sparse_lens.graphs.component import EDGES, LETTERS, ComponentGraph
 
 Rows = tuple[str, range]
-"""A block, and the rows (readers) of it that are tried one after the other."""
+"""A block, and rows (readers) of it in the order in which they are visited."""
 
 
 def sublayers_from_the_output(graph: Graph) -> Iterator[Rows]:
-    """Blocks and their rows in the order in which ACDC comes to them.
+    """Blocks and their rows in the order in which ACDC visits them.
 
     On a component graph: the logits; then, from the last layer to the first, the MLP, v of all
-    heads from head 0 up, k of all, q of all. On a channel graph, from the last layer to the first:
-    mlp_out, mlp_post, attn_out, v, k, q, each from channel 0 up. A reader's writers are tried from
-    the latest (the highest column) back.
+    heads in ascending order, k of all, q of all. On a channel graph, from the last layer to the
+    first: mlp_out, mlp_post, attn_out, v, k, q, each in ascending order of channels. A reader's
+    writers are tested from the latest (the highest column) backwards.
     """
     if isinstance(graph, ComponentGraph):
         for rows in _component_rows(graph):
@@ -25,7 +25,7 @@ def sublayers_from_the_output(graph: Graph) -> Iterator[Rows]:
         for name, block in reversed([*graph.blocks.items()]):
             yield name, range(len(block.dst_nodes))
     else:
-        raise ValueError(f"ACDC knows component and channel graphs, got {type(graph).__name__}.")
+        raise ValueError(f"ACDC runs on component and channel graphs, got {type(graph).__name__}.")
 
 
 def _component_rows(graph: ComponentGraph) -> Iterator[slice]:

@@ -1,4 +1,4 @@
-"""What one run of ACDC decides by, and what it comes to."""
+"""A run of ACDC at one threshold: the rule for removing an edge, and the result."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,25 +11,25 @@ Edge = tuple[str, int, int]
 
 @dataclass(frozen=True)
 class Rule:
-    """An edge goes when its removal changes the objective by less than the threshold."""
+    """An edge is removed when that changes the objective by less than the threshold."""
 
     threshold: float
 
     absolute: bool
-    """Compare the absolute change: edges whose removal helps stay, too."""
+    """Compare the absolute change: edges whose removal lowers the objective are kept."""
 
     def removes(self, change: float) -> bool:
-        """Whether an edge goes whose removal changes the objective so much."""
+        """Whether an edge is removed, given the change of the objective by its removal."""
         return (abs(change) if self.absolute else change) < self.threshold
 
     def margin(self, change: float) -> float:
-        """How far the decision was from the other one."""
+        """The distance of the change from the threshold, where the decision would be the other."""
         return abs((abs(change) if self.absolute else change) - self.threshold)
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """The circuit of one threshold."""
+    """The circuit that one threshold gives."""
 
     rule: Rule
     circuit: Circuit
@@ -38,12 +38,12 @@ class Run:
     """Mean objective of the circuit on the prompts that it was found on."""
 
     changes: Mapping[Edge, float]
-    """How the objective changed when an edge was removed, of those tested. Edges into nodes that
-    did not act on the output any more were not."""
+    """By tested edge: the change of the objective by its removal. Edges into nodes that no longer
+    acted on the output were not tested."""
 
     margin: float
-    """Smallest distance of a decision from the threshold: if it is within float error, another
-    order of summation may come to another circuit."""
+    """Smallest distance of a change from the threshold: if it is within float error, another order
+    of summation can give another circuit."""
 
     n_passes: int
-    """Forward passes of a batch with an edge removed, or with several in turn."""
+    """Forward passes, in each of which the removal of one or several edges was tested."""

@@ -1,4 +1,4 @@
-"""What a threshold of ACDC is searched for."""
+"""Targets for which the threshold of ACDC is bisected, and the bisection."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SMALLEST_THRESHOLD, LARGEST_THRESHOLD = 1e-8, 1e4
 
 
 class Target(ABC):
-    """Says on which side of the threshold sought a circuit lies."""
+    """A condition on circuits that is met from some threshold on."""
 
     @abstractmethod
     def needs_smaller(self, circuit: Circuit, loss_of: LossOf) -> bool:
@@ -33,7 +33,7 @@ class EdgeBudget(Target):
 
     def __post_init__(self) -> None:
         if self.n_edges < 0:
-            raise ValueError(f"a budget of edges is 0 or more, got {self.n_edges}.")
+            raise ValueError(f"a budget of edges must be 0 or more, got {self.n_edges}.")
 
     def needs_smaller(self, circuit: Circuit, loss_of: LossOf) -> bool:
         return circuit.n_edges > self.n_edges
@@ -51,33 +51,34 @@ class LossTarget(Target):
 
 
 def bisect(run: Callable[[float], tuple[bool, int]], *, n_bisections: int) -> None:
-    """Run the thresholds that lead to the one above which circuits need not be smaller any more.
+    """Bisect for the threshold from which on circuits no longer need to be smaller.
 
-    From 0.01 on, steps of a factor of ten find a threshold on either side; then the geometric
-    middle of the two takes the place of one of them, `n_bisections` times, or until the circuits of
-    both are equally large but for one edge.
+    From 0.01 on, steps of a factor of ten find a threshold on either side. Then the geometric
+    mean of the two replaces one of them, `n_bisections` times or until their circuits differ by at
+    most one edge in size. Nothing is returned: `run` keeps the results.
 
     Args:
-        run: runs a threshold; whether the circuit needs to be smaller, and its number of edges.
+        run: runs a threshold; returns whether the circuit needs to be smaller, and its number of
+            edges.
     """
     near = FIRST_THRESHOLD
-    up, near_edges = run(near)
+    needs_smaller, near_edges = run(near)
     while True:
-        far = near * 10 if up else near / 10
-        nothing_left = up and near_edges == 0
-        if nothing_left or not SMALLEST_THRESHOLD <= far <= LARGEST_THRESHOLD:
+        far = near * 10 if needs_smaller else near / 10
+        is_empty = needs_smaller and near_edges == 0
+        if is_empty or not SMALLEST_THRESHOLD <= far <= LARGEST_THRESHOLD:
             return
-        turned, far_edges = run(far)
-        if turned != up:
+        far_needs_smaller, far_edges = run(far)
+        if far_needs_smaller != needs_smaller:
             break
         near, near_edges = far, far_edges
-    (low, at_low), (high, at_high) = sorted([(near, near_edges), (far, far_edges)])
+    (low, low_edges), (high, high_edges) = sorted([(near, near_edges), (far, far_edges)])
     for _ in range(n_bisections):
-        if abs(at_low - at_high) <= 1:
+        if abs(low_edges - high_edges) <= 1:
             return
         middle = math.sqrt(low * high)
-        up, n_edges = run(middle)
-        if up:
-            low, at_low = middle, n_edges
+        needs_smaller, n_edges = run(middle)
+        if needs_smaller:
+            low, low_edges = middle, n_edges
         else:
-            high, at_high = middle, n_edges
+            high, high_edges = middle, n_edges

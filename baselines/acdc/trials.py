@@ -1,4 +1,9 @@
-"""Which removals to try in one pass, when the decisions before them are not known yet."""
+"""Which removals to try in one pass, before the decisions that they depend on are known.
+
+The trials form a tree: each is the removal of an edge under an assumed decision on the edge before
+it, and so on back to the first edge. Once the losses of all trials are known, the path of those
+whose assumptions are right gives the decisions.
+"""
 
 import heapq
 from collections.abc import Iterator, Sequence
@@ -7,86 +12,96 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Trial:
-    """The removal of an edge after certain decisions on those before it."""
+    """The removal of an edge under assumed decisions on those before it."""
 
     edge: int
-    """Its place among the edges that are left."""
+    """Its index among the undecided edges."""
 
     parent: int | None
     """The trial of the edge before it; None for the first edge."""
 
     parent_goes: bool
-    """What is assumed of the edge before it."""
+    """Whether the edge before it is assumed to be removed."""
 
 
-def likely_trials(goes: Sequence[float], *, most: int, pass_cost: float) -> list[Trial]:
+def likely_trials(
+    removal_probabilities: Sequence[float], *, most: int, pass_cost: float
+) -> list[Trial]:
     """The trials most likely to be needed, parents first.
 
-    A trial is needed if the decisions that it assumes are the right ones, so trials of unlikely
-    decisions help only where the likely ones are uncertain. More are added as long as that raises
-    the expected number of decisions per cost.
+    A trial is needed if the decisions that it assumes turn out right: its probability is the
+    product of theirs. Trials are added in descending order of it, as long as that raises the
+    expected number of decisions per unit of cost.
 
     Args:
-        goes: how likely each edge is to go.
-        pass_cost: of a pass, beside that of its trials, where that of a trial is 1.
+        removal_probabilities: by undecided edge, in the order of decisions.
+        most: how many trials to return at most.
+        pass_cost: the fixed cost of a pass, in units of the cost of a trial.
     """
     trials: list[Trial] = []
-    needed = 0.0
-    heap = [(-1.0, 0, Trial(0, None, False))]
-    n_seen = 1
+    expected_decisions = 0.0
+    n_pushed = 1  # of equally likely trials the one that was pushed first is popped first
+    heap = [(-1.0, 0, Trial(0, None, False))]  # by minus the probability that it is needed
     while heap and len(trials) < most:
-        negative, _, trial = heapq.heappop(heap)
-        if -negative * (pass_cost + len(trials)) < needed:
+        minus_probability, _, trial = heapq.heappop(heap)
+        # With D decisions expected of n trials, (D + p) / (C + n + 1) > D / (C + n) if and only if
+        # p (C + n) > D.
+        if -minus_probability * (pass_cost + len(trials)) < expected_decisions:
             break
-        needed -= negative
-        here = len(trials)
+        expected_decisions -= minus_probability
+        parent = len(trials)
         trials.append(trial)
-        if trial.edge + 1 < len(goes):
-            for outcome, share in ((True, goes[trial.edge]), (False, 1 - goes[trial.edge])):
-                heapq.heappush(
-                    heap, (negative * share, n_seen, Trial(trial.edge + 1, here, outcome))
-                )
-                n_seen += 1
+        if trial.edge + 1 < len(removal_probabilities):
+            probability = removal_probabilities[trial.edge]
+            for parent_goes, share in ((True, probability), (False, 1 - probability)):
+                child = Trial(trial.edge + 1, parent, parent_goes)
+                heapq.heappush(heap, (minus_probability * share, n_pushed, child))
+                n_pushed += 1
     return trials
 
 
 def changes_in(trials: Sequence[Trial], losses: Sequence[float], loss: float) -> list[float]:
-    """By how much each trial's removal changes the loss, if the decisions it assumes are right.
+    """By how much each trial's removal changes the loss, given the decisions that it assumes.
 
     Args:
-        losses: in each trial.
-        loss: before all of them.
+        losses: of the circuit of each trial.
+        loss: of the circuit before any trial.
     """
-    before: list[float] = []
+    losses_before: list[float] = []
     for trial in trials:
         if trial.parent is None:
-            before.append(loss)
+            losses_before.append(loss)
         else:
-            before.append(losses[trial.parent] if trial.parent_goes else before[trial.parent])
-    return [after - own for after, own in zip(losses, before, strict=True)]
+            of_parent = losses if trial.parent_goes else losses_before
+            losses_before.append(of_parent[trial.parent])
+    return [after - before for after, before in zip(losses, losses_before, strict=True)]
 
 
-def true_path(trials: Sequence[Trial], goes: Sequence[bool]) -> Iterator[int]:
-    """The trials whose assumptions are all right, one for each edge in turn.
+def true_path(trials: Sequence[Trial], removes: Sequence[bool]) -> Iterator[int]:
+    """Indices of the trials whose assumptions are all right, one for each edge in turn.
 
     Args:
-        goes: what each trial would decide of its edge.
+        removes: whether the edge of each trial is removed, by the change of the loss.
     """
-    following = {(trial.parent, trial.parent_goes): i for i, trial in enumerate(trials)}
-    place: int | None = 0
-    while place is not None:
-        yield place
-        place = following.get((place, goes[place]))
+    children = {(trial.parent, trial.parent_goes): i for i, trial in enumerate(trials)}
+    index: int | None = 0
+    while index is not None:
+        yield index
+        index = children.get((index, removes[index]))
 
 
 def best_informed(trials: Sequence[Trial], decided: Sequence[bool]) -> dict[int, int]:
-    """For each edge tried, the trial that assumed the fewest decisions wrongly."""
-    errors: list[int] = []
+    """For each edge tried, the index of the trial with the fewest wrong assumptions.
+
+    Args:
+        decided: whether each decided edge was removed; assumptions on later edges count as right.
+    """
+    n_wrong: list[int] = []
     best: dict[int, int] = {}
-    for place, trial in enumerate(trials):
-        before = trial.edge - 1
-        is_wrong = 0 <= before < len(decided) and decided[before] != trial.parent_goes
-        errors.append(is_wrong + (0 if trial.parent is None else errors[trial.parent]))
-        if trial.edge not in best or errors[place] < errors[best[trial.edge]]:
-            best[trial.edge] = place
+    for index, trial in enumerate(trials):
+        edge_before = trial.edge - 1
+        is_wrong = 0 <= edge_before < len(decided) and decided[edge_before] != trial.parent_goes
+        n_wrong.append(is_wrong + (0 if trial.parent is None else n_wrong[trial.parent]))
+        if trial.edge not in best or n_wrong[index] < n_wrong[best[trial.edge]]:
+            best[trial.edge] = index
     return best

@@ -1,4 +1,4 @@
-"""The method: its hyperparameters, and what it makes of the gates that were learned."""
+"""Edge Pruning as a method: its hyperparameters, and the ranking by the learned gates."""
 
 from __future__ import annotations
 
@@ -23,54 +23,55 @@ from sparse_lens.task import Task
 class EdgePruning(RankingMethod):
     """Learn a hard-concrete gate for every edge (Bhaskar et al. 2024, 2406.16778).
 
-    All gates are drawn once a step. What is minimised is the objective plus the Lagrangian
-    lambda_1 (s - t) + lambda_2 (s - t)^2, with s the sparsity now and t its target, which rises
-    from 0; the multipliers, 0 at first, ascend. Afterwards edges are ranked by the log alpha of
-    their gates (see `EdgeGates.scores` where writers have gates, too), over the whole graph and
-    never within a part of it, and the smallest number that meets the target loss on the
-    validation prompts is kept.
+    All gates are drawn once per step. The gates minimise the objective plus the Lagrangian
+    lambda_1 (s - t) + lambda_2 (s - t)^2, where s is the current sparsity and t its target, which
+    rises from 0; the multipliers start at 0 and maximise it. Afterwards all edges of the graph are
+    ranked together by the log alpha of their gates (with gates on writers, see
+    `EdgeGates.scores`), and the smallest number that meets the target loss on the validation
+    prompts is kept.
 
     On a component graph there is a gate for every pair of a writer and a reader, on a channel
     graph for every nonzero weight. Gates are float32 whatever the model computes in.
 
-    The defaults are the paper's for GPT-2 small except where its value is named beside them. Those
-    belong together and need its 3000 steps: gates that start at log alpha 10 are strictly between
-    0 and 1, and so get a gradient from the objective or from an L0 of drawn gates, once in 5000
-    draws, and in its program it is weight decay that brings them down. The defaults here
-    count gates by their probabilities, which every gate feels in every step, and so take shorter
-    strides and fewer of them; the target comes sooner, for the multipliers to settle.
+    The defaults are the paper's for GPT-2 small except where its value is named beside them. The
+    paper's values belong together and need its 3000 steps: a gate that starts at log alpha 10 is
+    strictly between 0 and 1, and so gets a gradient from the objective or from an L0 of drawn
+    gates, in one of 5000 draws, and it is weight decay that lowers log alpha in the paper's
+    program. The defaults here count gates by their probabilities of being open, which gives every
+    gate a gradient in every step, and therefore use a lower learning rate and fewer steps; the
+    target is reached sooner, so that the multipliers can settle.
 
-    They suit component graphs. Of the 100,000 gates and more of a channel graph most are still open
-    when the steps are over. Start them lower and in another method's order there, ask for more, and
-    train for what the circuit has to meet: `EdgePruning(TaskLoss(), target_sparsity=0.999,
-    initial_mean=2, initial=AttributionPatching())` came to a sixth of the edges on two tasks of
-    `py-sparse`.
+    They suit component graphs. A channel graph has 100,000 gates and more, most of which are still
+    open after these steps. There, start the gates lower and in another method's order, set a higher
+    target sparsity, and train on the loss that the circuit has to meet: `EdgePruning(TaskLoss(),
+    target_sparsity=0.999, initial_mean=2, initial=AttributionPatching())` reduced the circuits of
+    two tasks of `py-sparse` to a sixth of the edges.
     """
 
     objective: Objective = field(default_factory=KLDivergence)
 
     target_sparsity: float = 0.97
-    """Share of edges that are gone when the gates have been learned."""
+    """Share of edges that are cut at the end of training."""
 
     target_warmup_fraction: float = 0.5
     """Share of the steps in which the target rises linearly from 0 to `target_sparsity`; in the
     paper 2500 of 3000."""
 
     expected_l0: bool = True
-    """Count edges by the probabilities that their gates are open; else, as the paper's program
-    does, by the gates drawn."""
+    """Measure sparsity by the probabilities that gates are open; otherwise, as in the paper's
+    program, by the gates drawn."""
 
     writer_gates: bool = False
     """Give every writer a gate as well, which closes all its edges at once."""
 
     initial: Scores | Method | None = None
-    """Scores, or the method to find them, by which gates start in order: edges of low scores lower
-    than others. Scores are taken by absolute value, those of a method as it ranks by them; of node
-    scores an edge has the lower of its ends'."""
+    """Scores, or a method that finds them, which order the initial log alphas: edges that rank low
+    start lower. Edges rank by `Scores.importance`; of node scores an edge has the lower one of its
+    two ends."""
 
     initial_spread: float = 8.0
-    """With `initial`: how much lower the log alpha of the last edge starts than that of the first;
-    the others lie between them by rank."""
+    """With `initial`: the initial log alpha of the first edge minus that of the last; the others
+    lie between them, linearly by rank."""
 
     initial_mean: float = 10.0
     """Mean of log alpha at the start."""
@@ -85,28 +86,29 @@ class EdgePruning(RankingMethod):
     """Optimisation steps; the paper takes 3000."""
 
     batch_size: int = 32
-    """Prompts a step."""
+    """Prompts per step."""
 
     micro_batch_size: int | None = None
-    """Prompts that are in memory at once; the results do not depend on it. None for all."""
+    """Prompts in one forward pass; the results do not depend on it. None for the whole batch."""
 
     learning_rate: float = 0.2
-    """Of log alpha; in the paper 0.8."""
+    """Peak learning rate of log alpha; in the paper 0.8."""
 
     multiplier_learning_rate: float = 0.8
-    """Of the two multipliers."""
+    """Peak learning rate of the two multipliers."""
 
     warmup_fraction: float = 200 / 3000
-    """Share of the steps in which the learning rates rise; they fall linearly in the rest."""
+    """Share of the steps in which the learning rates rise linearly; then they fall linearly."""
 
     weight_decay: float = 0.0
-    """Of log alpha and multipliers. The paper's program has 0.01, by accident."""
+    """Weight decay of log alpha and the multipliers. The paper's program has 0.01, AdamW's default,
+    without intending any."""
 
     checkpoint: str | None = None
-    """A file to save the state of the optimisation in, and to go on from where it exists."""
+    """A file for the state of the optimisation; if it exists, training resumes from it."""
 
     checkpoint_every: int = 100
-    """Steps between two saves."""
+    """Steps between two checkpoints."""
 
     def __post_init__(self) -> None:
         for name in ("n_steps", "batch_size", "micro_batch_size", "checkpoint_every"):
@@ -124,7 +126,8 @@ class EdgePruning(RankingMethod):
     def rank(self, bound: BoundAblation, task: Task, *, seed: int, meter: CostMeter) -> Ranking:
         """Learn a gate for every edge.
 
-        The history has a row a step: the objective, the sparsity, its target and the multipliers.
+        The history has one row per step: the objective, the sparsity, its target and the
+        multipliers.
 
         Raises:
             ValueError: when the checkpoint belongs to another run.
@@ -141,11 +144,11 @@ class EdgePruning(RankingMethod):
     def _order(
         self, gates: EdgeGates, bound: BoundAblation, task: Task, seed: int, meter: CostMeter
     ) -> Float[Tensor, " edges"] | None:
-        """Ranks of the edges by the initial scores: 0 for the last, 1 for the first."""
+        """Ranks of the edges by the initial scores, from 0 for the lowest to 1 for the highest."""
         if self.initial is None:
             return None
         scores = self.initial
         if isinstance(scores, Method):
             scores = ranking_of(scores, bound, task, seed=seed, meter=meter).scores
-        distinct, rank = gates.of_scores(scores).unique(return_inverse=True)
+        distinct, rank = gates.importance(scores).unique(return_inverse=True)
         return rank.float() / max(1, len(distinct) - 1)

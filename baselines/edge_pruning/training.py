@@ -1,4 +1,4 @@
-"""Learning the gates: the steps of the optimisation, and the checkpoint that holds its state."""
+"""The optimisation of the gates: its steps, and checkpoints of its state."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 Row = dict[str, float]
 
 _PROBE = "objective with all gates half open"
-"""Tells models, prompts and ablations apart without a hash of any."""
+"""In a checkpoint's identity: tells models, prompts and ablations apart without hashing them."""
 
 _FULL_LOGITS_ELEMENTS = 2**27
-"""Logits of the full model that are kept rather than computed anew in each step."""
+"""Up to this size the full model's logits of all prompts are kept, not recomputed in each step."""
 
 
 class Training:
-    """The state of the optimisation, which a checkpoint holds, and its steps."""
+    """The state of the optimisation, which checkpoints save, and its steps."""
 
     def __init__(
         self,
@@ -59,11 +59,11 @@ class Training:
             weight_decay=method.weight_decay,
         )
         self._prompt_order = PromptOrder(len(prompts), method.batch_size, self._generator)
-        self._full = self._full_logits()
+        self._kept_full_logits = self._full_logits()
         self.history: list[Row] = []
 
     def run(self, meter: CostMeter) -> None:
-        """All steps that are left to do."""
+        """All steps that remain."""
         method = self._method
         path = None if method.checkpoint is None else Path(method.checkpoint)
         if path is not None and not path.parent.is_dir():
@@ -73,32 +73,37 @@ class Training:
             self._load(path, identity)
         while len(self.history) < method.n_steps:
             self.history.append(self._step(meter))
-            done = len(self.history)
-            due = done % method.checkpoint_every == 0 or done == method.n_steps
-            if path is not None and due:
+            n_done = len(self.history)
+            is_due = n_done % method.checkpoint_every == 0 or n_done == method.n_steps
+            if path is not None and is_due:
                 self._save(path, identity)
 
     def _step(self, meter: CostMeter) -> Row:
         method, gates = self._method, self._gates
         step = len(self.history)
         rate = share_of_peak(step, method.n_steps, method.warmup_fraction)
-        of_gates, of_multipliers = self._optimizer.param_groups
-        of_gates["lr"] = method.learning_rate * rate
-        of_multipliers["lr"] = method.multiplier_learning_rate * rate
+        gate_group, multiplier_group = self._optimizer.param_groups
+        gate_group["lr"] = method.learning_rate * rate
+        multiplier_group["lr"] = method.multiplier_learning_rate * rate
         self._optimizer.zero_grad()
 
-        drawn = method.gate.sample(self.log_alpha, self._generator)
-        leaf = drawn.detach().requires_grad_()
+        gates_drawn = method.gate.sample(self.log_alpha, self._generator)
+        # Gradients of all micro-batches add up at a detached leaf; one backward pass then takes
+        # their sum from there to log alpha.
+        leaf = gates_drawn.detach().requires_grad_()
         rows = self._prompt_order.next().to(leaf.device)
         objective = self._objective(leaf, rows, meter)
-        counted = method.gate.probability_open(self.log_alpha) if method.expected_l0 else drawn
+        counted = gates_drawn
+        if method.expected_l0:
+            counted = method.gate.probability_open(self.log_alpha)
         sparsity = 1 - gates.kept(counted) / gates.n_edges
         target = method.target_sparsity * min(
             1.0, step / max(1.0, method.target_warmup_fraction * method.n_steps)
         )
         excess = sparsity - target
+        # lambda_1 (s - t) + lambda_2 (s - t)^2: log alpha descends, the multipliers ascend.
         penalty = self._multipliers @ torch.stack([excess, excess.square()])
-        torch.autograd.backward([drawn, penalty], [leaf.grad, None])
+        torch.autograd.backward([gates_drawn, penalty], [leaf.grad, None])
         row = {
             "step": float(step),
             "objective": objective,
@@ -113,15 +118,15 @@ class Training:
     def _objective(
         self, gates: Tensor, rows: Int[Tensor, " rows"], meter: CostMeter | None = None
     ) -> float:
-        """The mean over some prompts; with a meter its gradient is added to that of the gates."""
+        """The mean over some prompts; with a meter its gradient is accumulated at the gates."""
         method, model = self._method, self._bound.model
         total = 0.0
         for indices in rows.split(method.micro_batch_size or len(rows)):
             batch, ablation = self._prompts[indices], self._bound.rows(indices)
-            if self._full is None:
+            if self._kept_full_logits is None:
                 full = full_logits_for(method.objective, model, batch)
             else:
-                full = self._full[indices]
+                full = self._kept_full_logits[indices]
             with patched(model, self._gates.masks(gates), ablation=ablation, prompts=batch):
                 loss = method.objective(answer_logits(model, batch), batch, full).sum()
             if meter is not None:
@@ -131,7 +136,7 @@ class Training:
         return total / len(rows)
 
     def _full_logits(self) -> Float[Tensor, "n vocab"] | None:
-        """Of all prompts, once, where these are needed and not too many."""
+        """The full model's logits of all prompts, if the objective needs them and they fit."""
         method, model = self._method, self._bound.model
         elements = len(self._prompts) * model.cfg.d_vocab_out
         if not method.objective.needs_full_logits or elements > _FULL_LOGITS_ELEMENTS:
@@ -142,7 +147,7 @@ class Training:
     # Checkpoints.
 
     def _save(self, path: Path, identity: dict[str, Any]) -> None:
-        """Write all that the other steps depend on."""
+        """Write everything that the remaining steps depend on."""
         state = {
             "identity": identity,
             "log_alpha": self.log_alpha.detach(),
@@ -158,15 +163,15 @@ class Training:
 
     def _load(self, path: Path, identity: dict[str, Any]) -> None:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        for name, here in identity.items():
-            there = state["identity"].get(name)
-            same = here == there
-            if name == _PROBE and there is not None:
-                same = math.isclose(here, there, rel_tol=0.02, abs_tol=1e-4)
-            if not same:
+        for name, current in identity.items():
+            saved = state["identity"].get(name)
+            is_same = current == saved
+            if name == _PROBE and saved is not None:
+                is_same = math.isclose(current, saved, rel_tol=0.02, abs_tol=1e-4)
+            if not is_same:
                 raise ValueError(
-                    f"the checkpoint {path} is of another run: its {name} is {there}, here it is "
-                    f"{here}. Pass another path, or remove the file to start anew."
+                    f"the checkpoint {path} is of another run: its {name} is {saved}, here it is "
+                    f"{current}. Pass another path, or remove the file to start anew."
                 )
         with torch.no_grad():
             self.log_alpha.copy_(state["log_alpha"])
@@ -177,15 +182,21 @@ class Training:
 
     @torch.no_grad()
     def _identity(self) -> dict[str, Any]:
-        """What must be the same for a checkpoint to be of this run."""
-        free = ("checkpoint", "checkpoint_every", "micro_batch_size", "initial", "target_loss")
+        """What must be equal for a checkpoint to belong to this run."""
+        may_differ = (
+            "checkpoint",
+            "checkpoint_every",
+            "micro_batch_size",
+            "initial",
+            "target_loss",
+        )
         settings = {f.name: repr(getattr(self._method, f.name)) for f in fields(self._method)}
-        half = torch.full_like(self.log_alpha, 0.5)
-        first = torch.arange(min(self._method.batch_size, len(self._prompts)))
+        half_open = torch.full_like(self.log_alpha, 0.5)
+        first_rows = torch.arange(min(self._method.batch_size, len(self._prompts)))
         return {
-            **{name: value for name, value in settings.items() if name not in free},
+            **{name: value for name, value in settings.items() if name not in may_differ},
             "seed": self._seed,
             "graph": self._bound.graph.fingerprint,
             "initial order": None if self._order is None else tensor_hash(self._order),
-            _PROBE: self._objective(half, first.to(half.device)),
+            _PROBE: self._objective(half_open, first_rows.to(half_open.device)),
         }

@@ -9,11 +9,16 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-from sparse_lens.evals.harness.jobs import Job, Outcome, Workbench, run_job
-from sparse_lens.evals.harness.parcels import failure, outcome_of, pack, run_on_own_bench
+from sparse_lens.evals.harness.jobs import Job, LoadedInputs, Outcome, run_job
+from sparse_lens.evals.harness.pickling import (
+    failure,
+    outcome_of,
+    pickle_jobs,
+    run_pickled_in_executor,
+)
 
-Happenings: TypeAlias = Generator[tuple[int, Outcome | None], None, None]
-"""A job's place in the plan with its outcome as it ends, or with None as it begins."""
+JobEvents: TypeAlias = Generator[tuple[int, Outcome | None], None, None]
+"""A job's index in the comparison with its outcome as it ends, or with None as it begins."""
 
 
 @runtime_checkable
@@ -38,15 +43,15 @@ class JobExecutor(Protocol):
         ...
 
 
-def in_this_process(jobs: Mapping[int, Job]) -> Happenings:
+def in_this_process(jobs: Mapping[int, Job]) -> JobEvents:
     """Run jobs one after the other."""
-    bench = Workbench()
-    for place, job in jobs.items():
-        yield place, None
-        yield place, run_job(job, bench)
+    inputs = LoadedInputs()
+    for job_index, job in jobs.items():
+        yield job_index, None
+        yield job_index, run_job(job, inputs)
 
 
-def on_executor(jobs: Mapping[int, Job], executor: JobExecutor) -> Happenings:
+def on_executor(jobs: Mapping[int, Job], executor: JobExecutor) -> JobEvents:
     """Submit all jobs, in their order, and yield outcomes as they end; beginnings are not known.
 
     What goes wrong with a single job (it cannot be pickled, its worker was lost) is its failure.
@@ -54,32 +59,32 @@ def on_executor(jobs: Mapping[int, Job], executor: JobExecutor) -> Happenings:
 
     Raises:
         RuntimeError: when the executor itself breaks, as a process pool does when one of its
-            processes dies. No job is blamed, because the pool does not tell which it was.
+            processes dies. No job is blamed, because the pool does not say which it was.
     """
     ended: SimpleQueue[tuple[int, Any]] = SimpleQueue()
     futures: list[SubmittedJob] = []
     broken: BrokenExecutor | None = None
     try:
-        parcels, refused = pack(jobs)
+        pickled, refused = pickle_jobs(jobs)
         yield from refused.items()
-        for place, parcel in parcels.items():
+        for job_index, job in pickled.items():
             try:
-                future = executor.submit(run_on_own_bench, parcel)
+                future = executor.submit(run_pickled_in_executor, job)
             except BrokenExecutor as error:
                 broken = error
                 break
             futures.append(future)
-            future.add_done_callback(partial(_note, ended, place))
+            future.add_done_callback(partial(_note_end, ended, job_index))
         for _ in range(len(futures)):
-            place, future = ended.get()
+            job_index, future = ended.get()
             try:
-                outcome = outcome_of(jobs[place], future.result())
+                outcome = outcome_of(jobs[job_index], future.result())
             except BrokenExecutor as error:
                 broken = error
                 continue
             except Exception:  # whatever an engine raises for a job that it lost
-                outcome = failure(jobs[place], traceback.format_exc())
-            yield place, outcome
+                outcome = failure(jobs[job_index], traceback.format_exc())
+            yield job_index, outcome
         if broken is not None:
             raise RuntimeError(
                 f"the executor broke ({broken}), so that not all jobs have run. Those that ended "
@@ -93,5 +98,5 @@ def on_executor(jobs: Mapping[int, Job], executor: JobExecutor) -> Happenings:
                 cancel()
 
 
-def _note(ended: SimpleQueue[tuple[int, Any]], place: int, future: Any) -> None:
-    ended.put((place, future))
+def _note_end(ended: SimpleQueue[tuple[int, Any]], job_index: int, future: Any) -> None:
+    ended.put((job_index, future))

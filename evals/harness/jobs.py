@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 import time
 import traceback
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import torch
 
 from sparse_lens._version import __version__
-from sparse_lens.ablation import Ablation
 from sparse_lens.circuit import Circuit
 from sparse_lens.dataclass_json import class_path
-from sparse_lens.discovery import Discovery
-from sparse_lens.evals.budgets import EdgeBudgets
-from sparse_lens.evals.harness.measuring import measurements_of
+from sparse_lens.evals.choosing import choose
+from sparse_lens.evals.controls import complement
+from sparse_lens.evals.harness.asking import answers_of
+from sparse_lens.evals.harness.measuring import Meter, measurements_of
 from sparse_lens.evals.harness.profiling import profiles_of
+from sparse_lens.evals.harness.settings import JobSettings
 from sparse_lens.evals.harness.sources import ModelSource, TaskSource
 from sparse_lens.evals.metrics import compare_logits, model_logits
-from sparse_lens.evals.questions import Questions
+from sparse_lens.evals.question import Subject
 from sparse_lens.evals.records import Record
 from sparse_lens.identity import describe, describe_fields, json_hash, task_hash
 from sparse_lens.method import Method
 from sparse_lens.patching import BoundAblation, bind
 from sparse_lens.plotting.network import Network
-from sparse_lens.search import ChosenCircuit, choose_circuit
-from sparse_lens.task import Task
+from sparse_lens.task import Prompts, Task
 from sparse_lens.versions import hardware, installed_versions
 
 
@@ -37,43 +36,33 @@ from sparse_lens.versions import hardware, installed_versions
 class Job:
     """Everything that one row of a comparison depends on; can be pickled."""
 
+    settings: JobSettings
     model: ModelSource
     task: TaskSource
     label: str
     """The method's, unique in the comparison."""
 
     method: Method
-    ablation: Ablation
     seed: int
-    target_loss: float
-    budgets: EdgeBudgets
-    random_draws: int
-    questions: Questions = field(default_factory=Questions)
 
     @cached_property
     def id(self) -> str:
         """Hash of all that the numbers depend on."""
-        # Without questions it is what it was before there were any: such records still count.
-        asked = {"questions": self.questions.identity} if self.questions.any else {}
         return json_hash(
             {
-                **asked,
                 "model": [self.model.label, self.model.hash],
                 "graph": self.model.graph_fingerprint,
                 "task": self.task.identity(self.model.tokenizer_hash),
                 "method": [self.label, class_path(type(self.method)), describe_fields(self.method)],
-                "ablation": describe(self.ablation),
                 "seed": self.seed,
-                "target_loss": self.target_loss,
-                "budgets": describe(self.budgets),
-                "random_draws": self.random_draws,
+                "settings": describe_fields(self.settings),
                 "sparse_lens": __version__,
             }
         )
 
     def blank(self) -> Record:
         """What is known before it has run, as the record of a failure."""
-        model = self.model
+        model, settings = self.model, self.settings
         return Record(
             job_id=self.id,
             status="failed",
@@ -91,12 +80,12 @@ class Job:
             graph_fingerprint=model.graph_fingerprint,
             graph_nodes=model.graph_nodes,
             graph_edges=model.graph_edges,
-            ablation=describe(self.ablation),
+            ablation=describe(settings.ablation),
             seed=self.seed,
-            target_loss=self.target_loss,
-            questions=describe_fields(self.questions),
-            budgets=describe(self.budgets),
-            random_draws=self.random_draws,
+            target_loss=settings.target_loss,
+            questions=describe(settings.named_questions),
+            budgets=describe(settings.budgets),
+            random_draws=settings.random_draws,
             tokenizer_hash=model.tokenizer_hash,
             dtype=model.dtype,
             versions=installed_versions(),
@@ -117,8 +106,8 @@ class Outcome:
     full graph, of which there is nothing to see."""
 
 
-class Workbench:
-    """Keeps what neighbouring jobs share: the model with its ablation, and the task."""
+class LoadedInputs:
+    """Keeps what consecutive jobs share: the model with its ablation bound, and the task."""
 
     def __init__(self) -> None:
         self._bound: tuple[str, BoundAblation] | None = None
@@ -126,11 +115,12 @@ class Workbench:
 
     def bound(self, job: Job) -> BoundAblation:
         """The job's ablation, bound to its model."""
-        key = json_hash([job.model.hash, job.model.graph_fingerprint, describe(job.ablation)])
+        ablation = job.settings.ablation
+        key = json_hash([job.model.hash, job.model.graph_fingerprint, describe(ablation)])
         if self._bound is None or self._bound[0] != key:
-            self._bound = self._task = None  # let go of the last model before loading the next
+            self._bound = self._task = None  # free the last model before loading the next
             model = job.model.load()
-            self._bound = key, bind(model, job.model.graph_of(model), job.ablation)
+            self._bound = key, bind(model, job.model.graph_of(model), ablation)
         return self._bound[1]
 
     def task(self, job: Job) -> Task:
@@ -141,15 +131,15 @@ class Workbench:
         return self._task[1]
 
 
-def run_job(job: Job, bench: Workbench | None = None) -> Outcome:
+def run_job(job: Job, inputs: LoadedInputs | None = None) -> Outcome:
     """Find a circuit and measure it; a failure is an outcome, too.
 
     Args:
-        bench: shares models and tasks with other jobs of the same process.
+        inputs: shares models and tasks with other jobs of the same process.
     """
     started = time.perf_counter()
     try:
-        outcome = _run(job, bench or Workbench())
+        outcome = _run(job, inputs or LoadedInputs())
     except (Exception, SystemExit):  # a method may be anyone's, and the other jobs must go on
         outcome = Outcome(replace(job.blank(), error=traceback.format_exc()))
     seconds = time.perf_counter() - started
@@ -157,48 +147,42 @@ def run_job(job: Job, bench: Workbench | None = None) -> Outcome:
     return replace(outcome, record=record)
 
 
-def _run(job: Job, bench: Workbench) -> Outcome:
-    bound, task = bench.bound(job), bench.task(job)
+def _run(job: Job, inputs: LoadedInputs) -> Outcome:
+    settings, bound, task = job.settings, inputs.bound(job), inputs.task(job)
     discovery = job.method.discover(bound.model, bound.graph, task, ablation=bound, seed=job.seed)
-    chosen = _chosen(job, bound, task, discovery)
+    chosen = choose(discovery, bound, task, target_loss=settings.target_loss)
+    meter = Meter(bound, task.split("held_out"))
     measurements = measurements_of(
-        bound,
-        task.split("held_out"),
+        meter,
         discovery,
         chosen.circuit,
-        budgets=job.budgets.of(bound.graph),
-        random_draws=job.random_draws,
-        questions=job.questions if chosen.met_target else Questions.none(),
+        budgets=settings.budgets.of(bound.graph),
+        random_draws=settings.random_draws,
         seed=job.seed,
     )
-    validation = task.split("validation").to(bound.device)
-    logits = model_logits(bound.model, validation)
-    full = compare_logits(logits, logits, validation).means()
     record = replace(
         job.blank(),
         status="done",
         task_hash=task_hash(task),
         n_train=len(task.train),
-        n_validation=len(validation),
+        n_validation=len(task.split("validation")),
         n_held_out=len(task.split("held_out")),
-        full_validation_loss=full["task_loss"],
-        full_validation_accuracy=full["accuracy"],
         met_on_validation=chosen.met_target,
         validation_loss=chosen.loss,
-        met_on_held_out=measurements[0].task_loss <= job.target_loss,
+        met_on_held_out=measurements[0].task_loss <= settings.target_loss,
         circuit=f"circuits/{job.id}.safetensors",
         circuit_given_by="nodes" if chosen.circuit.is_node_circuit else "edges",
         search=chosen.tried,
-        seconds=discovery.cost.seconds,
-        forward_passes=discovery.cost.forward_passes,
-        backward_passes=discovery.cost.backward_passes,
-        peak_memory=discovery.cost.peak_memory,
+        **asdict(discovery.cost),
         device=str(bound.device),
         hardware=hardware(bound.device),
         measurements=measurements,
     )
+    validation = task.split("validation").to(bound.device)
+    record = _with_full_model(record, bound, validation)
     drawing = None
     if chosen.met_target:
+        record = _with_answers(record, job, meter, task, chosen.circuit)
         profiles = profiles_of(bound, chosen.circuit, validation, bound.model.tokenizer)
         network = Network.of(
             chosen.circuit, bound.model, scores=discovery.scores, profiles=profiles
@@ -207,16 +191,37 @@ def _run(job: Job, bench: Workbench) -> Outcome:
     return Outcome(record, _file_content(chosen.circuit), drawing)
 
 
-def _chosen(job: Job, bound: BoundAblation, task: Task, discovery: Discovery) -> ChosenCircuit:
-    """What the method chose; searched for here if it knows no target."""
-    if discovery.chosen is not None and takes_target(job.method):
-        return discovery.chosen
-    return choose_circuit(bound, discovery.scores, task, target_loss=job.target_loss)
+def _with_full_model(record: Record, bound: BoundAblation, validation: Prompts) -> Record:
+    """Add the full model's validation loss and accuracy, which say whether it can do the task."""
+    logits = model_logits(bound.model, validation)
+    means = compare_logits(logits, logits, validation).means()
+    return replace(
+        record,
+        full_validation_loss=means["task_loss"],
+        full_validation_accuracy=means["accuracy"],
+    )
 
 
-def takes_target(method: Method) -> bool:
-    """Whether a method has a field for the loss that its chosen circuit must meet."""
-    return any(f.name == "target_loss" for f in dataclasses.fields(method))
+def _with_answers(record: Record, job: Job, meter: Meter, task: Task, circuit: Circuit) -> Record:
+    """Add the answers to the questions about a circuit that met the target."""
+    questions = job.settings.named_questions
+    subject = Subject(
+        bound=meter.bound,
+        circuit=circuit,
+        prompts=meter.prompts,
+        full_logits=meter.full_logits,
+        metrics=meter.metrics(circuit),
+        ablated=meter.metrics(complement(circuit)),
+        task=task,
+        method=job.method,
+        target_loss=job.settings.target_loss,
+        seed=job.seed,
+    )
+    columns = {
+        name: [asdict(column) for column in question.columns]
+        for name, question in questions.items()
+    }
+    return replace(record, answers=answers_of(subject, questions), columns=columns)
 
 
 def _file_content(circuit: Circuit) -> bytes:

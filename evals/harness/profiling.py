@@ -108,9 +108,9 @@ def _class_names(prompts: Prompts, classes: Int[Tensor, " n"], text: _Texts) -> 
     answers = prompts.answers.reshape(len(prompts), -1).cpu()
     names = []
     for number in range(int(classes.max()) + 1):
-        own = answers[classes == number]
-        alike = bool((own == own[0]).all())
-        names.append(_set_name(own[0].tolist(), text) if alike else "all prompts")
+        of_class = answers[classes == number]
+        alike = bool((of_class == of_class[0]).all())
+        names.append(_set_name(of_class[0].tolist(), text) if alike else "all prompts")
     return tuple(names)
 
 
@@ -134,12 +134,13 @@ def _values(
     ]
     parts = []
     for batch, ablation in bound.batches(prompts, BATCH_SIZE):
-        found = circuit_activations(ablation, circuit, batch)
+        activations = circuit_activations(ablation, circuit, batch)
         of_sites = []
         for site, mask in circuit.node_masks.items():
-            if site in found and bool(mask.any()):
-                chosen = mask.to(found[site].device)
-                kept = found[site][chosen] if component else found[site][..., chosen]
+            if site in activations and bool(mask.any()):
+                activation = activations[site]
+                chosen = mask.to(activation.device)
+                kept = activation[chosen] if component else activation[..., chosen]
                 values = kept.float()
                 values = values.norm(dim=-1) if component else values.permute(2, 0, 1)
                 of_sites.append(values.cpu())
@@ -151,8 +152,8 @@ def _effects(bound: BoundAblation, circuit: Circuit, prompts: Prompts) -> dict[s
     """By node, the rise of the two-way loss when it alone is taken out."""
     if prompts.distractors is None or int(removable_nodes(circuit).sum()) > MOST_EFFECTS:
         return {}
-    found = minimality(bound, circuit, prompts)
-    return dict(zip(found.nodes, map(_short, found.means.tolist()), strict=True))
+    result = minimality(bound, circuit, prompts)
+    return dict(zip(result.nodes, map(_short, result.means.tolist()), strict=True))
 
 
 def _top_tokens(values: Float[Tensor, "nodes n pos"], prompts: Prompts) -> list[list[int]]:

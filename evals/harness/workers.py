@@ -14,15 +14,21 @@ from multiprocessing.connection import Connection, wait
 
 import torch
 
-from sparse_lens.evals.harness.executing import Happenings
-from sparse_lens.evals.harness.jobs import Job, Outcome, Workbench
-from sparse_lens.evals.harness.parcels import Parcel, failure, outcome_of, pack, run_parcel
+from sparse_lens.evals.harness.executing import JobEvents
+from sparse_lens.evals.harness.jobs import Job, LoadedInputs, Outcome
+from sparse_lens.evals.harness.pickling import (
+    PickledJob,
+    failure,
+    outcome_of,
+    pickle_jobs,
+    run_pickled,
+)
 
-PATIENCE = 10.0
-"""Seconds that a worker without a job has to leave by itself."""
+SECONDS_TO_STOP = 10.0
+"""That a worker without a job has to end by itself."""
 
 
-def in_workers(jobs: Mapping[int, Job], n: int) -> Happenings:
+def in_workers(jobs: Mapping[int, Job], n: int) -> JobEvents:
     """Run jobs in `n` processes, started afresh (spawned).
 
     A worker runs one job at a time; its next is one of the model and the task that it has loaded,
@@ -36,39 +42,39 @@ def in_workers(jobs: Mapping[int, Job], n: int) -> Happenings:
     Raises:
         RuntimeError: when a worker does not even start.
     """
-    parcels, refused = pack(jobs)
+    pickled, refused = pickle_jobs(jobs)
     yield from refused.items()
-    waiting = list(parcels)
+    waiting = list(pickled)
     n = min(n, len(waiting))
     threads = max(1, torch.get_num_threads() // max(1, n))
-    crew: list[_Worker] = []
+    workers: list[_Worker] = []
     try:
-        for _ in range(n):
-            crew.append(_Worker(threads))  # one by one: all are killed if the next does not start
-        while crew:
-            heard = wait([worker.connection for worker in crew])
-            for worker in [worker for worker in crew if worker.connection in heard]:
+        for _ in range(n):  # one by one: all are killed if the next does not start
+            workers.append(_Worker(threads))
+        while workers:
+            ready = wait([worker.connection for worker in workers])
+            for worker in [worker for worker in workers if worker.connection in ready]:
                 try:
                     answer = worker.connection.recv()
                 except (EOFError, OSError):
-                    crew.remove(worker)
-                    yield worker.last_words()
+                    workers.remove(worker)
+                    yield worker.job_index, worker.failure_of_its_job()
                     if waiting:
-                        crew.append(_Worker(threads))
+                        workers.append(_Worker(threads))
                     continue
                 if worker.job is not None:
-                    yield worker.place, outcome_of(worker.job, answer)
+                    yield worker.job_index, outcome_of(worker.job, answer)
                 if waiting:
-                    others = [other.job for other in crew if other is not worker and other.job]
-                    place = nearest({p: jobs[p] for p in waiting}, worker.job, others)
-                    waiting.remove(place)
-                    worker.give(place, jobs[place], parcels[place])
-                    yield place, None
+                    running = [w.job for w in workers if w is not worker and w.job is not None]
+                    index = next_job({i: jobs[i] for i in waiting}, worker.job, running)
+                    waiting.remove(index)
+                    worker.send(index, jobs[index], pickled[index])
+                    yield index, None
                 else:
-                    crew.remove(worker)
-                    worker.dismiss()
+                    workers.remove(worker)
+                    worker.stop()
     finally:
-        for worker in crew:
+        for worker in workers:
             worker.kill()
 
 
@@ -77,23 +83,23 @@ class _Worker:
 
     def __init__(self, threads: int) -> None:
         context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self.place = -1
+        self.connection, its_end = context.Pipe()
+        self.job_index = -1
         self.job: Job | None = None
-        """What it is at, or was last; None while it starts."""
+        """What it runs, or ran last; None while it starts."""
 
-        self._given = 0.0
-        self._process = context.Process(target=_serve, args=(theirs, threads))
+        self._sent_at = 0.0
+        self._process = context.Process(target=_serve, args=(its_end, threads))
         self._process.start()
-        theirs.close()  # so that the end of the process is the end of the connection
+        its_end.close()  # so that the end of the process is the end of the connection
 
-    def give(self, place: int, job: Job, parcel: Parcel) -> None:
-        self.place, self.job, self._given = place, job, time.perf_counter()
-        with suppress(OSError):  # it has died, which `recv` will tell
-            self.connection.send(parcel)
+    def send(self, job_index: int, job: Job, pickled: PickledJob) -> None:
+        self.job_index, self.job, self._sent_at = job_index, job, time.perf_counter()
+        with suppress(OSError):  # it has died, which the next `recv` raises
+            self.connection.send(pickled)
 
-    def last_words(self) -> tuple[int, Outcome]:
-        """The job that a dead worker leaves, as a failure."""
+    def failure_of_its_job(self) -> Outcome:
+        """The outcome of the job that a worker was running when it died."""
         self._process.join()
         how = _how_it_ended(self._process.exitcode)
         if self.job is None:
@@ -107,13 +113,13 @@ class _Worker:
             f"the worker process {how} while it ran this job. Where memory ran out, run with "
             "fewer workers.",
         )
-        seconds = time.perf_counter() - self._given
-        return self.place, replace(outcome, record=replace(outcome.record, job_seconds=seconds))
+        seconds = time.perf_counter() - self._sent_at
+        return replace(outcome, record=replace(outcome.record, job_seconds=seconds))
 
-    def dismiss(self) -> None:
-        """Let it leave."""
+    def stop(self) -> None:
+        """Let it end by itself."""
         self.connection.close()
-        self._process.join(PATIENCE)
+        self._process.join(SECONDS_TO_STOP)
         self._process.kill()
         self._process.join()
 
@@ -123,22 +129,22 @@ class _Worker:
         self.connection.close()
 
 
-def nearest(waiting: Mapping[int, Job], last: Job | None, others: Sequence[Job]) -> int:
-    """The place of the job that a worker should take next.
+def next_job(waiting: Mapping[int, Job], last: Job | None, running: Sequence[Job]) -> int:
+    """The index of the job that a worker should take next.
 
-    One of the model and task that it has loaded, else of the model, else of a model that nobody
-    works on, else any; the first of these.
+    One of the model and task that it has loaded, else of the model, else of a model that no worker
+    runs, else any; the first of these.
 
     Args:
         last: the worker's last job; None where it has just started.
-        others: what the other workers are at.
+        running: jobs of the other workers.
     """
 
-    def distance(place: int) -> tuple[bool, bool, bool]:
-        model, task = waiting[place].model.label, waiting[place].task.name
+    def distance(index: int) -> tuple[bool, bool, bool]:
+        model, task = waiting[index].model.label, waiting[index].task.name
         if last is not None and last.model.label == model:
             return False, False, last.task.name != task
-        return True, any(other.model.label == model for other in others), True
+        return True, any(job.model.label == model for job in running), True
 
     return min(waiting, key=distance)
 
@@ -146,7 +152,9 @@ def nearest(waiting: Mapping[int, Job], last: Job | None, others: Sequence[Job])
 def _how_it_ended(code: int | None) -> str:
     if code is None or code >= 0:
         return f"ended with exit code {code}"
-    names = {one.value: f" ({one.name})" for one in signal.Signals}  # real-time ones have none
+    names = {
+        known.value: f" ({known.name})" for known in signal.Signals
+    }  # real-time ones have none
     return f"was killed by signal {-code}{names.get(-code, '')}"
 
 
@@ -154,11 +162,11 @@ def _serve(connection: Connection, threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the calling process decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
-    bench = Workbench()
+    inputs = LoadedInputs()
     connection.send(None)
-    with suppress(EOFError, OSError):  # dismissed
+    with suppress(EOFError, OSError):  # stopped
         while True:
-            connection.send(run_parcel(connection.recv(), bench))
+            connection.send(run_pickled(connection.recv(), inputs))
 
 
 def _end_with_parent() -> None:

@@ -1,30 +1,58 @@
 """The questions that papers ask of a circuit, and those that their critics ask.
 
-Each is a function of a bound ablation, a circuit and prompts, which are held-out ones where the
-answer is reported. The answers hold one value for each example, with means and bootstrap intervals.
-`sparse_lens.evals.metrics.measure` answers the first question, how faithful a circuit is.
+Each file has one question twice: as a function of a bound ablation, a circuit and prompts, for
+scripts, with a value for each example, means and bootstrap intervals; and as a frozen dataclass
+that a comparison asks of every circuit that met its target, such as
+`compare(..., questions=[Minimality(nodes=32)])`. `sparse_lens.evals.metrics.measure` answers the
+first question, how faithful a circuit is.
+
+A new question takes one file, with a subclass of `sparse_lens.evals.question.Question`, and one
+line: its entry point in the group `sparse_lens.questions`, in this package's pyproject.toml or in
+another package's. The command line, the records and the report need nothing else.
 """
 
-from sparse_lens.evals.questions.asked import QUESTIONS, Questions
-from sparse_lens.evals.questions.draws import Draws
-from sparse_lens.evals.questions.faithfulness import kl_over_positions, recovered_fraction
-from sparse_lens.evals.questions.knockouts import Completeness, completeness
-from sparse_lens.evals.questions.other_ablations import partly_ablated, resampled
-from sparse_lens.evals.questions.other_prompts import Transfer, transfer
-from sparse_lens.evals.questions.other_tasks import transfer_table
-from sparse_lens.evals.questions.resampled_prompts import PromptStability, prompt_stability
-from sparse_lens.evals.questions.single_nodes import Minimality, minimality
-from sparse_lens.evals.questions.without_circuit import Necessity, necessity
+from sparse_lens.evals.draws import Draws
+from sparse_lens.evals.questions.completeness import (
+    Completeness,
+    CompletenessResult,
+    completeness,
+)
+from sparse_lens.evals.questions.frozen_norms import FrozenNorms
+from sparse_lens.evals.questions.kl_over_positions import KLOverPositions, kl_over_positions
+from sparse_lens.evals.questions.minimality import Minimality, MinimalityResult, minimality
+from sparse_lens.evals.questions.necessity import Necessity, NecessityResult, necessity
+from sparse_lens.evals.questions.prompt_stability import (
+    PromptStability,
+    PromptStabilityResult,
+    prompt_stability,
+)
+from sparse_lens.evals.questions.random_subsets import RandomSubsets, partly_ablated
+from sparse_lens.evals.questions.recovered_fraction import RecoveredFraction, recovered_fraction
+from sparse_lens.evals.questions.resampled_values import ResampledValues, resampled
+from sparse_lens.evals.questions.transfer import Transfer, TransferResult, transfer
+from sparse_lens.evals.transfer_table import transfer_table
+
+DEFAULT_QUESTIONS = (ResampledValues(), FrozenNorms(), RandomSubsets(), Minimality())
+"""The questions of a comparison by default; the others take more time."""
 
 __all__ = [
-    "QUESTIONS",
+    "DEFAULT_QUESTIONS",
     "Completeness",
+    "CompletenessResult",
     "Draws",
+    "FrozenNorms",
+    "KLOverPositions",
     "Minimality",
+    "MinimalityResult",
     "Necessity",
+    "NecessityResult",
     "PromptStability",
-    "Questions",
+    "PromptStabilityResult",
+    "RandomSubsets",
+    "RecoveredFraction",
+    "ResampledValues",
     "Transfer",
+    "TransferResult",
     "completeness",
     "kl_over_positions",
     "minimality",

@@ -47,8 +47,15 @@ class Cell:
 
     def values(self, kind: MeasurementKind, value: Value) -> tuple[int | float, ...]:
         """A value of every measurement of a kind that has it, over seeds and draws."""
-        found = (value(m) for record in self.records for m in record.of_kind(kind))
-        return tuple(one for one in found if one is not None)
+        values = (value(m) for record in self.records for m in record.of_kind(kind))
+        return tuple(number for number in values if number is not None)
+
+    def answers(self, question: str, name: str) -> tuple[int | float, ...]:
+        """The numbers of that name in the answers to a question, over seeds and draws."""
+        answers = (record.answers.get(question, {}).get(name) for record in self.records)
+        lists = (answer if isinstance(answer, list) else [answer] for answer in answers)
+        numbers = (number for numbers in lists for number in numbers)
+        return tuple(number for number in numbers if isinstance(number, (int, float)))
 
     def mean(self, kind: MeasurementKind, value: Value) -> float | None:
         """Its mean; None where there is no such measurement."""
@@ -89,20 +96,19 @@ class Cells:
     @cached_property
     def settings(self) -> tuple[Setting, ...]:
         """Those with a result: the method that learns masks first, the random control last."""
-        found = dict.fromkeys(Setting.of(record) for record in self.done)
-        return tuple(sorted(found, key=_setting_order))
+        settings = dict.fromkeys(Setting.of(record) for record in self.done)
+        return tuple(sorted(settings, key=_setting_order))
 
     @cached_property
     def cells(self) -> tuple[Cell, ...]:
         """By task, model and setting; only what has a record that is done."""
-        found = []
-        for task in self.tasks:
-            for model in self.models:
-                for setting in self.settings:
-                    cell = self.cell(task, model, setting)
-                    if cell is not None:
-                        found.append(cell)
-        return tuple(found)
+        cells = (
+            self.cell(task, model, setting)
+            for task in self.tasks
+            for model in self.models
+            for setting in self.settings
+        )
+        return tuple(cell for cell in cells if cell is not None)
 
     def cell(self, task: str, model: str, setting: Setting) -> Cell | None:
         """One cell; None where no job is done."""

@@ -58,8 +58,8 @@ def _curve(cells: Cells, cell: Cell, metric: Metric) -> Curve:
         for measurement in record.curve:
             by_budget.setdefault(measurement.requested_edges or 0, []).append(measurement)
     points = sorted(
-        (fmean(m.n_edges for m in found), fmean(metric.of(m) for m in found))
-        for found in by_budget.values()
+        (fmean(m.n_edges for m in of_budget), fmean(metric.of(m) for m in of_budget))
+        for of_budget in by_budget.values()
     )
     return Curve(
         name=f"{cell.model}, {cells.setting_name(cell.setting)}",
@@ -104,7 +104,7 @@ def setting_sizes(cells: Cells, setting: Setting, ratios: Sequence[Ratio]) -> Sp
 
 
 def _size_row(cells: Cells, cell: Cell, ratios: Sequence[Ratio]) -> SizeRow:
-    own = [r for r in ratios if r.dense == cell.model and cell.task in r.by_task]
+    of_cell = [r for r in ratios if r.dense == cell.model and cell.task in r.by_task]
     losses: Mapping[str, float | None] = {
         "chosen": cell.mean("chosen", lambda m: m.task_loss),
         "full": cell.mean("full", lambda m: m.task_loss),
@@ -121,7 +121,7 @@ def _size_row(cells: Cells, cell: Cell, ratios: Sequence[Ratio]) -> SizeRow:
         ),
         met=tuple(record.met_on_validation for record in cell.records),
         losses={kind: loss for kind, loss in losses.items() if loss is not None},
-        note=ratio_note([ratio.by_task[cell.task] for ratio in own]),
+        note=ratio_note([ratio.by_task[cell.task] for ratio in of_cell]),
     )
 
 

@@ -8,7 +8,6 @@ from html import escape
 from typing import Any
 
 from sparse_lens.evals.intervals import geometric_mean
-from sparse_lens.evals.questions import Questions
 from sparse_lens.evals.records import Record
 from sparse_lens.evals.report.cells import RANDOM, Cells, shared
 from sparse_lens.evals.summary import MeanSize, Ratio, Setting, Summary, pretraining_sentence
@@ -56,7 +55,7 @@ def _title(cells: Cells, summary: Summary) -> str:
     if not by_setting:
         return "Circuits compared"
     overall = {
-        setting: geometric_mean([one for edges in by_model.values() for one in edges])
+        setting: geometric_mean([count for counts in by_model.values() for count in counts])
         for setting, by_model in by_setting.items()
     }
     best = min(overall, key=overall.__getitem__)
@@ -82,21 +81,21 @@ def _subtitle(cells: Cells) -> str:
 
 
 def _card(cells: Cells, model: str, means: Sequence[MeanSize], ratios: Sequence[Ratio]) -> str:
-    own = [mean for mean in means if mean.model == model]
+    of_model = [mean for mean in means if mean.model == model]
     name = f"<div>{_chip(cells.colour(model))}{escape(model)}</div>"
-    if not own:
+    if not of_model:
         return f'<div class="card">{name}<p class="note">no result</p></div>'
-    edges = [mean.edges for mean in own]
+    edges = [mean.edges for mean in of_model]
     lines = [_ratio_line(ratio) for ratio in ratios if ratio.dense == model]
     if len(edges) > 1:
         lines.append(f"seeds {_three_digits(min(edges))} to {_three_digits(max(edges))}")
     for what, tasks in (
         (
             '<span class="mark">target unmet</span>, counted as the full graph',
-            [t for mean in own for t in mean.unmet],
+            [t for mean in of_model for t in mean.unmet],
         ),
-        ("no edge, counted as one", [t for mean in own for t in mean.zero]),
-        ("missed on held-out prompts", [t for mean in own for t in mean.unmet_on_held_out]),
+        ("no edge, counted as one", [t for mean in of_model for t in mean.zero]),
+        ("missed on held-out prompts", [t for mean in of_model for t in mean.unmet_on_held_out]),
     ):
         if tasks:
             lines.append(f"{what}: {escape(shared(tasks))}")
@@ -145,7 +144,7 @@ def measured(cells: Cells) -> str:
                 for r in done
             ]
         ),
-        "Questions": shared([text for text in map(_questions, done) if text]),
+        "Questions": shared([_questions(r.questions) for r in done if r.questions]),
         "Seeds": shared(sorted({record.seed for record in done})),
         "Search": "the same for every model and task; every choice on the validation prompts",
         "Device": shared([record.device for record in done]),
@@ -193,14 +192,18 @@ def _first(records: Iterable[Record], setting: Setting) -> Record:
     return next(record for record in records if Setting.of(record) == setting)
 
 
-def _questions(record: Record) -> str:
-    asked = Questions(**record.questions) if record.questions else Questions.none()
-    return _pairs(record.questions) if asked.any else ""
+def _questions(questions: Mapping[str, Mapping[str, Any]]) -> str:
+    return ", ".join(f"{name}({_fields(fields)})" for name, fields in questions.items())
 
 
 def _ablation(ablation: Mapping[str, Any]) -> str:
-    fields = {name: value for name, value in ablation.items() if name != "type" and value}
-    return f"{ablation['type']}({_pairs(fields)})"
+    fields = {name: value for name, value in ablation.items() if value}
+    return f"{ablation['type']}({_fields(fields)})"
+
+
+def _fields(described: Mapping[str, Any]) -> str:
+    """Of a dataclass, without its type."""
+    return _pairs({name: value for name, value in described.items() if name != "type"})
 
 
 def _pairs(values: Mapping[str, Any]) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from sparse_lens.evals.report.cells import Cell, Cells, shared
-from sparse_lens.evals.report.columns import CIRCUITS, CONTROLS, LEGEND, Column, Group
+from sparse_lens.evals.report.cells import Cell, Cells
+from sparse_lens.evals.report.columns import CIRCUITS, Column, Group, controls, meanings
 from sparse_lens.plotting.network import Network
 
 
@@ -17,19 +17,17 @@ def numbers_tables(cells: Cells) -> str:
     """
     return (
         f"<h3>The circuits</h3>{_table(cells, CIRCUITS, facts=True)}"
-        f"<h3>Beside their controls</h3>{_table(cells, CONTROLS, facts=False)}"
+        f"<h3>Beside their controls</h3>{_table(cells, controls(cells), facts=False)}"
     )
 
 
 def controls_legend(cells: Cells) -> str:
-    """What the controls of the chosen circuit mean, one sentence for each that was measured."""
-    shown = {c.heading for group in CONTROLS for c in group.measured(cells).columns}
-    asked = [r for r in cells.done if r.questions and r.chosen.removed_nodes]
-    threshold = shared([record.questions["dispensable_below"] for record in asked])
+    """What the columns of answers to questions mean, one sentence for each that is shown."""
+    shown = {c.heading for group in controls(cells) for c in group.measured(cells).columns}
     listed = "".join(
-        f"<dt>{name}</dt><dd>{escape(text.format(threshold=threshold))}</dd>"
-        for name, text in LEGEND.items()
-        if name.split(",")[0] in shown
+        f"<dt>{escape(headings)}</dt><dd>{escape(meaning)}</dd>"
+        for headings, meaning in meanings(cells).items()
+        if headings.split(",")[0] in shown
     )
     return f'<div class="card"><dl>{listed}</dl></div>' if listed else ""
 
@@ -45,9 +43,11 @@ def _table(cells: Cells, groups: Sequence[Group], *, facts: bool) -> str:
     over = [f'<th class="text" colspan="{len(texts)}"></th>']
     heads = [f'<th class="text">{text}</th>' for text in texts]
     for group in groups:
-        over.append(f'<th class="group" colspan="{len(group.columns)}">{group.heading}</th>')
+        over.append(
+            f'<th class="group" colspan="{len(group.columns)}">{escape(group.heading)}</th>'
+        )
         heads += [
-            f'<th{_starts(group, c)} title="{escape(c.title)}">{c.heading}</th>'
+            f'<th{_starts(group, c)} title="{escape(c.title)}">{escape(c.heading)}</th>'
             for c in group.columns
         ]
     if facts:
@@ -66,7 +66,7 @@ def _row(cells: Cells, cell: Cell, groups: Sequence[Group], *, facts: bool) -> s
     texts = [escape(cell.task), escape(cell.model), escape(cells.setting_name(cell.setting))]
     texts += [_verdict(cell)] * facts
     numbers = [
-        _cell(column, cell.values(column.kind, column.value), _starts(group, column))
+        _cell(column, column.values(cell), _starts(group, column))
         for group in groups
         for column in group.columns
     ]
@@ -82,7 +82,7 @@ def _row(cells: Cells, cell: Cell, groups: Sequence[Group], *, facts: bool) -> s
 def _cell(column: Column, values: Sequence[int | float], starts: str) -> str:
     if not values:
         return f'<td{starts} data-value="">-</td>'
-    value = column.of_all(values)
+    value = column.over_draws(values)
     spread = ""
     if len(values) > 1 and min(values) < max(values):
         low, high = format(min(values), column.form), format(max(values), column.form)
@@ -97,8 +97,8 @@ def _starts(group: Group, column: Column) -> str:
 def _verdict(cell: Cell) -> str:
     if not cell.met:
         failed = sum(not record.met_on_validation for record in cell.records)
-        some = f" ({failed} of {len(cell.records)} seeds)" if failed < len(cell.records) else ""
-        return f'<span class="mark">unmet{some}</span>'
+        seeds = f" ({failed} of {len(cell.records)} seeds)" if failed < len(cell.records) else ""
+        return f'<span class="mark">unmet{seeds}</span>'
     if not cell.met_on_held_out:
         return (
             '<span class="mark" title="met on validation, missed on held-out prompts">missed</span>'

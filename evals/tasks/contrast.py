@@ -5,17 +5,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Contrast:
-    """A prompt, the prompt that it is contrasted with, and what may follow it."""
+    """A clean prompt, its corrupted version, and the tokens that are compared after it."""
 
     clean: str
 
     corrupted: str
-    """The same with the deciding words exchanged for others."""
+    """The clean prompt with other words in place of those that decide the answer."""
 
     answers: tuple[str, ...]
-    """What rightly follows the clean prompt; the first is checked to follow it as one token."""
+    """Right continuations of the clean prompt; the first is checked to follow it as one token."""
 
     distractors: tuple[str, ...]
+    """Wrong continuations of the clean prompt."""
 
     whole: tuple[str, ...] = ()
-    """Parts of the clean prompt that must be tokens of their own in it, such as names."""
+    """Parts of the clean prompt that must be single tokens in it, such as names."""

@@ -1,20 +1,20 @@
-"""Prompts as tokens, where the tokenizer leaves them aligned."""
+"""One prompt and its corrupted version as tokens, if the tokenizer keeps them aligned."""
 
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerFast
 
+from sparse_lens.evals.tasks.base_spec import Spec
 from sparse_lens.evals.tasks.contrast import Contrast
-from sparse_lens.evals.tasks.spec import Spec
 
 
 class Misfit(ValueError):
-    """Why a prompt cannot be used with this tokenizer."""
+    """The reason why a prompt cannot be used with a tokenizer."""
 
 
 @dataclass(frozen=True)
 class EncodedContrast:
-    """The tokens of a prompt and its corrupted version, of the same number, and of its answers."""
+    """The tokens of a prompt, of its corrupted version, which has as many, and of its answers."""
 
     clean: list[int]
     corrupted: list[int]
@@ -23,13 +23,14 @@ class EncodedContrast:
 
 
 class Encoder:
-    """A tokenizer, asked whether prompts are aligned in it and their answers single tokens.
+    """Turns prompts into tokens, and checks that they are aligned and answers single tokens.
 
     Args:
-        prepend_bos: begin each prompt with the tokenizer's token for that.
+        prepend_bos: begin each prompt with the tokenizer's beginning-of-sequence token.
 
     Raises:
-        ValueError: when the tokenizer has no token to pad with, or none to begin with.
+        ValueError: when the tokenizer has no padding token, or lacks a beginning-of-sequence token
+            that was asked for.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, *, prepend_bos: bool = False):
@@ -45,41 +46,40 @@ class Encoder:
                 "tokenizer.bos_token, or pass prepend_bos=False."
             )
         self.pad = int(pad)  # type: ignore[arg-type]
-        self._first: list[int] = [tokenizer.bos_token_id] if prepend_bos else []  # type: ignore[list-item]
+        self._bos: list[int] = [tokenizer.bos_token_id] if prepend_bos else []  # type: ignore[list-item]
         self._tokenizer = tokenizer
-        self._pieces: dict[str, list[int]] = {}
+        self._tokens_by_text: dict[str, list[int]] = {}
 
     def text(self, tokens: list[int]) -> str:
-        """The text of some tokens."""
+        """The text of tokens."""
         return str(self._tokenizer.decode(tokens))
 
     def encode(self, contrast: Contrast, spec: Spec) -> EncodedContrast:
-        """The tokens of a prompt.
+        """The tokens of a prompt and its corrupted version.
 
         Raises:
-            Misfit: when it is not aligned, or an answer is not the one next token.
+            Misfit: when they are not aligned, or an answer is not one token that follows.
         """
         ids = self.check_candidates((*contrast.answers, *contrast.distractors))
         answers, distractors = ids[: len(contrast.answers)], ids[len(contrast.answers) :]
-        clean, corrupted, answered = self._encode(
+        clean, corrupted, clean_with_answer = self._encode(
             [contrast.clean, contrast.corrupted, contrast.clean + contrast.answers[0]]
         )
         if len(clean) != len(corrupted):
             raise Misfit("a prompt and its corrupted version have different numbers of tokens")
-        least, most = spec.min_tokens, spec.max_tokens
-        if not least <= len(clean) <= most:
-            raise Misfit(f"a prompt has fewer than {least} or more than {most} tokens")
+        if not spec.min_tokens <= len(clean) <= spec.max_tokens:
+            raise Misfit(
+                f"a prompt has fewer than {spec.min_tokens} or more than {spec.max_tokens} tokens"
+            )
         differing = sum(a != b for a, b in zip(clean, corrupted, strict=True))
         if not 1 <= differing <= spec.deciding_tokens:
             raise Misfit(f"a prompt and its corrupted version differ in {differing} tokens")
-        if answered != [*clean, answers[0]]:
+        if clean_with_answer != [*clean, answers[0]]:
             raise Misfit(f"{contrast.answers[0]!r} merges with the end of the prompt")
         for part in contrast.whole:
-            if self._single(part, "the word") not in clean:
+            if self._single_token(part, "the word") not in clean:
                 raise Misfit(f"{part!r} is not a token of its own in the prompt")
-        return EncodedContrast(
-            [*self._first, *clean], [*self._first, *corrupted], answers, distractors
-        )
+        return EncodedContrast([*self._bos, *clean], [*self._bos, *corrupted], answers, distractors)
 
     def check_candidates(self, texts: tuple[str, ...]) -> list[int]:
         """The tokens of answers and distractors.
@@ -87,28 +87,32 @@ class Encoder:
         Raises:
             Misfit: when one is not a single token, or two are the same.
         """
-        owner: dict[int, str] = {}
+        text_of: dict[int, str] = {}
         for text in texts:
-            token = self._single(text, "the answer")
-            if token in owner:
-                raise Misfit(f"the answers {owner[token]!r} and {text!r} are the same token")
-            owner[token] = text
-        return list(owner)
+            token = self._single_token(text, "the answer")
+            if token in text_of:
+                raise Misfit(f"the answers {text_of[token]!r} and {text!r} are the same token")
+            text_of[token] = text
+        return list(text_of)
 
-    def _single(self, text: str, what: str) -> int:
-        if text not in self._pieces:
-            self._pieces[text] = self._tokens_of(text)
-        pieces = self._pieces[text]
-        if len(pieces) != 1:
-            split = [self.text([piece]) for piece in pieces]
-            raise Misfit(f"{what} {text!r} is not one token but {split}")
-        return pieces[0]
+    def _single_token(self, text: str, role: str) -> int:
+        if text not in self._tokens_by_text:
+            self._tokens_by_text[text] = self._tokens_of(text)
+        tokens = self._tokens_by_text[text]
+        if len(tokens) != 1:
+            pieces = [self.text([token]) for token in tokens]
+            raise Misfit(f"{role} {text!r} is not one token but {pieces}")
+        return tokens[0]
 
     def _tokens_of(self, text: str) -> list[int]:
-        """Alone, or after a line's end for tokenizers that put a space before every text."""
-        alone, end, after_end = self._encode([text, "\n", "\n" + text])
-        if len(alone) > 1 and after_end[: len(end)] == end and len(after_end) == len(end) + 1:
-            return after_end[len(end) :]
+        """The tokens of a text by itself or, if it is one token there, after a newline.
+
+        Some tokenizers put a space before every text, which splits what is one token elsewhere.
+        """
+        alone, newline, after_newline = self._encode([text, "\n", "\n" + text])
+        n = len(newline)
+        if len(alone) > 1 and after_newline[:n] == newline and len(after_newline) == n + 1:
+            return after_newline[n:]
         return alone
 
     def _encode(self, texts: list[str]) -> list[list[int]]:

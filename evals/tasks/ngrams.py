@@ -1,4 +1,4 @@
-"""An n-gram model of a training text: what a task must not be solvable by."""
+"""An n-gram model of a training text, which must not be able to solve a task."""
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -15,12 +15,12 @@ class NGramModel:
     Brants et al. 2007, equation 5: the frequency of a token after the longest context it was
     seen in, times 0.4 for every token the context had to be shortened by.
 
-    Exact for any vocabulary: an n-gram is numbered by its place in a sorted list of (number of
-    its first n-1 tokens, last token).
+    An n-gram is numbered by its index in a sorted list of (number of its first n-1 tokens, last
+    token), which is exact for any size of the vocabulary.
     """
 
     def __init__(self, tokens: Int[Tensor, " stream"], *, order: int = 5):
-        stream = tokens.cpu().numpy().astype(np.int64)
+        stream = tokens.cpu().numpy().astype(np.int64)  # [stream]
         if order < 1 or len(stream) < order:
             raise ValueError(
                 f"an n-gram model of order {order} needs order >= 1 and at least that many "
@@ -32,7 +32,7 @@ class NGramModel:
         self._counts: list[np.ndarray] = []
         prefixes = np.zeros(len(stream), dtype=np.int64)
         for n in range(1, order + 1):
-            # prefixes[i]: the number of the (n-1)-gram that starts at i
+            # prefixes[i] is the number of the (n-1)-gram that starts at i.
             codes = prefixes[: len(stream) - n + 1] * self._vocabulary + stream[n - 1 :]
             keys, prefixes, counts = np.unique(codes, return_inverse=True, return_counts=True)
             self._keys.append(keys)
@@ -41,18 +41,23 @@ class NGramModel:
     def scores(
         self, contexts: Int[np.ndarray, "n k"], tokens: Int[np.ndarray, " n"]
     ) -> Float[np.ndarray, " n"]:
-        """Back-off scores of next tokens; contexts are as long as order - 1, -1 where empty."""
+        """Back-off scores of next tokens.
+
+        Args:
+            contexts: the k = order - 1 tokens before each, -1 before the start of the text.
+        """
         scores = np.zeros(len(tokens))
-        for used in range(contexts.shape[1] + 1):
-            context = contexts[:, contexts.shape[1] - used :]
-            before = self._number(context)
-            after = self._look_up(before, tokens, used)
-            if used == 0:
-                total = np.full(len(tokens), self._counts[0].sum())
+        # From the shortest context to the longest: longer ones that were seen replace the score.
+        for n_context in range(contexts.shape[1] + 1):
+            context = contexts[:, contexts.shape[1] - n_context :]  # [n, n_context]
+            prefix = self._number(context)
+            ngram = self._look_up(prefix, tokens, n_context)
+            if n_context == 0:
+                prefix_count = np.full(len(tokens), self._counts[0].sum())
             else:
-                total = np.where(before >= 0, self._counts[used - 1][before], 1)
-            seen = after >= 0
-            frequency = np.where(seen, self._counts[used][after], 0) / total
+                prefix_count = np.where(prefix >= 0, self._counts[n_context - 1][prefix], 1)
+            seen = ngram >= 0
+            frequency = np.where(seen, self._counts[n_context][ngram], 0) / prefix_count
             scores = np.where(seen, frequency, _BACK_OFF * scores)
         return scores
 
@@ -84,9 +89,9 @@ class NGramModel:
         return number
 
     def _look_up(self, prefixes: np.ndarray, tokens: np.ndarray, n: int) -> np.ndarray:
-        """The number of each (n+1)-gram, given the number of its first n tokens."""
+        """The number of each (n+1)-gram, given that of its first n tokens; -1 if never seen."""
         keys = self._keys[n]
         codes = prefixes * self._vocabulary + tokens
-        places = np.minimum(np.searchsorted(keys, codes), len(keys) - 1)
-        known = (prefixes >= 0) & (tokens >= 0) & (tokens < self._vocabulary)
-        return np.where(known & (keys[places] == codes), places, -1)
+        numbers = np.minimum(np.searchsorted(keys, codes), len(keys) - 1)
+        is_valid = (prefixes >= 0) & (tokens >= 0) & (tokens < self._vocabulary)
+        return np.where(is_valid & (keys[numbers] == codes), numbers, -1)

@@ -1,23 +1,23 @@
-"""A task whose prompts are made by a function of a template, such as those on English text."""
+"""Tasks whose prompts a function makes from a template, such as those on English text."""
 
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from sparse_lens.evals.tasks.base_spec import Spec
 from sparse_lens.evals.tasks.contrast import Contrast
-from sparse_lens.evals.tasks.spec import Spec
 from sparse_lens.evals.tasks.splits import Splits
 
 Fill = Callable[[random.Random, str], tuple[Contrast, ...]]
-"""Makes prompts of a template, with names and the like drawn at random."""
+"""Makes prompts from a template, with words such as names drawn at random."""
 
 
 @dataclass(frozen=True)
 class PromptSpec(Spec):
-    """A choice of the next token among sets of them, for which pairs that swap are too narrow.
+    """A choice between sets of next tokens, for tasks that do not fit a `TaskSpec`.
 
-    The corrupted prompt need not be the clean one of another row, and answers and distractors may
-    be sets of any size.
+    Unlike there, the corrupted prompt need not be the clean prompt of another row, and answers and
+    distractors may be sets of any size.
     """
 
     name: str
@@ -26,7 +26,7 @@ class PromptSpec(Spec):
     """What the model has to tell apart, in one line."""
 
     statements: Splits
-    """Templates, in any form that `fill` reads, for each split."""
+    """The templates of each split, in any form that `fill` reads."""
 
     fill: Fill
 
@@ -37,12 +37,12 @@ class PromptSpec(Spec):
     """Prompts that one call of `fill` makes."""
 
     deciding_tokens: int = 1
-    """At most so many tokens of a prompt differ from its corrupted version."""
+    """The most tokens in which a prompt may differ from its corrupted version."""
 
     drawn_as: str | None = None
-    """Tasks of the same one draw the same; None for its own name."""
+    """The seed name: specs that share it draw alike; None for the spec's own name."""
 
-    # Not annotated: not fields.
+    # Without annotations these are not fields of the dataclass.
     min_tokens = 4
     max_tokens = 256
 
@@ -53,13 +53,13 @@ class PromptSpec(Spec):
 
     @property
     def seed_name(self) -> str:
-        """What the draws depend on, besides the seed and the split."""
+        """The name that draws depend on, besides the seed and the split."""
         return self.drawn_as or self.name
 
     def templates(self, split: str) -> tuple[str, ...]:
-        """Those of a split."""
+        """The templates of a split."""
         return self.statements.of(split)
 
     def draw_rows(self, rng: random.Random, split: str) -> tuple[Contrast, ...]:
-        """Prompts of a template of the split."""
+        """The prompts that `fill` makes from a random template of the split."""
         return self.fill(rng, rng.choice(self.statements.of(split)))

@@ -4,6 +4,8 @@ from types import MappingProxyType
 
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from sparse_lens.evals.tasks.base_spec import Spec
+from sparse_lens.evals.tasks.building import build_task
 from sparse_lens.evals.tasks.families.booleans import BOOLEAN_FEW_SHOT, BOOLEAN_INSTRUCTION
 from sparse_lens.evals.tasks.families.clauses import ELSE_ELIF, ENUMERATE_RANGE, FINAL_KWARG
 from sparse_lens.evals.tasks.families.delimiters import (
@@ -34,9 +36,7 @@ from sparse_lens.evals.tasks.families.variables import (
     WITH_OPEN,
 )
 from sparse_lens.evals.tasks.families.years import GREATER_THAN
-from sparse_lens.evals.tasks.spec import Spec
 from sparse_lens.evals.tasks.splits import USUAL_SIZES
-from sparse_lens.evals.tasks.tokenising import build_task
 from sparse_lens.task import Task
 
 _SPECS: MappingProxyType[str, tuple[Spec, ...]] = MappingProxyType(
@@ -78,11 +78,11 @@ _SPECS: MappingProxyType[str, tuple[Spec, ...]] = MappingProxyType(
 
 
 GROUPS = tuple(_SPECS)
-"""Binary choices in Python code; prompts for dense language models; a task without a rule."""
+"""Groups: binary choices in Python code; prompts in English; a control task without a rule."""
 
 
 def names(group: str = "python") -> tuple[str, ...]:
-    """The names of a group's tasks, or of all, in the order of reports.
+    """The names of the tasks of a group, or of all groups (`all`), in the order of reports.
 
     Raises:
         ValueError: when there is no such group.
@@ -90,15 +90,18 @@ def names(group: str = "python") -> tuple[str, ...]:
     if group != "all" and group not in _SPECS:
         raise ValueError(f"no group of tasks {group!r}; there are {', '.join(GROUPS)} and all.")
     return tuple(
-        spec.name for own, specs in _SPECS.items() if group in ("all", own) for spec in specs
+        spec.name
+        for group_name, specs in _SPECS.items()
+        if group in ("all", group_name)
+        for spec in specs
     )
 
 
 def spec(name: str) -> Spec:
-    """The task of that name.
+    """The built-in task of a name.
 
     Raises:
-        ValueError: when there is none.
+        ValueError: for a name that no task has.
     """
     for specs in _SPECS.values():
         for candidate in specs:
@@ -117,7 +120,11 @@ def build(
     n_held_out: int = USUAL_SIZES.n_held_out,
     prepend_bos: bool = False,
 ) -> Task:
-    """A task of ours by name, or one of your own, in a tokenizer's tokens: see `build_task`."""
+    """A built-in task by name, or a spec of your own, as tokens: see `build_task`.
+
+    Raises:
+        ValueError: for an unknown name, a slow tokenizer, or as `build_task` does.
+    """
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ValueError(
             f"tasks are built with a fast tokenizer, got {type(tokenizer).__name__}; a model "

@@ -1,4 +1,4 @@
-"""What each split draws from: identifiers, and the code a prompt opens with."""
+"""Identifiers and openings of prompts, separate for each split."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from sparse_lens.task import SPLITS
 
 @dataclass(frozen=True)
 class SplitSizes:
-    """Prompts in each split of a task; all even."""
+    """Number of prompts in each split of a task; all are even."""
 
     n_train: int = 128
     n_validation: int = 64
@@ -15,15 +15,15 @@ class SplitSizes:
 
 
 USUAL_SIZES = SplitSizes()
-"""Where nobody asks for other numbers."""
+"""The default sizes."""
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Strings for each split, none of them in two splits.
+    """The strings of each split; no string is in two splits.
 
     Raises:
-        ValueError: when a split has none, or two splits share one.
+        ValueError: when a split is empty, or two splits share a string.
     """
 
     train: tuple[str, ...]
@@ -31,26 +31,30 @@ class Splits:
     held_out: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        owner: dict[str, str] = {}
+        split_of: dict[str, str] = {}
         for split in SPLITS:
             if not self.of(split):
                 raise ValueError(f"split {split!r} is empty; give it at least one string.")
             for text in self.of(split):
-                if owner.setdefault(text, split) != split:
+                if split_of.setdefault(text, split) != split:
                     raise ValueError(
-                        f"splits {owner[text]!r} and {split!r} share {text!r}; what is found on "
+                        f"splits {split_of[text]!r} and {split!r} share {text!r}; what is found on "
                         "one split must be tested on another: make them disjoint."
                     )
 
     def of(self, split: str) -> tuple[str, ...]:
-        """The strings of the split of that name."""
+        """The strings of a split, by its name.
+
+        Raises:
+            ValueError: for a name that no split has.
+        """
         if split not in SPLITS:
             raise ValueError(f"no split {split!r}; there are {', '.join(SPLITS)}.")
         return getattr(self, split)
 
 
-# Words like those of the training grammar, which uses none of these: a small vocabulary cuts both
-# into the same kind of pieces, so a prompt asks about its construct and not about a rare word.
+# Words that are like those of the training grammar, but not among them. A small vocabulary splits
+# both into similar tokens, so that a prompt tests its construct and not a rare word.
 IDENTIFIERS = Splits(
     train=(
         *("harbor", "lantern", "falcon", "velvet", "copper", "marble", "willow"),
@@ -66,8 +70,8 @@ IDENTIFIERS = Splits(
     ),
 )
 
-# Openings use `$s` to `$z`, `$8` and `$9`, statements the other letters and digits and, as names in
-# scope, the `$x` and `$y` of the functions. A function's body is indented by four.
+# Openings use the letters `$s` to `$z` and the digits `$8` and `$9`. Statements use the others, and
+# `$x` and `$y` for names in the scope of the function. Bodies of functions are indented by four.
 FUNCTION_OPENINGS = Splits(
     train=(
         "def $s($x, $y):\n    $u = $x + $8\n",

@@ -1,10 +1,10 @@
-"""What a task is: a question, two answers, and templates for the code that asks it."""
+"""Tasks of two answers on Python code, written as templates."""
 
 import random
 from dataclasses import dataclass
 
+from sparse_lens.evals.tasks.base_spec import Spec
 from sparse_lens.evals.tasks.contrast import Contrast
-from sparse_lens.evals.tasks.spec import Spec
 from sparse_lens.evals.tasks.splits import FUNCTION_OPENINGS, IDENTIFIERS, Splits
 from sparse_lens.evals.tasks.template import Filling, Pair, has_choice
 from sparse_lens.task import SPLITS
@@ -12,9 +12,9 @@ from sparse_lens.task import SPLITS
 
 @dataclass(frozen=True)
 class TaskSpec(Spec):
-    """A binary choice of the next token in Python code, written down as text templates.
+    """A binary choice of the next token in Python code, written as text templates.
 
-    A new task is one such object, handed to `tasks.build`:
+    A new task is one such object, which is passed to `tasks.build`:
 
         TaskSpec(
             name="while_true",
@@ -31,7 +31,7 @@ class TaskSpec(Spec):
     followed by a statement; the answer is the next token.
 
     Raises:
-        ValueError: when a statement leaves nothing open, or splits share a template.
+        ValueError: when a statement has no `$(first|second)`, or splits share a template.
     """
 
     name: str
@@ -40,25 +40,26 @@ class TaskSpec(Spec):
     """What the model has to tell apart, in one line."""
 
     answers: tuple[str, str]
-    """What follows the first and the second member of a pair; may hold placeholders."""
+    """The answers to the first and the second member of a pair; they may hold placeholders."""
 
     statements: Splits
-    """Templates whose `$(first|second)` decide, ending where the answer is due."""
+    """Templates that end before the answer, which their `$(first|second)` decide."""
 
     openings: Splits | None = FUNCTION_OPENINGS
-    """Templates of code that comes before; None for none."""
+    """Templates of the code before a statement; None for no such code."""
 
     identifiers: Splits | tuple[str, ...] = IDENTIFIERS
-    """Names for the letters, other ones in each split or the same in all.
+    """Names that replace the letters: different ones in each split, or the same in all.
 
-    The same where an answer is a name: a circuit that copies names need not carry one that it
-    was not found on, and a small vocabulary has few names that are one token.
+    They are the same where an answer is a name: a circuit that copies names may not be able to
+    copy one that it was not found on, and a small vocabulary has few names that are one token.
     """
 
     deciding_tokens: int = 1
-    """At most so many tokens differ between the members of a pair."""
+    """The most tokens in which the members of a pair may differ."""
 
-    # Not annotated: not fields. Shorter prompts could stand in the training text word for word.
+    # Without annotations these are not fields of the dataclass. Shorter prompts than `min_tokens`
+    # could occur word for word in the training text.
     min_tokens = 12
     max_tokens = 64
     rows_per_draw = 2
@@ -74,20 +75,24 @@ class TaskSpec(Spec):
 
     @property
     def candidates(self) -> tuple[str, ...]:
-        """The two answers, unless they hold names of the prompt."""
+        """The two answers; none where they hold names that are drawn for each prompt."""
         return () if "$" in "".join(self.answers) else self.answers
 
     def templates(self, split: str) -> tuple[str, ...]:
         """Every opening of the split with every statement of it."""
-        return tuple(o + s for o in self._openings(split) for s in self.statements.of(split))
+        return tuple(
+            opening + statement
+            for opening in self._openings(split)
+            for statement in self.statements.of(split)
+        )
 
     def draw(self, rng: random.Random, split: str) -> Pair:
         """A pair of prompts with names and numbers drawn at random."""
         template = rng.choice(self._openings(split)) + rng.choice(self.statements.of(split))
-        names = self.identifiers
-        if isinstance(names, Splits):
-            names = names.of(split)
-        filling = Filling.draw(rng, template, names)
+        identifiers = self.identifiers
+        if isinstance(identifiers, Splits):
+            identifiers = identifiers.of(split)
+        filling = Filling.draw(rng, template, identifiers)
         return Pair(
             clean=filling.fill(template, 0),
             corrupted=filling.fill(template, 1),
@@ -96,7 +101,7 @@ class TaskSpec(Spec):
         )
 
     def draw_rows(self, rng: random.Random, split: str) -> tuple[Contrast, ...]:
-        """Both members of a pair."""
+        """Both members of a random pair, each as the clean prompt."""
         return self.draw(rng, split).rows
 
     def _openings(self, split: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Text templates in which one choice is left open: filled twice, they give an aligned pair."""
+"""Text templates with a choice of two: filled in both ways, they give a pair of prompts."""
 
 import random
 import re
@@ -13,20 +13,20 @@ _NUMBER = re.compile(r"\$([0-9])")
 
 @dataclass(frozen=True)
 class Pair:
-    """Two prompts that differ only where the answer is decided, and their answers."""
+    """Two prompts that differ only in the words that decide the answer, and their answers."""
 
     clean: str
     corrupted: str
 
     answer: str
-    """What follows the clean prompt."""
+    """The right continuation of the clean prompt."""
 
     distractor: str
-    """What follows the corrupted prompt."""
+    """The right continuation of the corrupted prompt."""
 
     @property
     def rows(self) -> tuple[Contrast, Contrast]:
-        """Both members as the clean prompt, so that a constant answer is right half the time."""
+        """Both members, each as the clean prompt: a constant answer is then right half the time."""
         return (
             Contrast(self.clean, self.corrupted, (self.answer,), (self.distractor,)),
             Contrast(self.corrupted, self.clean, (self.distractor,), (self.answer,)),
@@ -37,18 +37,21 @@ class Pair:
 class Filling:
     """One draw of names and numbers for the placeholders of a template.
 
-    - `$a` to `$z`: a name, the same wherever the letter stands, different for each letter;
-    - `$A` to `$Z`: the name of that letter, capitalised;
+    - `$a` to `$z`: a name, the same at each occurrence of a letter, different for each letter;
+    - `$A` to `$Z`: the name of the lower-case letter, capitalised;
     - `$0` to `$9`: a number;
     - `$(for|while)`: `for` in the first member of a pair, `while` in the second.
     """
 
     names: dict[str, str]
+    """By letter."""
+
     numbers: dict[str, str]
+    """By digit."""
 
     @classmethod
     def draw(cls, rng: random.Random, template: str, identifiers: tuple[str, ...]) -> "Filling":
-        """Names for all the letters of a template, without replacement.
+        """Random names, without replacement, and numbers for the placeholders of a template.
 
         Raises:
             ValueError: when the template has more letters than there are identifiers.
@@ -64,7 +67,7 @@ class Filling:
         return cls(names, {digit: str(rng.randint(2, 99)) for digit in digits})
 
     def fill(self, template: str, member: int = 0) -> str:
-        """The text of one member of the pair, 0 or 1."""
+        """The text of a member of the pair, 0 or 1."""
         text = _CHOICE.sub(lambda match: match.group(1 + member), template)
         text = _NUMBER.sub(lambda match: self.numbers[match.group(1)], text)
         return _LETTER.sub(lambda match: self._name(match.group(1)), text)

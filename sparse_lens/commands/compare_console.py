@@ -13,11 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from sparse_lens.commands.time_left import in_words, seconds_left
-from sparse_lens.evals.compare import Progress
+from sparse_lens.evals.harness.running import Progress
 from sparse_lens.evals.intervals import geometric_mean
 from sparse_lens.evals.records import Record
 from sparse_lens.evals.results import Results
-from sparse_lens.evals.stability import sentences, stability
+from sparse_lens.evals.seed_stability import sentences, stability
 from sparse_lens.evals.summary import MeanSize, Summary, pretraining_sentence, summarize
 
 # Heading, width, and whether it is text.
@@ -71,7 +71,7 @@ class Display:
         self.bar.stop()
 
     def show(self, progress: Progress) -> None:
-        """For `compare(progress=...)`."""
+        """For `Comparison.run(progress=...)`."""
         if not self._headed:
             self._headed = True
             self._print(Text(_line([name for name, _, _ in _COLUMNS]), style="bold"))
@@ -94,10 +94,10 @@ class Display:
                 row.append(f"  {ended}/{progress.total}  {left}".rstrip())
             self._print(row)
         latest = list(self._running.values())[-1:]
-        others = f" and {len(self._running) - 1} more" if len(self._running) > 1 else ""
+        more = f" and {len(self._running) - 1} more" if len(self._running) > 1 else ""
         self.bar.update(
             self._task,
-            description="".join(latest) + others,
+            description="".join(latest) + more,
             completed=ended,
             total=progress.total,
             left=left,

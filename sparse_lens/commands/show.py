@@ -43,9 +43,9 @@ def show(circuit: Path, model: str | None, out: Path | None) -> Path:
         network = None
     if network is None:
         read_header(circuit, "circuit")  # a file that is no circuit is an error of its own
-        whose = f" It belongs to {record.model!r}." if record else ""
+        owner = f" It belongs to {record.model!r}." if record else ""
         raise ValueError(
-            f"there is no drawing of {circuit} yet; it takes the model's weights.{whose} "
+            f"there is no drawing of {circuit} yet; it takes the model's weights.{owner} "
             "Pass --model NAME_OR_FOLDER."
         )
     heading = f"{record.task}, {record.model}, {record.method}" if record else circuit.stem
@@ -55,7 +55,7 @@ def show(circuit: Path, model: str | None, out: Path | None) -> Path:
 def report(folder: Path, out: Path | None, csv: Path | None) -> list[Path]:
     """Write the report of a comparison again, from its folder alone, and a table where asked.
 
-    The table comes first: it has the failed jobs, also where there is nothing else to report.
+    The table is written first: it lists failed jobs even where there is nothing to report.
     """
     results = Results.load(folder)
     if csv is not None:
@@ -65,10 +65,10 @@ def report(folder: Path, out: Path | None, csv: Path | None) -> list[Path]:
 
 
 def graph_of(model: HookedTransformer, kind: str, fingerprint: str) -> Graph:
-    """The graph of a model that has a fingerprint, whichever options it was built with.
+    """The graph of a model that has the given fingerprint, among those of all options.
 
     Raises:
-        ValueError: when none has.
+        ValueError: when no graph of the model has it.
     """
     for option in (False, True):
         graph: Graph

@@ -1,4 +1,4 @@
-"""`sparse-lens tasks`: what models are asked to do."""
+"""`sparse-lens tasks`: the tasks, with an example of each."""
 
 from __future__ import annotations
 
@@ -36,25 +36,25 @@ def describe_tasks(model: str | Path | None = None) -> Group:
     if model is None:
         parts.append(Text("Which of them a model's tokenizer can carry: --model NAME"))
     else:
-        fit = sum(problem is None for problem in problems.values())
-        parts.append(Text(f"{fit} of {len(problems)} tasks can be put to {model}."))
+        n_fitting = sum(problem is None for problem in problems.values())
+        parts.append(Text(f"{n_fitting} of {len(problems)} tasks can be put to {model}."))
     return Group(*parts)
 
 
-def _card(found: TaskCard, problem: str | None) -> Group:
-    lines = [Text(found.question)]
-    for what, sizes in (("templates", found.n_templates), ("prompts", found.n_prompts)):
-        each = ", ".join(f"{n} {split}" for split, n in sizes.items())
-        lines.append(Text(f"{what}: {each}", style="dim"))
-    lines += [_prompt(example.clean, example.answers) for example in found.examples]
-    shown = [example.clean for example in found.examples]
-    corrupted = dict.fromkeys(example.corrupted for example in found.examples)
+def _card(task: TaskCard, problem: str | None) -> Group:
+    lines = [Text(task.question)]
+    for kind, sizes in (("templates", task.n_templates), ("prompts", task.n_prompts)):
+        counts = ", ".join(f"{n} {split}" for split, n in sizes.items())
+        lines.append(Text(f"{kind}: {counts}", style="dim"))
+    lines += [_prompt(example.clean, example.answers) for example in task.examples]
+    shown = [example.clean for example in task.examples]
+    corrupted = dict.fromkeys(example.corrupted for example in task.examples)
     lines += [
         Text.assemble("corrupted: ", (repr(text), "dim")) for text in corrupted if text not in shown
     ]
     if problem is not None:
         lines.append(Text(problem, style="red"))
-    return Group(Text(found.name, style="bold"), Padding(Group(*lines), (0, 0, 0, 2)))
+    return Group(Text(task.name, style="bold"), Padding(Group(*lines), (0, 0, 0, 2)))
 
 
 def _prompt(text: str, answers: Sequence[str]) -> Text:

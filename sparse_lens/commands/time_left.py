@@ -20,11 +20,11 @@ def seconds_left(
         remaining: number of jobs that have not ended, by method.
         elapsed: seconds since the first of them began.
     """
-    everything = [seconds for own in taken.values() for seconds in own]
-    total = sum(everything)
-    if not everything:
+    all_seconds = [seconds for of_method in taken.values() for seconds in of_method]
+    total = sum(all_seconds)
+    if not all_seconds:
         return None
-    work = sum(n * fmean(taken.get(method) or everything) for method, n in remaining.items())
+    work = sum(n * fmean(taken.get(method) or all_seconds) for method, n in remaining.items())
     return work / total * elapsed if total else 0.0
 
 

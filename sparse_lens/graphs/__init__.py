@@ -1,4 +1,4 @@
-"""What can be in a circuit: nodes and edges of a model, as tensors."""
+"""Graphs: the nodes and edges of a model that a circuit can keep, as tensors."""
 
 from sparse_lens.graphs.base import Block, Graph, Site
 from sparse_lens.graphs.channel import ChannelBlock, ChannelGraph

@@ -1,4 +1,4 @@
-"""What every graph has in common: sites that hold nodes, blocks that hold edges."""
+"""The base class of graphs: nodes live at sites, edges in blocks."""
 
 import difflib
 import hashlib
@@ -20,10 +20,10 @@ KeptEdges = Callable[[str], Bool[Tensor, "dst src"]]
 
 @dataclass(frozen=True)
 class Site:
-    """A place in the model where `width` nodes live side by side."""
+    """`width` nodes of the model that share a hook point."""
 
     name: str
-    """The role, after `blocks.<layer>.` inside a block: `blocks.0.attn_in`, `final_resid`."""
+    """The role, in a layer with the prefix `blocks.<layer>.`: `blocks.0.attn_in`, `final_resid`."""
 
     width: int
 
@@ -31,15 +31,16 @@ class Site:
     """The hook point that holds the nodes' values."""
 
     input_hook_name: str | None = None
-    """The hook point where the sum over incoming edges arrives, before any AbsTopK; None for nodes
+    """The hook point that holds the sum over incoming edges, before any AbsTopK; None for nodes
     without incoming edges."""
 
     per_head: bool = False
-    """The hook point has the axes `[head, d_head]` in the place of `width`."""
+    """The hook point's last axes are `[head, d_head]` instead of `[width]`."""
 
     @cached_property
     def layer(self) -> int | None:
-        """The block of the model that the site belongs to; None at the model's two ends."""
+        """The layer that the site belongs to; None for the embedding and for what reads the final
+        residual stream."""
         prefix, _, _ = self.name.rpartition(".")
         return int(prefix.removeprefix("blocks.")) if prefix else None
 
@@ -51,7 +52,7 @@ class Site:
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """Edges that are stored as one matrix: rows are their destinations, columns their sources."""
+    """A matrix of edges: rows are destinations, columns are sources."""
 
     name: str
 
@@ -59,10 +60,10 @@ class Block:
     """Which pairs of a destination and a source are edges."""
 
     dst_nodes: Int[Tensor, " dst"]
-    """The node that each row enters, numbered over the whole graph."""
+    """By row, the destination node, numbered over the whole graph."""
 
     src_nodes: Int[Tensor, " src"]
-    """The node that each column leaves."""
+    """By column, the source node, numbered over the whole graph."""
 
     @cached_property
     def n_edges(self) -> int:
@@ -71,19 +72,19 @@ class Block:
 
     @cached_property
     def is_dense(self) -> bool:
-        """Whether `compact` found that every pair is an edge, as in a dense weight matrix."""
-        support = self.support
+        """Whether every pair is an edge, as in a dense weight matrix; found by `compact`."""
+        support = self.support  # `compact` stores one element with strides of zero
         return support.numel() > 1 and not any(support.stride()) and bool(support.flatten()[0])
 
     def flatten(self, matrix: Shaped[Tensor, "dst src"]) -> Shaped[Tensor, " edges"]:
-        """The entries at edges, row by row."""
+        """The matrix's entries at edges, row by row."""
         pairs = matrix.flatten()
         if self._positions is None:
             return pairs
         return pairs.index_select(0, self._positions.to(pairs.device))
 
     def unflatten(self, edges: Shaped[Tensor, " edges"]) -> Shaped[Tensor, "dst src"]:
-        """The matrix with these entries at edges and 0 elsewhere; gradients pass."""
+        """The matrix with these entries at edges and 0 elsewhere, differentiable."""
         if self._positions is not None:
             pairs = edges.new_zeros(self.support.numel())
             edges = pairs.index_copy(0, self._positions.to(edges.device), edges)
@@ -91,7 +92,7 @@ class Block:
 
     @cached_property
     def _positions(self) -> Int[Tensor, " edges"] | None:
-        """Where edges stand in the flattened matrix; None where every pair is an edge."""
+        """Indices of the edges in the flattened matrix; None if every pair is an edge."""
         return None if self.is_dense else self.support.flatten().nonzero()[:, 0]
 
 
@@ -106,8 +107,7 @@ class Graph(ABC):
     """`component` or `channel`."""
 
     fixed_sites: ClassVar[tuple[str, ...]] = ()
-    """Sites through which the input comes in and the answer goes out: circuits found by pruning
-    nodes keep all of these."""
+    """The sites of the model's input and output. Methods that prune nodes always keep theirs."""
 
     n_layers: int
     n_heads: int
@@ -118,7 +118,7 @@ class Graph(ABC):
     """The blocks have no MLPs."""
 
     parallel: bool
-    """Attention and MLP of a block read the same stream, so neither reads the other."""
+    """Attention and MLP of a layer read the same residual stream, so neither reads the other."""
 
     sites: Mapping[str, Site]
     """In forward order."""
@@ -133,7 +133,7 @@ class Graph(ABC):
 
     @cached_property
     def n_edges(self) -> int:
-        """Number of edges over all blocks; links are not counted."""
+        """Number of edges over all blocks, without links (see `graphs.reachability`)."""
         return sum(block.n_edges for block in self.blocks.values())
 
     @cached_property
@@ -153,7 +153,7 @@ class Graph(ABC):
 
     @cached_property
     def node_slices(self) -> dict[str, slice]:
-        """By site: where its nodes stand in the numbering over the whole graph."""
+        """By site: the slice of its nodes in the numbering over the whole graph."""
         stops = np.cumsum([site.width for site in self.sites.values()]).tolist()
         return {
             name: slice(stop - site.width, stop)
@@ -162,7 +162,7 @@ class Graph(ABC):
 
     @cached_property
     def edge_sources(self) -> Bool[Tensor, " nodes"]:
-        """Nodes that edges can leave."""
+        """Nodes with outgoing edges."""
         nodes = torch.zeros(self.n_nodes, dtype=torch.bool)
         for block in self.blocks.values():
             nodes[block.src_nodes] = True
@@ -170,7 +170,7 @@ class Graph(ABC):
 
     @cached_property
     def touched(self) -> Bool[Tensor, " nodes"]:
-        """Nodes that can be the end of an edge (a `final_resid` channel cannot)."""
+        """Nodes with incoming or outgoing edges (a `final_resid` channel has none)."""
         nodes = self.edge_sources.clone()
         for block in self.blocks.values():
             nodes[block.dst_nodes] = True
@@ -178,13 +178,13 @@ class Graph(ABC):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hex digest of the graph: kind, layout, sites and edges; not of weights' values."""
+        """Hex digest of the graph: kind, layout, sites and edges, without the weights' values."""
         digest = hashlib.blake2b(digest_size=16)
         layout = (self.n_layers, self.n_heads, self.d_head, self.d_model, self.parallel)
         digest.update(repr((self.kind, layout)).encode())
         digest.update(repr([(site.name, site.width) for site in self.sites.values()]).encode())
-        for block, support in self.edge_support.items():
-            digest.update(repr((block, tuple(support.shape))).encode())
+        for name, support in self.edge_support.items():
+            digest.update(repr((name, tuple(support.shape))).encode())
             if not bool(support.all()):
                 digest.update(np.packbits(support.numpy()).tobytes())
         return digest.hexdigest()
@@ -200,36 +200,39 @@ class Graph(ABC):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.n_nodes:,} nodes, {self.n_edges:,} edges)"
 
-    # Numbering over the whole graph: nodes site after site; edges block after block, in each
-    # destination after destination (row by row).
+    # The numbering over the whole graph: nodes site by site; edges block by block, and within a
+    # block row by row, that is destination by destination.
 
     def flatten(self, by_site: Mapping[str, Tensor]) -> Tensor:
-        """One vector over all nodes, `[n_nodes]`, out of one for each site."""
+        """One vector over all nodes, `[n_nodes]`, from one vector per site, `[width]`."""
         return torch.cat([by_site[name] for name in self.sites])
 
     def unflatten(self, nodes: Tensor) -> dict[str, Tensor]:
-        """One vector for each site (views) out of one over all nodes."""
-        return {name: nodes[where] for name, where in self.node_slices.items()}
+        """One vector per site, `[width]` (a view), from one over all nodes, `[n_nodes]`."""
+        return {name: nodes[node_slice] for name, node_slice in self.node_slices.items()}
 
     def flatten_edges(self, by_block: Mapping[str, Tensor]) -> Tensor:
-        """One vector over all edges, `[n_edges]`, out of one `[dst, src]` matrix for each block."""
+        """One vector over all edges, `[n_edges]`, from one `[dst, src]` matrix per block."""
         return torch.cat([block.flatten(by_block[name]) for name, block in self.blocks.items()])
 
     def unflatten_edges(self, edges: Tensor) -> dict[str, Tensor]:
-        """One `[dst, src]` matrix for each block, 0 where there is no edge; gradients pass."""
-        parts = edges.split([block.n_edges for block in self.blocks.values()])
+        """One `[dst, src]` matrix per block, 0 where there is no edge, from `[n_edges]`.
+
+        Differentiable.
+        """
+        edges_by_block = edges.split([block.n_edges for block in self.blocks.values()])
         return {
-            name: block.unflatten(part)
-            for (name, block), part in zip(self.blocks.items(), parts, strict=True)
+            name: block.unflatten(block_edges)
+            for (name, block), block_edges in zip(self.blocks.items(), edges_by_block, strict=True)
         }
 
     def edges_between(self, block: str, nodes: Bool[Tensor, " nodes"]) -> Bool[Tensor, "dst src"]:
         """The edges of a block that join two of the given nodes."""
-        edges = self.blocks[block]
-        return edges.support & nodes[edges.dst_nodes, None] & nodes[edges.src_nodes]
+        ends = self.blocks[block]
+        return ends.support & nodes[ends.dst_nodes, None] & nodes[ends.src_nodes]
 
     def count_edges_between(self, nodes: Bool[Tensor, " nodes"]) -> int:
-        """How many edges join two of the given nodes; cheap when these are few."""
+        """How many edges join two of the given nodes; fast if these are few."""
         total = 0
         for block in self.blocks.values():
             dst, src = nodes[block.dst_nodes], nodes[block.src_nodes]
@@ -240,7 +243,7 @@ class Graph(ABC):
         return total
 
     def endpoints(self, edges: Mapping[str, Bool[Tensor, "dst src"]]) -> Bool[Tensor, " nodes"]:
-        """The nodes at the ends of edges, given by block."""
+        """The nodes at the ends of edges that are given by block."""
         nodes = torch.zeros(self.n_nodes, dtype=torch.bool)
         for name, block in self.blocks.items():
             nodes[block.dst_nodes[edges[name].any(1)]] = True
@@ -262,7 +265,7 @@ class Graph(ABC):
         """Site and index of a node.
 
         Raises:
-            ValueError: when there is no such node; suggests names that come close.
+            ValueError: when there is no such node; suggests similar names.
         """
 
     @abstractmethod
@@ -270,7 +273,7 @@ class Graph(ABC):
         """Block, row (destination) and column (source) of an edge.
 
         Raises:
-            ValueError: when there is no such edge; suggests names that come close.
+            ValueError: when there is no such edge; suggests similar names.
         """
 
     def node_names(self) -> Iterator[str]:
@@ -291,13 +294,13 @@ class Graph(ABC):
 
 
 def compact(support: Bool[Tensor, "dst src"]) -> Bool[Tensor, "dst src"]:
-    """The same support; one stored element when every pair is an edge, as in a dense matrix."""
+    """The same support, with one stored element if every pair is an edge, as in a dense matrix."""
     if support.numel() > 0 and bool(support.all()):
         return torch.ones((), dtype=torch.bool).expand(support.shape)
     return support.cpu()
 
 
 def did_you_mean(name: str, known: list[str]) -> str:
-    """A hint for an error message, empty when nothing comes close."""
+    """A hint at similar names for an error message, empty if there are none."""
     close = difflib.get_close_matches(name, known, n=3)
     return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""

@@ -22,27 +22,28 @@ _MLP = (("mlp_in", "mlp_post"), ("mlp_post", "mlp_out"))
 
 @dataclass(frozen=True, eq=False)
 class ChannelBlock(Block):
-    """The weights from one site to another, as [dst, src]."""
+    """The edges from one site to another: the nonzero entries of a weight matrix [dst, src]."""
 
     source: Site
     destination: Site
 
     @property
     def through_attention(self) -> bool:
-        """Whether the source arrives through the attention pattern: v, at attn_out."""
+        """Whether the weights act on v as mixed by the attention pattern: from v to attn_out."""
         return self.source.role == "v"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ChannelGraph(Graph):
-    """Channels of eight sites a layer and of the final stream, joined by nonzero weights.
+    """Channels of eight sites per layer and of the final stream, joined by nonzero weights.
 
-    A block `blocks.0.mlp_in->blocks.0.mlp_post` holds one weight matrix as [dst, src]. Heads of
-    q, k and v stand one after the other: channel `head * d_head + i`. The last `d_pos` channels of
-    `attn_in` and `mlp_in` are position embeddings that are concatenated to the stream.
+    A block such as `blocks.0.mlp_in->blocks.0.mlp_post` holds one weight matrix as [dst, src].
+    Channel `head * d_head + i` of q, k and v is entry i of that head. The last `d_pos` channels of
+    `attn_in` and `mlp_in` are position embeddings that are concatenated to the normed stream.
 
-    Where the read is normalised with a gain, the node is the channel before the gain, and the gain
-    is part of its edges' weights.
+    If a norm with a gain precedes the projections, the nodes of `attn_in` and `mlp_in` are the
+    channels before the gain, and the gain is part of their edges' weights (in sparse GPTs, the
+    nodes are the channels after it).
     """
 
     kind: ClassVar[str] = "channel"
@@ -50,18 +51,19 @@ class ChannelGraph(Graph):
     blocks: Mapping[str, ChannelBlock]
 
     d_in: int
-    """Channels of `attn_in` and `mlp_in`: d_model, and those of concatenated positions."""
+    """Number of channels of `attn_in` and `mlp_in`: d_model + d_pos."""
 
     @classmethod
     def from_model(cls, model: torch.nn.Module, *, final_resid: bool = True) -> "ChannelGraph":
         """The graph of a sparse GPT or of a plain HookedTransformer.
 
         Args:
-            final_resid: whether channels of the stream before the last norm are nodes (they are in
-                the released data; the paper's own list leaves them out).
+            final_resid: whether the channels of the residual stream before the last norm are nodes
+                (they are in the released data; the paper's own list leaves them out).
 
         Raises:
-            ValueError: for a model whose channels have no agreed edges, naming the reason.
+            ValueError: for a model in which edges between channels are not defined, naming the
+                reason.
         """
         anatomy, model = anatomy_of(model), cast(HookedTransformer, model)
         cfg = model.cfg
@@ -88,10 +90,10 @@ class ChannelGraph(Graph):
     def count_nodes(
         cls, cfg: HookedTransformerConfig, *, d_pos: int = 0, final_resid: bool = True
     ) -> int:
-        """Number of nodes of a model with this configuration; no weights are needed.
+        """Number of nodes of the graph of a model with this configuration, without its weights.
 
         Args:
-            d_pos: channels of position embeddings that are concatenated to each read.
+            d_pos: number of channels of concatenated position embeddings.
         """
         anatomy = hooked_transformer_anatomy(cfg)
         sites = _sites(cfg, anatomy, cfg.d_model + d_pos, final_resid)
@@ -99,43 +101,43 @@ class ChannelGraph(Graph):
 
     @property
     def has_final_resid(self) -> bool:
-        """Whether the channels before the last norm are nodes."""
+        """Whether the channels of the residual stream before the last norm are nodes."""
         return "final_resid" in self.sites
 
     @property
     def d_pos(self) -> int:
-        """Channels of concatenated position embeddings at each read."""
+        """Number of channels of concatenated position embeddings in `attn_in` and `mlp_in`."""
         return self.d_in - self.d_model
 
     def edge_weights(self, model: HookedTransformer) -> dict[str, Float[Tensor, "dst src"]]:
-        """By block: what each edge multiplies its source with, 0 where there is no edge.
+        """By block: the factor by which each edge multiplies its source, 0 where there is no edge.
 
-        With gradient, on the model's device; views of the parameters where possible.
+        Differentiable, on the model's device; views of the parameters where possible.
 
         Raises:
-            ValueError: when the model's shape is another than the graph's.
+            ValueError: when the model's shapes are not the graph's.
         """
         weights = {_block_name(*ends): weight for *ends, weight in _weights(model)}
         for name, shape in self.block_shapes.items():
-            got = tuple(weights[name].shape) if name in weights else None
-            if got != shape:
+            model_shape = tuple(weights[name].shape) if name in weights else None
+            if model_shape != shape:
                 raise ValueError(
                     f"{self} is the graph of another model: block {name!r} has shape {shape} in "
-                    f"the graph and {got} in the model."
+                    f"the graph and {model_shape} in the model."
                 )
         return {name: weights[name] for name in self.blocks}
 
     def site(self, layer: int, role: str) -> Site:
-        """A site of a layer, such as its `attn_in`."""
+        """A site of a layer by its role, such as `attn_in`."""
         return self.sites[f"blocks.{layer}.{role}"]
 
     def block(self, layer: int, source: str, destination: str) -> ChannelBlock:
-        """The weights of a layer between two of its sites, given by their roles."""
+        """The block of a layer between two of its sites, given by their roles."""
         return self.blocks[_block_name(f"blocks.{layer}.{source}", f"blocks.{layer}.{destination}")]
 
     @property
     def written_to_stream(self) -> Iterator[ChannelBlock]:
-        """The blocks whose destinations are written to the residual stream, in forward order."""
+        """The blocks into `attn_out` and `mlp_out`, which add to the stream, in forward order."""
         return (b for b in self.blocks.values() if b.destination.role in ("attn_out", "mlp_out"))
 
     # Names.
@@ -175,7 +177,7 @@ class ChannelGraph(Graph):
             hint = did_you_mean(block, list(self.blocks))
             raise ValueError(
                 f"{self} has no edge {name!r}: no weights lead from {src_site!r} to {dst_site!r} "
-                f"(the stream's own links are not edges).{hint}"
+                f"(links through the residual stream are not edges).{hint}"
             )
         if not bool(self.blocks[block].support[dst, src]):
             raise ValueError(
@@ -184,12 +186,13 @@ class ChannelGraph(Graph):
         return block, dst, src
 
     def _nearest(self, block: str, dst: int, src: int) -> str:
+        """A hint at edges that share an end with a pair that is no edge, for an error message."""
         support = self.blocks[block].support
-        into = [(dst, column) for column in support[dst].nonzero().flatten().tolist()]
-        out = [(row, src) for row in support[:, src].nonzero().flatten().tolist()]
-        near = sorted(into + out, key=lambda edge: abs(edge[0] - dst) + abs(edge[1] - src))[:3]
-        names = [repr(self.edge_name(block, *edge)) for edge in near]
-        return f" Nonzero ones with the same end: {', '.join(names)}." if names else ""
+        same_dst = [(dst, column) for column in support[dst].nonzero().flatten().tolist()]
+        same_src = [(row, src) for row in support[:, src].nonzero().flatten().tolist()]
+        edges = sorted(same_dst + same_src, key=lambda e: abs(e[0] - dst) + abs(e[1] - src))
+        names = [repr(self.edge_name(block, *edge)) for edge in edges[:3]]
+        return f" Nonzero weights with the same end: {', '.join(names)}." if names else ""
 
 
 def _block_name(source: str, destination: str) -> str:
@@ -217,11 +220,11 @@ def _blocks(model: HookedTransformer, sites: Mapping[str, Site]) -> dict[str, Ch
 def _weights(model: HookedTransformer) -> Iterator[tuple[str, str, Float[Tensor, "dst src"]]]:
     """Source, destination and matrix of each block, in forward order."""
     anatomy = anatomy_of(model)
-    gained = _with_gain if anatomy.channels_precede_gain else (lambda w, _: w)
+    read_weight = _with_gain if anatomy.channels_precede_gain else (lambda weight, _: weight)
     for layer, block in enumerate(model.blocks):
         attn: Any = block.attn
         matrices = {
-            letter: gained(rearrange(w, "head d_in d_head -> (head d_head) d_in"), block.ln1)
+            letter: read_weight(rearrange(w, "head d_in d_head -> (head d_head) d_in"), block.ln1)
             for letter, w in (("q", attn.W_Q), ("k", attn.W_K), ("v", attn.W_V))
         }
         matrices["attn_out"] = rearrange(attn.W_O, "head d_head d_model -> d_model (head d_head)")
@@ -229,16 +232,16 @@ def _weights(model: HookedTransformer) -> Iterator[tuple[str, str, Float[Tensor,
         if not anatomy.attn_only:
             mlp: Any = block.mlp
             pairs += _MLP
-            matrices["mlp_post"] = gained(mlp.W_in.T, block.ln2)
+            matrices["mlp_post"] = read_weight(mlp.W_in.T, block.ln2)
             matrices["mlp_out"] = mlp.W_out.T
         for source, destination in pairs:
-            at = f"blocks.{layer}"
-            yield f"{at}.{source}", f"{at}.{destination}", matrices[destination]
+            prefix = f"blocks.{layer}"
+            yield f"{prefix}.{source}", f"{prefix}.{destination}", matrices[destination]
 
 
 def _with_gain(weight: Float[Tensor, "dst src"], norm: Any) -> Float[Tensor, "dst src"]:
-    """The weight on channels as they are before the norm's gain, if it has one."""
-    gain = getattr(norm, "w", None)
+    """W diag(gain): the weight on channels before the norm's gain, if it has one."""
+    gain = getattr(norm, "w", None)  # [d_model]
     return weight if gain is None else weight * gain
 
 
@@ -248,20 +251,20 @@ def _sites(
     d_heads = cfg.n_heads * cfg.d_head
     sites = []
     for layer in range(cfg.n_layers):
-        at = f"blocks.{layer}"
-        sites.append(Site(f"{at}.attn_in", d_in, anatomy.attn_read(layer)))
+        prefix = f"blocks.{layer}"
+        sites.append(Site(f"{prefix}.attn_in", d_in, anatomy.attn_read(layer)))
         for letter in "qkv":
-            hooks = (anatomy.attended(layer, letter), anatomy.projected(layer, letter))
-            sites.append(Site(f"{at}.{letter}", d_heads, *hooks, per_head=True))
-        hooks = (anatomy.attn_out(layer), anatomy.attn_sum(layer))
-        sites.append(Site(f"{at}.attn_out", cfg.d_model, *hooks))
+            hook_names = (anatomy.attended(layer, letter), anatomy.projected(layer, letter))
+            sites.append(Site(f"{prefix}.{letter}", d_heads, *hook_names, per_head=True))
+        hook_names = (anatomy.attn_out(layer), anatomy.attn_sum(layer))
+        sites.append(Site(f"{prefix}.attn_out", cfg.d_model, *hook_names))
         if anatomy.attn_only:
             continue
-        sites.append(Site(f"{at}.mlp_in", d_in, anatomy.mlp_read(layer)))
-        hooks = (anatomy.neurons(layer), anatomy.neurons_pre(layer))
-        sites.append(Site(f"{at}.mlp_post", cfg.d_mlp or 0, *hooks))
-        hooks = (anatomy.mlp_out(layer), anatomy.mlp_sum(layer))
-        sites.append(Site(f"{at}.mlp_out", cfg.d_model, *hooks))
+        sites.append(Site(f"{prefix}.mlp_in", d_in, anatomy.mlp_read(layer)))
+        hook_names = (anatomy.neurons(layer), anatomy.neurons_pre(layer))
+        sites.append(Site(f"{prefix}.mlp_post", cfg.d_mlp or 0, *hook_names))
+        hook_names = (anatomy.mlp_out(layer), anatomy.mlp_sum(layer))
+        sites.append(Site(f"{prefix}.mlp_out", cfg.d_model, *hook_names))
     if final_resid:
         sites.append(Site("final_resid", cfg.d_model, anatomy.final_stream))
     return {site.name: site for site in sites}

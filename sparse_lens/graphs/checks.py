@@ -1,10 +1,10 @@
-"""Which models have which graph; the others are refused with the reason."""
+"""Checks that a model has a graph of a kind; they raise with the reason if it does not."""
 
 from sparse_lens.models.anatomy import Anatomy
 
 
 def check_has_layers(anatomy: Anatomy) -> None:
-    """Refuse models in which nothing stands between the embedding and the output."""
+    """Refuse models without layers."""
     if anatomy.n_layers == 0:
         raise ValueError("a graph needs a model with layers, and this one has n_layers 0.")
 
@@ -25,7 +25,7 @@ def check_stream_is_sum(anatomy: Anatomy, split_embeddings: bool) -> None:
 
 
 def check_channels_have_edges(anatomy: Anatomy) -> None:
-    """Refuse models whose channels have no agreed edges."""
+    """Refuse models in which edges between channels are not defined."""
     if anatomy.no_channel_edges:
         remedy = "" if anatomy.stream_is_no_sum else "; use ComponentGraph.from_model(model)"
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The component graph: what heads and MLPs write, and who reads it (ACDC, EAP, Edge Pruning)."""
+"""The component graph of ACDC, EAP and Edge Pruning: heads and MLPs that write and read."""
 
 import re
 from dataclasses import dataclass
@@ -18,30 +18,30 @@ EDGES = "edges"
 """The one block of a component graph."""
 
 LETTERS = "qkv"
-"""A head reads three times: as query, key and value."""
+"""A head reads the residual stream as query, as key and as value."""
 
 
 @dataclass(frozen=True)
 class Sublayer:
-    """The heads of a layer, or its MLP: their rows among the readers, columns among the writers.
+    """The heads of a layer, or its MLP, with their indices among the readers and writers.
 
-    Heads have three rows each: first all their queries, then all keys, then all values.
+    Heads have three rows each: first the queries of all heads, then all keys, then all values.
     """
 
     layer: int
     kind: Literal["heads", "mlp"]
 
     readers: slice
-    """Rows."""
+    """Rows of the block of edges."""
 
     writers: slice
-    """Columns."""
+    """Columns of the block of edges."""
 
     n_before: int
-    """How many writers come before, which are all that the readers can read from."""
+    """Number of writers that come before; the readers can read from these and no others."""
 
     def readers_of(self, letter: str) -> slice:
-        """The rows of the queries (`q`), keys or values of a layer's heads."""
+        """The rows of the queries (`q`), keys (`k`) or values (`v`) of a layer's heads."""
         n_heads = self.writers.stop - self.writers.start
         start = self.readers.start + LETTERS.index(letter) * n_heads
         return slice(start, start + n_heads)
@@ -51,23 +51,23 @@ class Sublayer:
 class ComponentGraph(Graph):
     """Writers (embedding, heads, MLPs) joined to the later readers of the residual stream.
 
-    A head reads at its q, k and v inputs (with grouped queries, too, one each per query head), an
-    MLP once (a mixture of experts counts as one MLP), and the final residual stream as `logits`.
-    Every edge is in the one block `edges`, of shape [readers, writers]. Names are EAP-IG's
+    Readers are the q, k and v inputs of heads (of each query head, also with grouped queries), the
+    inputs of MLPs (a mixture of experts counts as one MLP), and `logits`, the final residual
+    stream. All edges are in one block, `edges`, of shape [readers, writers]. Names are EAP-IG's
     (Hanna et al. 2403.17806): `input->a0.h1<q>`, `a0.h1->m3`, `m1->logits`; with split embeddings
-    `embed` and `pos` stand in the place of `input`.
+    the writers `embed` and `pos` replace `input`.
 
-    The nodes in their order are the writers in theirs, followed by the logits.
+    The nodes are the writers, in the order of the columns, followed by the logits.
     """
 
     kind: ClassVar[str] = "component"
     fixed_sites: ClassVar[tuple[str, ...]] = ("embed", "logits")
 
     sublayers: tuple[Sublayer, ...]
-    """In forward order. In parallel blocks, too, the MLP follows the heads."""
+    """In forward order; the MLP follows the heads, also in parallel blocks."""
 
     split_embeddings: bool
-    """Token and position embedding are two writers instead of one."""
+    """Token and position embedding are two writers, `embed` and `pos`, instead of one."""
 
     @classmethod
     def from_model(
@@ -85,7 +85,7 @@ class ComponentGraph(Graph):
     def from_config(
         cls, cfg: HookedTransformerConfig, *, split_embeddings: bool = False
     ) -> "ComponentGraph":
-        """The graph of any plain model with this configuration; no weights are needed."""
+        """The graph of a plain HookedTransformer with this configuration, without its weights."""
         return cls._build(cfg, split_embeddings, hooked_transformer_anatomy(cfg))
 
     @classmethod
@@ -98,18 +98,18 @@ class ComponentGraph(Graph):
         sites = _sites(cfg, anatomy, n_inputs)
         sublayers = _sublayers(cfg, anatomy, n_inputs)
         n_writers = sum(site.width for site in sites.values()) - 1
-        # By reader: how many writers it can read from, which are always the first; and its node.
-        n_before, nodes = [], []
+        # By reader: the number of writers before it, and its node (a head has three readers).
+        n_before, reader_nodes = [], []
         for sublayer in sublayers:
             n_readers = sublayer.readers.stop - sublayer.readers.start
-            columns = range(n_writers)[sublayer.writers]
+            sublayer_nodes = range(n_writers)[sublayer.writers]
             n_before += [sublayer.n_before] * n_readers
-            nodes += [*columns] * (n_readers // len(columns))
+            reader_nodes += [*sublayer_nodes] * (n_readers // len(sublayer_nodes))
         n_before.append(n_writers)
-        nodes.append(n_writers)  # the logits come after the last writer
-        columns = torch.arange(n_writers)
-        support = columns < torch.tensor(n_before)[:, None]
-        block = Block(EDGES, support, dst_nodes=torch.tensor(nodes), src_nodes=columns)
+        reader_nodes.append(n_writers)  # the logits are the node after the last writer
+        writer_nodes = torch.arange(n_writers)
+        support = writer_nodes < torch.tensor(n_before)[:, None]  # [readers, writers]
+        block = Block(EDGES, support, dst_nodes=torch.tensor(reader_nodes), src_nodes=writer_nodes)
         return cls(
             n_layers=cfg.n_layers,
             n_heads=cfg.n_heads,
@@ -123,11 +123,11 @@ class ComponentGraph(Graph):
             split_embeddings=split_embeddings,
         )
 
-    # Where things stand among the writers (columns) and the readers (rows).
+    # Indices of writers (columns) and readers (rows).
 
     @property
     def n_inputs(self) -> int:
-        """Writers before the first block: 1, or 2 with split embeddings."""
+        """Number of writers before the first layer: 1, or 2 with split embeddings."""
         return 2 if self.split_embeddings else 1
 
     @property
@@ -137,21 +137,21 @@ class ComponentGraph(Graph):
 
     @property
     def n_writers(self) -> int:
-        """Columns of the block."""
+        """Number of writers, the columns of the block."""
         return len(self.block.src_nodes)
 
     @property
     def n_readers(self) -> int:
-        """Rows of the block."""
+        """Number of readers, the rows of the block."""
         return len(self.block.dst_nodes)
 
     @property
     def logits_reader(self) -> slice:
-        """The row of the final residual stream."""
+        """The last row, the final residual stream."""
         return slice(self.n_readers - 1, self.n_readers)
 
     def n_before(self, reader: int) -> int:
-        """How many writers come before a reader (a row), which are all that it can read from."""
+        """Number of writers before a reader (a row); it can read from these and no others."""
         return int(self.block.support[reader].count_nonzero())
 
     def heads(self, layer: int) -> Sublayer:
@@ -172,7 +172,7 @@ class ComponentGraph(Graph):
 
     @cached_property
     def writers(self) -> tuple[str, ...]:
-        """Names of the columns."""
+        """Names of the writers, by column."""
         names = ["embed", "pos"] if self.split_embeddings else ["input"]
         for sublayer in self.sublayers:
             if sublayer.kind == "heads":
@@ -183,20 +183,24 @@ class ComponentGraph(Graph):
 
     @cached_property
     def readers(self) -> tuple[str, ...]:
-        """Names of the rows."""
+        """Names of the readers, by row."""
         names = []
         for sublayer in self.sublayers:
-            writers = self.writers[sublayer.writers]
-            heads = sublayer.kind == "heads"
-            names += [f"{w}<{x}>" for x in LETTERS for w in writers] if heads else writers
+            nodes = self.writers[sublayer.writers]
+            if sublayer.kind == "heads":
+                names += [f"{head}<{letter}>" for letter in LETTERS for head in nodes]
+            else:
+                names += nodes
         return (*names, "logits")
 
     @cached_property
     def _columns(self) -> dict[str, int]:
+        """By the name of a writer."""
         return {name: column for column, name in enumerate(self.writers)}
 
     @cached_property
     def _rows(self) -> dict[str, int]:
+        """By the name of a reader."""
         return {name: row for row, name in enumerate(self.readers)}
 
     def node_name(self, site: str, index: int) -> str:
@@ -224,9 +228,11 @@ class ComponentGraph(Graph):
         writer, arrow, reader = name.partition("->")
         for end, known in ((writer, self._columns), (reader, self._rows)):
             if not arrow or end not in known:
-                what = "no writer or reader" if arrow else "no '->' between a writer and a reader,"
+                reason = (
+                    "no writer or reader" if arrow else "no '->' between a writer and a reader,"
+                )
                 hint = did_you_mean(end, list(known))
-                raise ValueError(f"{self} has no edge {name!r}: {what} {end!r}.{hint}")
+                raise ValueError(f"{self} has no edge {name!r}: {reason} {end!r}.{hint}")
         dst, src = self._rows[reader], self._columns[writer]
         if not bool(self.block.support[dst, src]):
             last = self.n_before(dst) - 1
@@ -240,6 +246,7 @@ class ComponentGraph(Graph):
 def _sublayers(
     cfg: HookedTransformerConfig, anatomy: Anatomy, n_inputs: int
 ) -> tuple[Sublayer, ...]:
+    """The sublayers in forward order, with rows and columns counted up from the first."""
     sublayers: list[Sublayer] = []
     n_readers, n_writers = 0, n_inputs
 
@@ -260,11 +267,11 @@ def _sites(cfg: HookedTransformerConfig, anatomy: Anatomy, n_inputs: int) -> dic
     first = anatomy.first_stream if n_inputs == 1 else anatomy.embeddings[0]
     sites = [Site("embed", n_inputs, first)]
     for layer in range(cfg.n_layers):
-        at = f"blocks.{layer}"
-        heads = (anatomy.z(layer), anatomy.attn_stream(layer))
-        sites.append(Site(f"{at}.heads", cfg.n_heads, *heads))
+        prefix = f"blocks.{layer}"
+        hook_names = (anatomy.z(layer), anatomy.attn_stream(layer))
+        sites.append(Site(f"{prefix}.heads", cfg.n_heads, *hook_names))
         if not anatomy.attn_only:
-            mlp = (anatomy.mlp_out(layer), anatomy.mlp_stream(layer))
-            sites.append(Site(f"{at}.mlp", 1, *mlp))
+            hook_names = (anatomy.mlp_out(layer), anatomy.mlp_stream(layer))
+            sites.append(Site(f"{prefix}.mlp", 1, *hook_names))
     sites.append(Site("logits", 1, anatomy.final_stream, anatomy.final_stream))
     return {site.name: site for site in sites}

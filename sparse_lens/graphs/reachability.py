@@ -1,4 +1,9 @@
-"""What lies on a path from a model's input to its output: one walk forwards and one backwards."""
+"""Which nodes and edges lie on a path from a model's input to its output.
+
+One walk forwards finds what the input reaches, one walk backwards what reaches the output. Paths
+lead over kept edges and over links. **Links** are connections that are not edges and that no
+circuit cuts; `channel_reach` lists them.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,38 +20,38 @@ from sparse_lens.graphs.component import EDGES, LETTERS, ComponentGraph
 
 @dataclass(frozen=True, eq=False)
 class Reach:
-    """What lies on a path from the model's input to its output.
+    """The nodes and edges on a path from the model's input to its output.
 
-    A kept edge of a block does so if its row is in `dst` and its column in `src`.
+    A kept edge of a block is on a path if its row is in `dst` and its column in `src`.
     """
 
     dst: Mapping[str, Bool[Tensor, " dst"]]
     """By block: the rows from which the output can be reached."""
 
     src: Mapping[str, Bool[Tensor, " src"]]
-    """By block: the columns whose edges can be reached from the input."""
+    """By block: the columns that can be reached from the input."""
 
     edgeless_nodes: Bool[Tensor, " nodes"]
-    """Those nodes on a path that no block touches; False at all others."""
+    """The nodes on a path that have no edges (`final_resid`); False at all others."""
 
 
 def reach(graph: Graph, nodes: Bool[Tensor, " nodes"], kept: KeptEdges) -> Reach:
-    """What of the kept nodes and edges lies on a path, links included."""
+    """Which of the kept nodes and edges lie on a path over kept edges and links."""
     if isinstance(graph, ComponentGraph):
         return component_reach(graph, nodes, kept(EDGES))
     if isinstance(graph, ChannelGraph):
         return channel_reach(graph, nodes, kept)
     raise ValueError(
-        f"paths are known in component and channel graphs, got {type(graph).__name__}."
+        f"paths are defined in component and channel graphs, got {type(graph).__name__}."
     )
 
 
 @dataclass(frozen=True, eq=False)
 class Acting:
-    """What of a component graph acts on the logits at the answer position, over kept edges.
+    """Readers and writers that act on the logits at the answer position, over kept edges.
 
-    The logits read the last residual stream at that position alone. So do the MLPs and the heads'
-    queries whose outputs are only read there; keys and values act from every position.
+    The logits read the final residual stream at that position only. MLPs and queries whose outputs
+    are only read at that position act from there only; keys and values act from every position.
     """
 
     readers: np.ndarray
@@ -56,19 +61,19 @@ class Acting:
     """bool [writers]"""
 
     readers_everywhere: np.ndarray
-    """bool [readers]: those that act from other positions than the answer's, too"""
+    """bool [readers]: those that also act from positions other than the answer's"""
 
     writers_everywhere: np.ndarray
-    """bool [writers]: likewise"""
+    """bool [writers]: the same of writers"""
 
     @classmethod
     def of(cls, graph: ComponentGraph, kept: np.ndarray, *, coupled: bool = False) -> "Acting":
-        """Walk back from the logits.
+        """Walk backwards from the logits.
 
         Args:
             kept: edges, bool [readers, writers].
-            coupled: the heads of a layer act on each other directly, so all that any of them reads
-                acts as soon as one of them does.
+            coupled: the heads of a layer act on each other directly, so all of them act if one
+                does.
         """
         readers, readers_everywhere = np.zeros((2, graph.n_readers), dtype=bool)
         writers, writers_everywhere = np.zeros((2, graph.n_writers), dtype=bool)
@@ -79,20 +84,21 @@ class Acting:
             writers_everywhere[columns] = kept[readers_everywhere, columns].any(0)
             return writers[columns], writers_everywhere[columns]
 
-        # All readers of a writer come after it, so they are complete when the walk arrives.
+        # All readers of a writer come after it, so their entries are final when it is visited.
         for sublayer in reversed(graph.sublayers):
-            act, act_everywhere = walk_to(sublayer.writers)
+            acts, acts_everywhere = walk_to(sublayer.writers)
             if sublayer.kind == "mlp":
-                readers[sublayer.readers] = act
-                readers_everywhere[sublayer.readers] = act_everywhere
+                readers[sublayer.readers] = acts
+                readers_everywhere[sublayer.readers] = acts_everywhere
                 continue
             if coupled:
-                act = act.any().repeat(len(act))
-                act_everywhere = act_everywhere.any().repeat(len(act))
+                acts = acts.any().repeat(len(acts))
+                acts_everywhere = acts_everywhere.any().repeat(len(acts))
             for letter in LETTERS:
                 rows = sublayer.readers_of(letter)
-                readers[rows] = act
-                readers_everywhere[rows] = act_everywhere if letter == "q" else act
+                readers[rows] = acts
+                # A head's output at one position depends on keys and values at all before it.
+                readers_everywhere[rows] = acts_everywhere if letter == "q" else acts
         walk_to(slice(0, graph.n_inputs))
         return cls(readers, writers, readers_everywhere, writers_everywhere)
 
@@ -100,33 +106,39 @@ class Acting:
 def component_reach(
     graph: ComponentGraph, nodes: Bool[Tensor, " nodes"], kept: Bool[Tensor, "readers writers"]
 ) -> Reach:
-    """Paths over kept edges; a head passes on whatever its q, k or v reads."""
-    reached = nodes[:-1].clone()  # writers that the input reaches
+    """What lies on a path over kept edges; a path can enter a head through its q, k or v."""
+    reached = nodes[:-1].clone()  # [writers]: those that the input reaches; nodes end with logits
     reached[graph.n_inputs :] = False
     for sublayer in graph.sublayers:
-        reads = (kept[sublayer.readers] & reached).any(1)
+        reads = (kept[sublayer.readers] & reached).any(1)  # [3 * heads], or [1] for an MLP
         n_writers = sublayer.writers.stop - sublayer.writers.start
-        reached[sublayer.writers] = reads.view(-1, n_writers).any(0)  # over a head's q, k and v
+        reached[sublayer.writers] = reads.view(-1, n_writers).any(0)  # over q, k and v of a head
     acting = torch.from_numpy(Acting.of(graph, kept.numpy()).readers)
     return Reach({EDGES: acting}, {EDGES: reached}, edgeless_nodes=torch.zeros_like(nodes))
 
 
 def channel_reach(graph: ChannelGraph, nodes: Bool[Tensor, " nodes"], kept: KeptEdges) -> Reach:
-    """Paths over kept edges and links.
+    """What lies on a path over kept edges and links.
 
-    Links: the input to every read channel (positions included); a written channel to the same
-    channel of every later read and of the final stream; q and k of a head to that head's edges from
-    v to attn_out; the final stream to the output, or written channels straight to the output in a
-    graph without final_resid. A v that nothing reaches still carries a constant, so its edges are
-    on a path when that head's q or k is.
+    Links lead
+
+    - from the input to every channel of `attn_in` and `mlp_in` (positions included);
+    - from a channel of `attn_out` or `mlp_out` to the same channel of every later `attn_in` and
+      `mlp_in`, and of `final_resid`;
+    - from q and k of a head to that head's edges from v to `attn_out`, through the pattern;
+    - from `final_resid` to the output, or from `attn_out` and `mlp_out` to the output in a graph
+      without `final_resid`.
+
+    A channel of v without incoming path still carries a constant, so its outgoing edges are on a
+    path if q or k of its head are.
     """
-    at_site = graph.unflatten(nodes)
-    src, written = _forwards(graph, at_site, kept)
+    by_site = graph.unflatten(nodes)
+    src, written = _forwards(graph, by_site, kept)
     if graph.has_final_resid:
-        final = at_site["final_resid"]
+        final = by_site["final_resid"]
     else:
         final = torch.ones(graph.d_model, dtype=torch.bool)
-    dst = _backwards(graph, at_site, kept, final)
+    dst = _backwards(graph, kept, final)
     edgeless = torch.zeros_like(nodes)
     if graph.has_final_resid:
         edgeless[graph.node_slices["final_resid"]] = final & written
@@ -134,52 +146,56 @@ def channel_reach(graph: ChannelGraph, nodes: Bool[Tensor, " nodes"], kept: Kept
 
 
 def _forwards(
-    graph: ChannelGraph, at_site: dict[str, Tensor], kept: KeptEdges
-) -> tuple[dict[str, Tensor], Tensor]:
+    graph: ChannelGraph, by_site: dict[str, Bool[Tensor, " width"]], kept: KeptEdges
+) -> tuple[dict[str, Bool[Tensor, " src"]], Bool[Tensor, " d_model"]]:
     """By block, the sources that the input reaches; and the stream's channels written from them."""
     src: dict[str, Tensor] = {}
     written = torch.zeros(graph.d_model, dtype=torch.bool)
 
-    def follow(block: ChannelBlock, reached: Tensor) -> Tensor:
+    def walk(block: ChannelBlock, reached: Bool[Tensor, " src"]) -> Bool[Tensor, " dst"]:
         src[block.name] = reached
         return (kept(block.name) & reached).any(1)
 
     for layer in range(graph.n_layers):
-        read = at_site[graph.site(layer, "attn_in").name]
-        q, k, v = (follow(graph.block(layer, "attn_in", letter), read) for letter in "qkv")
-        attends = (q | k).view(graph.n_heads, graph.d_head).any(1)
-        v = v | attends.repeat_interleave(graph.d_head)
-        written = written | follow(graph.block(layer, "v", "attn_out"), v)
+        attn_in = by_site[graph.site(layer, "attn_in").name]  # the input links to all of them
+        q, k, v = (walk(graph.block(layer, "attn_in", letter), attn_in) for letter in "qkv")
+        reaches_pattern = _any_of_head(graph, q | k)
+        written = written | walk(graph.block(layer, "v", "attn_out"), v | reaches_pattern)
         if not graph.attn_only:
-            read = at_site[graph.site(layer, "mlp_in").name]
-            post = follow(graph.block(layer, "mlp_in", "mlp_post"), read)
-            written = written | follow(graph.block(layer, "mlp_post", "mlp_out"), post)
+            mlp_in = by_site[graph.site(layer, "mlp_in").name]
+            mlp_post = walk(graph.block(layer, "mlp_in", "mlp_post"), mlp_in)
+            written = written | walk(graph.block(layer, "mlp_post", "mlp_out"), mlp_post)
     return src, written
 
 
 def _backwards(
-    graph: ChannelGraph,
-    at_site: dict[str, Tensor],
-    kept: KeptEdges,
-    final: Bool[Tensor, " d_model"],
-) -> dict[str, Tensor]:
+    graph: ChannelGraph, kept: KeptEdges, final: Bool[Tensor, " d_model"]
+) -> dict[str, Bool[Tensor, " dst"]]:
     """By block, the destinations that reach the output."""
     dst: dict[str, Tensor] = {}
-    wanted = final  # channels of the stream that are read later
+    read_later = final  # channels of the stream at the current point of the walk, [d_model]
 
-    def follow(block: ChannelBlock, needed: Tensor) -> Tensor:
-        dst[block.name] = needed
-        return (kept(block.name) & needed[:, None]).any(0)
+    def walk(block: ChannelBlock, reaching: Bool[Tensor, " dst"]) -> Bool[Tensor, " src"]:
+        dst[block.name] = reaching
+        return (kept(block.name) & reaching[:, None]).any(0)
 
     for layer in reversed(range(graph.n_layers)):
-        after_block = wanted
+        read_after_layer = read_later
         if not graph.attn_only:
-            post = follow(graph.block(layer, "mlp_post", "mlp_out"), after_block)
-            read = follow(graph.block(layer, "mlp_in", "mlp_post"), post)
-            wanted = wanted | read[: graph.d_model]  # the rest are concatenated positions
-        v = follow(graph.block(layer, "v", "attn_out"), after_block if graph.parallel else wanted)
-        heads = v.view(graph.n_heads, graph.d_head).any(1).repeat_interleave(graph.d_head)
-        for letter, needed in (("q", heads), ("k", heads), ("v", v)):
-            read = follow(graph.block(layer, "attn_in", letter), needed)
-            wanted = wanted | read[: graph.d_model]
+            mlp_post = walk(graph.block(layer, "mlp_post", "mlp_out"), read_after_layer)
+            mlp_in = walk(graph.block(layer, "mlp_in", "mlp_post"), mlp_post)
+            read_later = read_later | mlp_in[: graph.d_model]  # without concatenated positions
+        # In a parallel block the MLP does not read what attention writes.
+        attn_out = read_after_layer if graph.parallel else read_later
+        v = walk(graph.block(layer, "v", "attn_out"), attn_out)
+        qk = _any_of_head(graph, v)  # q and k act on all values of their head
+        for letter, reaching in (("q", qk), ("k", qk), ("v", v)):
+            attn_in = walk(graph.block(layer, "attn_in", letter), reaching)
+            read_later = read_later | attn_in[: graph.d_model]
     return dst
+
+
+def _any_of_head(graph: ChannelGraph, channels: Bool[Tensor, " width"]) -> Bool[Tensor, " width"]:
+    """All channels of the heads that have one of these channels of q, k or v."""
+    heads = channels.view(graph.n_heads, graph.d_head).any(1)
+    return heads.repeat_interleave(graph.d_head)

@@ -1,4 +1,4 @@
-"""Tensors by name: that nobody can change, and that have the shapes of a graph."""
+"""Tensors by name: immutable ones, and checks of their shapes against a graph."""
 
 from collections.abc import Iterator, Mapping
 
@@ -9,7 +9,7 @@ from sparse_lens.graphs.base import did_you_mean
 
 
 class FrozenTensors(Mapping[str, Tensor]):
-    """Tensors by name that cannot be changed from outside: copied on the way in and out."""
+    """Tensors by name that cannot be changed from outside, since they are copied in and out."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self._tensors = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
@@ -34,11 +34,14 @@ def check_shapes(
     *,
     complete: bool = True,
 ) -> None:
-    """Refuse tensors that are not exactly one of the right shape for every name.
+    """Check that there is one tensor of the right shape for every name.
 
     Args:
         what: `site` or `block`, for the messages.
-        complete: every name must be there; else some may be missing.
+        complete: whether every name needs a tensor.
+
+    Raises:
+        ValueError: for an unknown or missing name, or a tensor of another shape.
     """
     unknown = [name for name in tensors if name not in shapes]
     if unknown:
@@ -61,7 +64,7 @@ def check_shapes(
 def check_masks(
     what: str, masks: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """As `check_shapes`, and refuse masks that are not of bools."""
+    """As `check_shapes`, and check that the masks are bool."""
     check_shapes(what, masks, shapes)
     for name, mask in masks.items():
         if mask.dtype != torch.bool:

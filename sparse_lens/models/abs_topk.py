@@ -6,7 +6,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 _THREADS_OF_TOPK = 3
-"""From so many threads on, torch's topk, which shares rows out among them, beats one partition."""
+"""With this many threads or more, torch's parallel topk is faster than one partition."""
 
 
 class AbsTopK(nn.Module):
@@ -38,9 +38,9 @@ class AbsTopK(nn.Module):
 
 
 def abs_topk_mask(x: Float[Tensor, "*batch width"], k: int) -> Bool[Tensor, "*batch width"]:
-    """Where the `k` entries of largest absolute value on the last axis are.
+    """A mask of the `k` entries of largest absolute value on the last axis.
 
-    All are, when there are no more than `k`. The mask has no gradient.
+    It is true everywhere when there are no more than `k` entries, and has no gradient.
     """
     magnitude = x.detach().abs()
     if k >= x.shape[-1]:
@@ -48,15 +48,15 @@ def abs_topk_mask(x: Float[Tensor, "*batch width"], k: int) -> Bool[Tensor, "*ba
     mask = _mask_by_partition(magnitude, k)
     if mask is None:
         return _mask_by_topk(magnitude, k)
-    # Entries that share the threshold are all in the mask: topk settles which of them stay.
-    off = mask.view(torch.uint8).sum(-1, dtype=torch.int32) != k
-    if bool(off.any()):
-        mask[off] = _mask_by_topk(magnitude[off], k)
+    # The mask has all entries that equal the threshold; where these are too many, topk decides.
+    has_ties = mask.view(torch.uint8).sum(-1, dtype=torch.int32) != k  # [*batch]
+    if bool(has_ties.any()):
+        mask[has_ties] = _mask_by_topk(magnitude[has_ties], k)
     return mask
 
 
 def _mask_by_partition(magnitude: Tensor, k: int) -> Tensor | None:
-    """What is at least each row's k-th largest, or None where topk is faster or numpy cannot.
+    """A mask of entries not below their row's k-th largest; None where topk is to be used.
 
     On one thread numpy's partition takes a half to an eighth of the time of torch's topk (see
     tests/benchmarks/bench_abs_topk.py), and its comparison a third of that of torch's.
@@ -64,7 +64,7 @@ def _mask_by_partition(magnitude: Tensor, k: int) -> Tensor | None:
     fast = magnitude.dtype in (torch.float32, torch.float64)
     if not fast or magnitude.device.type != "cpu" or type(magnitude) is not Tensor:
         return None
-    if torch.compiler.is_compiling():  # a program must hold the computation, not this run's numbers
+    if torch.compiler.is_compiling():  # numpy's result would become a constant of the program
         return None
     if torch.get_num_threads() >= _THREADS_OF_TOPK:
         return None
@@ -72,10 +72,10 @@ def _mask_by_partition(magnitude: Tensor, k: int) -> Tensor | None:
         values = magnitude.numpy()
     except RuntimeError:  # inside a transform of torch.func the tensor has no memory of its own
         return None
-    split = magnitude.shape[-1] - k
-    # Magnitudes are in the order of the integers that have their bits, and NaNs come last.
+    n_dropped = magnitude.shape[-1] - k
+    # The bits of magnitudes, read as integers, are in the same order, with NaNs as the largest.
     values = values.view(f"i{values.itemsize}")
-    threshold = np.partition(values, split, axis=-1)[..., split : split + 1]
+    threshold = np.partition(values, n_dropped, axis=-1)[..., n_dropped : n_dropped + 1]
     return torch.from_numpy(values >= threshold)
 
 

@@ -13,7 +13,7 @@ from sparse_lens.models.refusals import refusal, require_linear, require_sum
 class SparseActivationCache(ActivationCache):
     """An ActivationCache that refuses decompositions whose parts would not add up.
 
-    Three stock ones that would be wrong are right here: `decompose_resid` leaves out concatenated
+    Three that are wrong in stock code are right here: `decompose_resid` leaves out concatenated
     positions, which the stream never carries; `logit_attrs` multiplies by the gain of the final
     norm, which cannot be folded away; and a slice of the batch keeps refusing.
     """
@@ -27,7 +27,7 @@ class SparseActivationCache(ActivationCache):
         self.has_pos_embed = self.has_pos_embed and model.sparse_cfg.d_pos_emb is None
 
     def apply_slice_to_batch_dim(self, batch_slice: Any) -> "SparseActivationCache":
-        """A cache of some of the batch."""
+        """A cache of a part of the batch."""
         sliced = super().apply_slice_to_batch_dim(batch_slice)
         return SparseActivationCache(sliced.cache_dict, self.model, sliced.has_batch_dim)
 
@@ -38,8 +38,8 @@ class SparseActivationCache(ActivationCache):
 
     def get_full_resid_decomposition(self, *args: Any, **kwargs: Any) -> Any:
         """What embeddings, heads, neurons and biases wrote to the stream."""
-        places = ("attn_out", "mlp_out")
-        require_sum(self.model.sparse_cfg, "get_full_resid_decomposition", *places)
+        locations = ("attn_out", "mlp_out")
+        require_sum(self.model.sparse_cfg, "get_full_resid_decomposition", *locations)
         return super().get_full_resid_decomposition(*args, **kwargs)
 
     def compute_head_results(self) -> None:
@@ -96,10 +96,10 @@ class SparseActivationCache(ActivationCache):
     def _get_cached_ln_scale(
         self, layer: int | None, mlp_input: bool, *args: Any, **kwargs: Any
     ) -> Tensor:
-        """The scale of a norm: where all stock methods with `apply_ln` come by."""
+        """The scale of a norm, which every stock method with `apply_ln` takes from here."""
         if layer is not None and layer < self.model.cfg.n_layers:
-            place = "mlp_in" if mlp_input else "attn_in"
-            require_linear(self.model.sparse_cfg, "apply_ln", place)
+            location = "mlp_in" if mlp_input else "attn_in"
+            require_linear(self.model.sparse_cfg, "apply_ln", location)
         return super()._get_cached_ln_scale(layer, mlp_input, *args, **kwargs)
 
     def logit_attrs(

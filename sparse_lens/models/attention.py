@@ -1,10 +1,11 @@
-"""Attention of a weight-sparse GPT: AbsTopK as part of the module, and fused where it can be."""
+"""Attention of a weight-sparse GPT: with AbsTopK, and fused where no hook prevents it."""
 
 from typing import Any
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformerConfig
@@ -16,16 +17,16 @@ from sparse_lens.models.abs_topk import AbsTopK
 from sparse_lens.models.config import SparseGPTConfig
 
 
-def abs_topk_at(cfg: SparseGPTConfig, place: str) -> nn.Module:
-    """The AbsTopK of a place, or the identity where there is none."""
-    kept = cfg.kept(place)
+def abs_topk_at(cfg: SparseGPTConfig, location: str) -> nn.Module:
+    """The AbsTopK at a location of `AFRAC_LOCTYPES`, or the identity where there is none."""
+    kept = cfg.kept(location)
     return nn.Identity() if kept is None else AbsTopK(kept)
 
 
 class SparseAttention(Attention):
     """Attention with AbsTopK on q, k, v (jointly over heads) and on its output.
 
-    Its inputs are what the block read from the stream, d_in channels wide. While
+    Its inputs are the results of `SparseBlock.read_attn`, d_in channels wide. While
     `set_use_attn_in` or `set_use_split_qkv_input` is on, they have a head axis, and so has
     `hook_input`, which then fires once for each different input: q, k, v in turn when split.
     """
@@ -58,7 +59,7 @@ class SparseAttention(Attention):
         past_kv_cache_entry: Any = None,
         attention_mask: Tensor | None = None,
     ) -> Float[Tensor, "batch pos d_model"]:
-        """What the heads write, after AbsTopK.
+        """The output of the heads, after AbsTopK.
 
         `attention_mask` [batch, past and new positions] is false or 0 on padding.
         """
@@ -96,30 +97,32 @@ class SparseAttention(Attention):
         )
 
     def _can_be_fused(self) -> bool:
-        """Whether nobody listens to what fused attention does not compute."""
+        """Whether no hook and no flag asks for values that fused attention does not compute."""
         points = (self.hook_attn_scores, self.hook_pattern)
         return not (self.cfg.use_attn_result or any(map(_is_observed, points)))
 
     def _fused_attention(
         self, query_input: Tensor, key_input: Tensor, value_input: Tensor
     ) -> Float[Tensor, "batch pos d_model"]:
-        """The same without scores and pattern: 1.4 times as fast to train, and more with a sink."""
+        """Attention without scores and pattern: training is 1.4 times as fast, more with a sink."""
         q, k, v = self.calculate_qkv_matrices(query_input, key_input, value_input)
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # [batch, head, pos, d_head]
         if self.cfg.use_attention_sinks:
-            # A key that comes before all others with value zero, and a channel in which only it
-            # is not zero and every query is one: the product is the sink's logit.
+            # A sink is a key before all others with value zero. In one more channel every query is
+            # one and every key zero except the sink's: its score is then the sink's logit.
             q, k, v = (F.pad(part, (0, 1, 1, 0)) for part in (q, k, v))
             q[..., -1] = 1
             k[..., 0, -1] = self.sinks * self.attn_scale
         z = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1 / self.attn_scale)
         if self.cfg.use_attention_sinks:
             z = z[..., 1:, :-1]
-        z = self.hook_z(z.transpose(1, 2))
-        return F.linear(z.flatten(2), self.W_O.flatten(0, 1).T, self.b_O)
+        z = self.hook_z(rearrange(z, "batch head pos d_head -> batch pos head d_head"))
+        W_O = rearrange(self.W_O, "head d_head d_model -> d_model (head d_head)")
+        return F.linear(z.flatten(2), W_O, self.b_O)  # [batch, pos, d_model]
 
 
 def _is_observed(point: nn.Module) -> bool:
+    """Whether a hook point has a hook."""
     hooks = (
         point._forward_hooks,
         point._forward_pre_hooks,
@@ -132,7 +135,8 @@ def _is_observed(point: nn.Module) -> bool:
 def _jointly(
     function: nn.Module, heads: Float[Tensor, "batch pos head d_head"]
 ) -> Float[Tensor, "batch pos head d_head"]:
-    """Apply a function of one vector to all heads' channels together."""
+    """Apply a function of vectors to the channels of all heads, as one vector."""
     if isinstance(function, nn.Identity):
         return heads
-    return function(heads.flatten(2)).unflatten(2, heads.shape[2:])
+    joint = rearrange(heads, "batch pos head d_head -> batch pos (head d_head)")
+    return function(joint).unflatten(2, heads.shape[2:])

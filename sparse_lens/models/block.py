@@ -1,10 +1,11 @@
-"""One layer of a weight-sparse GPT: what it reads from the stream, computes, and writes to it."""
+"""One layer of a weight-sparse GPT: attention and MLP, with their reads and writes."""
 
 from typing import Any
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from einops import repeat
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformerConfig
@@ -30,7 +31,7 @@ class SparseMLP(MLP):
         self.hook_out_pre = HookPoint()  # [batch, pos, d_model]
 
     def forward(self, x: Float[Tensor, "batch pos d_in"]) -> Float[Tensor, "batch pos d_model"]:
-        """What the neurons write, after AbsTopK."""
+        """The output of the neurons, after AbsTopK."""
         pre = self.hook_pre(F.linear(self.hook_input(x), self.W_in.T, self.b_in))
         post = self.hook_post(self.abs_topk_neuron(self.act_fn(pre)))
         return self.abs_topk_out(self.hook_out_pre(F.linear(post, self.W_out.T, self.b_out)))
@@ -96,7 +97,7 @@ class SparseBlock(TransformerBlock):
     def read_attn(
         self, stream: Float[Tensor, "*batch d_model"], positions: Tensor | None
     ) -> Float[Tensor, "*batch d_in"]:
-        """What attention makes of the stream before its projections."""
+        """The input of attention's projections: the stream after norm, positions and AbsTopK."""
         normed = self.ln1(stream)
         if positions is not None:
             normed = _concatenate(normed, self.ln_p1(positions))
@@ -105,7 +106,7 @@ class SparseBlock(TransformerBlock):
     def read_mlp(
         self, stream: Float[Tensor, "*batch d_model"], positions: Tensor | None
     ) -> Float[Tensor, "*batch d_in"]:
-        """What the MLP makes of the stream before its first projection."""
+        """The input of the MLP's first projection: the stream after norm, positions and AbsTopK."""
         normed = self.ln2(stream)
         if positions is not None:
             normed = _concatenate(normed, self.ln_p2(positions))
@@ -114,13 +115,15 @@ class SparseBlock(TransformerBlock):
     def _attention_inputs(
         self, resid_pre: Float[Tensor, "batch pos d_model"], positions: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """What q, k and v are computed from: one and the same tensor unless inputs are split."""
+        """The inputs of q, k and v: the same tensor three times unless inputs are split."""
         if not (self.cfg.use_attn_in or self.cfg.use_split_qkv_input):
             read = self.read_attn(resid_pre, positions)
             return read, read, read
-        stream = resid_pre[:, :, None].expand(-1, -1, self.cfg.n_heads, -1)
+        stream = repeat(
+            resid_pre, "batch pos d_model -> batch pos head d_model", head=self.cfg.n_heads
+        )
         if positions is not None:
-            positions = positions[:, :, None]
+            positions = positions[:, :, None]  # [batch, pos, 1, d_pos_emb]
         if self.cfg.use_attn_in:
             stream = self.hook_attn_in(stream.clone())
         if not self.cfg.use_split_qkv_input:

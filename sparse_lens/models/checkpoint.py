@@ -1,4 +1,4 @@
-"""Checkpoint directories: a weight-sparse GPT in files, read whole and replaced whole.
+"""Checkpoint directories: the files of a weight-sparse GPT, which are replaced all together.
 
 A checkpoint is `beeg_config.json` + `final_model.pt` as released, or `config.json` +
 `model.safetensors` as :func:`save_sparse_gpt` writes it; both hold the released parameter names.
@@ -38,13 +38,13 @@ _REFERENCE = "reference_tokens.safetensors"
 _OPTIONAL = (_REFERENCE, VOCABULARY_FILE, MERGES_FILE)
 _STAGING = ".save-"
 _UNFINISHED = ".unfinished-save"
-"""A folder of files that a save has yet to move into place: the rest belong to another model."""
+"""The folder of an interrupted save: the files beside it may belong to another model."""
 
 _UNREADABLE = (
     *(pickle.UnpicklingError, zipfile.BadZipFile, EOFError, OSError, RuntimeError, struct.error),
     *(LookupError, ValueError, TypeError, AttributeError),
 )
-"""What unpickling a damaged file may raise."""
+"""Exceptions that unpickling a damaged file may raise."""
 
 
 def load_sparse_gpt(
@@ -70,8 +70,8 @@ def load_sparse_gpt(
             f"a save into {directory} was interrupted while files were replaced, so they belong to "
             f"different models; save again, or move what is in {_UNFINISHED} up and remove it."
         )
-    cfg = SparseGPTConfig.from_file(_one_of(directory, _CONFIG, _RELEASED_CONFIG))
-    weights_path = _one_of(directory, _WEIGHTS, _RELEASED_WEIGHTS)
+    cfg = SparseGPTConfig.from_file(_first_existing(directory, _CONFIG, _RELEASED_CONFIG))
+    weights_path = _first_existing(directory, _WEIGHTS, _RELEASED_WEIGHTS)
     tokenizer = load_tokenizer(directory) if (directory / VOCABULARY_FILE).exists() else None
     weights = _read_weights(weights_path)
     model = HookedSparseGPT(
@@ -91,12 +91,12 @@ def save_sparse_gpt(
 ) -> Path:
     """Write a directory of config and weights that :func:`load_sparse_gpt` reads.
 
-    All files are written first and then moved into place, so that an interrupted save leaves the
-    checkpoint that was there, or one that says what happened to it. Other files in the directory
-    are left alone. `dtype` rounds the stored weights, which load as float32 all the same.
+    All files are written first and then moved into place: an interrupted save leaves the earlier
+    checkpoint as it was, or a directory that `load_sparse_gpt` refuses as unfinished. Other files
+    in the directory are left alone. `dtype` rounds the stored weights, which still load as float32.
 
     Raises:
-        ValueError: when the model is not what its config says, or has reference tokens outside its
+        ValueError: when the model does not match its config, or has reference tokens outside its
             vocabulary or a tokenizer that the format cannot describe.
     """
     path = Path(path)
@@ -105,7 +105,7 @@ def save_sparse_gpt(
     try:
         _write(model, staging, dtype)
         shutil.rmtree(path / _UNFINISHED, ignore_errors=True)
-        # From here on the folder's name tells what is left to do.
+        # From here on the folder's name marks the save as unfinished.
         staging = staging.rename(path / _UNFINISHED)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
@@ -116,8 +116,8 @@ def save_sparse_gpt(
     for file in sorted(staging.iterdir()):
         os.replace(file, path / file.name)
     staging.rmdir()
-    for killed in path.glob(f"{_STAGING}*"):
-        shutil.rmtree(killed, ignore_errors=True)
+    for stale in path.glob(f"{_STAGING}*"):  # of saves that were killed
+        shutil.rmtree(stale, ignore_errors=True)
     return path
 
 
@@ -144,10 +144,10 @@ def _packed(tokens: Int[Tensor, "n pos"], cfg: SparseGPTConfig) -> Integer[Tenso
 
 
 def _read_reference_tokens(path: Path, cfg: SparseGPTConfig) -> Int[Tensor, "n pos"]:
-    held = _read_tensors(path)
-    if list(held) != ["tokens"]:
-        raise ValueError(f"{path} must hold one tensor, tokens, got {list(held)}.")
-    tokens = held["tokens"]
+    tensors = _read_tensors(path)
+    if list(tensors) != ["tokens"]:
+        raise ValueError(f"{path} must hold one tensor, tokens, got {list(tensors)}.")
+    tokens = tensors["tokens"]
     try:
         _check_reference_tokens(tokens, cfg)
     except ValueError as error:
@@ -170,10 +170,14 @@ def _check_reference_tokens(tokens: Tensor, cfg: SparseGPTConfig) -> None:
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
     weights = _read_tensors(path)
-    odd = [name for name, weight in weights.items() if not torch.is_floating_point(weight)]
-    odd = [name for name in odd if not name.endswith(".attn.bias")]
-    if odd:
-        raise ValueError(f"{path} must hold floating-point weights, not {', '.join(odd)}.")
+    not_floating = [
+        name
+        for name, weight in weights.items()
+        # Causal masks are stored as buffers of another type.
+        if not (torch.is_floating_point(weight) or name.endswith(".attn.bias"))
+    ]
+    if not_floating:
+        raise ValueError(f"{path} must hold floating-point weights, not {', '.join(not_floating)}.")
     return weights
 
 
@@ -185,20 +189,20 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
             raise ValueError(f"{path} is no readable safetensors file ({error}).") from error
     with path.open("rb") as file:
         try:
-            held: Any = torch.load(file, map_location="cpu", weights_only=True)
+            state: Any = torch.load(file, map_location="cpu", weights_only=True)
         except _UNREADABLE as error:
-            # What torch says goes on to recommend loading without protection.
+            # torch's own message goes on to recommend loading without protection.
             raise ValueError(
                 f"{path} is no plain state dict of tensors: it is damaged, or holds objects that "
                 "would run code when read, which is never done. Fetch it again from where you "
                 "trust it."
             ) from error
-    if not isinstance(held, dict) or not all(isinstance(t, Tensor) for t in held.values()):
+    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
         raise ValueError(f"{path} must hold a dictionary of tensors by name, and nothing else.")
-    return held
+    return state
 
 
-def _one_of(directory: Path, *names: str) -> Path:
+def _first_existing(directory: Path, *names: str) -> Path:
     for name in names:
         if (directory / name).is_file():
             return directory / name

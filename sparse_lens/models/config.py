@@ -20,7 +20,7 @@ AFRAC_LOCTYPES = (
     "resid_post_attn",
     "resid_post_mlp",
 )
-"""Every place at which an AbsTopK may stand."""
+"""Every location that an AbsTopK can have."""
 
 _HARMLESS = frozenset(
     [
@@ -79,7 +79,7 @@ class SparseGPTConfig:
     """Whether a LayerNorm has a bias (an RMSNorm never has one)."""
 
     rms_norm: bool = False
-    """RMSNorm (eps of float32) in place of LayerNorm (eps 1e-5)."""
+    """RMSNorm (eps of float32) instead of LayerNorm (eps 1e-5)."""
 
     activation_type: str = "gelu"
     """`gelu` (the exact one) or `relu`."""
@@ -91,7 +91,7 @@ class SparseGPTConfig:
     """Fraction of entries that every AbsTopK keeps; None for no AbsTopK anywhere."""
 
     afrac_loctypes: str = "attn_in,attn_out,mlp_in,mlp_out"
-    """Comma-separated places of the AbsTopKs, out of `AFRAC_LOCTYPES`, in any order."""
+    """Comma-separated locations of the AbsTopKs, out of `AFRAC_LOCTYPES`, in any order."""
 
     tied_unembed: bool = True
     """Embedding and unembedding share one matrix."""
@@ -134,7 +134,7 @@ class SparseGPTConfig:
         elif self.sinusoidal_cat_pos_emb:
             raise ValueError("sinusoidal_cat_pos_emb needs d_pos_emb, the width to concatenate.")
         self._check_choices()
-        self._check_places()
+        self._check_locations()
 
     def _check_size(self, name: str) -> None:
         if getattr(self, name) < 1:
@@ -145,19 +145,22 @@ class SparseGPTConfig:
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}.")
 
-    def _check_places(self) -> None:
-        unknown = [place for place in self._listed_places() if place not in AFRAC_LOCTYPES]
+    def _check_locations(self) -> None:
+        unknown = [
+            location for location in self._listed_locations() if location not in AFRAC_LOCTYPES
+        ]
         if unknown:
-            raise ValueError(f"afrac_loctypes names {unknown}; known places: {AFRAC_LOCTYPES}.")
+            raise ValueError(f"afrac_loctypes names {unknown}; known locations: {AFRAC_LOCTYPES}.")
         if self.afrac is None:
             return
         if not 0 < self.afrac <= 1:
             raise ValueError(f"afrac must lie in (0, 1] or be null, got {self.afrac}.")
-        for place in self._listed_places():
-            if self._rounded_down(place) < 1:
+        for location in self._listed_locations():
+            width = self._width(location)
+            if self._rounded_down(location) < 1:
                 raise ValueError(
-                    f"afrac {self.afrac} keeps none of the {self._width(place)} entries at {place} "
-                    f"(int({self.afrac} * {self._width(place)}) is 0); raise it."
+                    f"afrac {self.afrac} keeps none of the {width} entries at {location} "
+                    f"(int({self.afrac} * {width}) is 0); raise it."
                 )
 
     @property
@@ -172,42 +175,44 @@ class SparseGPTConfig:
             self.has_abs_topk("resid_post_attn") or self.has_abs_topk("resid_post_mlp")
         )
 
-    def has_abs_topk(self, place: str) -> bool:
-        """Whether an AbsTopK at a place of `AFRAC_LOCTYPES` drops anything (afrac 1 does not)."""
-        return self.kept(place) is not None
+    def has_abs_topk(self, location: str) -> bool:
+        """Whether an AbsTopK at this location of `AFRAC_LOCTYPES` drops any entry."""
+        return self.kept(location) is not None
 
     @property
-    def abs_topk_places(self) -> frozenset[str]:
-        """The places of `AFRAC_LOCTYPES` with an AbsTopK that drops something."""
-        return frozenset(place for place in self._listed_places() if self.has_abs_topk(place))
+    def abs_topk_locations(self) -> frozenset[str]:
+        """The locations of `AFRAC_LOCTYPES` with an AbsTopK that drops something."""
+        return frozenset(
+            location for location in self._listed_locations() if self.has_abs_topk(location)
+        )
 
-    def kept(self, place: str) -> int | None:
-        """Number of entries that the AbsTopK at `place` keeps; None where all pass.
+    def kept(self, location: str) -> int | None:
+        """Number of entries that the AbsTopK at `location` keeps; None where all pass.
 
         Rounded down as upstream does it, in floating point: 0.29 of 100 is 28.
 
         Raises:
             ValueError: for a name that is not in `AFRAC_LOCTYPES`.
         """
-        if place not in AFRAC_LOCTYPES:
-            raise ValueError(f"no place {place!r} for an AbsTopK; known: {AFRAC_LOCTYPES}.")
-        if self.afrac is None or place not in self._listed_places():
+        if location not in AFRAC_LOCTYPES:
+            raise ValueError(f"no location {location!r} for an AbsTopK; known: {AFRAC_LOCTYPES}.")
+        if self.afrac is None or location not in self._listed_locations():
             return None
-        kept = self._rounded_down(place)
-        return kept if kept < self._width(place) else None
+        kept = self._rounded_down(location)
+        return kept if kept < self._width(location) else None
 
-    def _rounded_down(self, place: str) -> int:
-        return int((self.afrac or 0) * self._width(place))
+    def _rounded_down(self, location: str) -> int:
+        return int((self.afrac or 0) * self._width(location))
 
-    def _listed_places(self) -> list[str]:
-        return [place for place in self.afrac_loctypes.split(",") if place]
+    def _listed_locations(self) -> list[str]:
+        return [location for location in self.afrac_loctypes.split(",") if location]
 
-    def _width(self, place: str) -> int:
-        if place in ("attn_in", "mlp_in"):
+    def _width(self, location: str) -> int:
+        if location in ("attn_in", "mlp_in"):
             return self.d_in
-        if place in ("attn_q", "attn_k", "attn_v"):
+        if location in ("attn_q", "attn_k", "attn_v"):
             return self.n_head * self.d_head
-        return self.d_mlp if place == "mlp_neuron" else self.d_model
+        return self.d_mlp if location == "mlp_neuron" else self.d_model
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "SparseGPTConfig":
@@ -218,23 +223,23 @@ class SparseGPTConfig:
                 is known to change it in a way that is not supported.
         """
         known = {f.name for f in dataclasses.fields(cls)} - {"ignored"}
-        read: dict[str, Any] = {}
+        parsed: dict[str, Any] = {}
         ignored: dict[str, Any] = {}
         for key, value in values.items():
             name = _RENAMED.get(key, key)
             if key in _FALLBACK and _FALLBACK[key] not in values:
                 name = _FALLBACK[key]
             if name in known:
-                if read.get(name) not in (None, value) and value is not None:
+                if parsed.get(name) not in (None, value) and value is not None:
                     raise ValueError(
-                        f"the config gives {name} twice: {read[name]!r} and {value!r}."
+                        f"the config gives {name} twice: {parsed[name]!r} and {value!r}."
                     )
-                read[name] = read.get(name) if value is None else value
+                parsed[name] = parsed.get(name) if value is None else value
             elif key in _HARMLESS or value is None or value is False:
                 ignored[key] = value
             else:
                 raise ValueError(_refusal(key, value, known))
-        return cls(**_of_right_kinds(_without_nulls(read)), ignored=ignored)
+        return cls(**_in_field_types(_without_nulls(parsed)), ignored=ignored)
 
     @classmethod
     def from_file(cls, path: Path) -> "SparseGPTConfig":
@@ -269,7 +274,7 @@ def _without_nulls(values: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in values.items() if v is not None or k not in optional}
 
 
-def _of_right_kinds(values: dict[str, Any]) -> dict[str, Any]:
+def _in_field_types(values: dict[str, Any]) -> dict[str, Any]:
     """JSON values in the types of the fields."""
     values = dict(values)
     if isinstance(values.get("afrac_loctypes"), list):

@@ -1,4 +1,4 @@
-"""Fetch one file over HTTP, all of it or nothing."""
+"""Fetch one file over HTTP, so that it exists only when it is complete."""
 
 import hashlib
 import secrets
@@ -23,15 +23,15 @@ _MARKUP = (b"<!doctype", b"<html", b"<?xml")
 
 
 class DownloadError(ConnectionError):
-    """A file could not be fetched whole."""
+    """A file could not be fetched completely."""
 
 
 @dataclass(frozen=True)
 class FileRecord:
-    """Where a file came from and what it held."""
+    """The source of a file, and its size and digest."""
 
     url: str | None
-    """None for a file that was put in place by hand."""
+    """None for a file that the user put there."""
 
     size: int
     sha256: str
@@ -112,7 +112,7 @@ def _progress() -> Progress:
 
 
 def _cause(error: requests.RequestException) -> str:
-    """The cause in a few words, dug out of the exceptions that the library nests."""
+    """The cause in a few words, from the exceptions that the library nests."""
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return f"the server answered {error.response.status_code} {error.response.reason}"
     if isinstance(error, requests.Timeout):

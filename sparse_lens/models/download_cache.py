@@ -21,8 +21,8 @@ BASE_URL_VARIABLE = "SPARSE_LENS_BASE_URL"
 
 def cache_folder(cache: str | Path | None = None) -> Path:
     """`cache`, else the environment's `SPARSE_LENS_CACHE`, else the platform's cache folder."""
-    chosen = cache or os.environ.get(CACHE_VARIABLE) or pooch.os_cache("sparse-lens")
-    return Path(chosen).expanduser().absolute()
+    folder = cache or os.environ.get(CACHE_VARIABLE) or pooch.os_cache("sparse-lens")
+    return Path(folder).expanduser().absolute()
 
 
 def base_address(base_url: str | None = None) -> str:
@@ -31,23 +31,23 @@ def base_address(base_url: str | None = None) -> str:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether every file of a released model is there."""
+    """Whether a folder has every file of a released model."""
     return all((folder / file).is_file() for file in FILES)
 
 
 def fetch(model: ReleasedModel, folder: Path, *, base_url: str) -> None:
-    """Fill a folder with the files of a released model that are not there yet.
+    """Download the files of a released model that a folder does not have yet.
 
-    Files that are there, fetched earlier or put there by hand, are only looked at.
+    Existing files, whether fetched or put there by the user, are checked and kept.
 
     Raises:
-        DownloadError: when a file cannot be fetched whole; says what to put where by hand.
-        ValueError: when a file that is there is broken.
+        DownloadError: when a file cannot be fetched; says which files to put where instead.
+        ValueError: when an existing file is broken.
     """
     manifest = read_manifest(folder)
     for file, url in model.urls(base_url).items():
         path = folder / file
-        record = _known(path, manifest.get(file), model.name) if path.is_file() else None
+        record = _existing_record(path, manifest.get(file), model.name) if path.is_file() else None
         if record is None:
             folder.mkdir(parents=True, exist_ok=True)
             try:
@@ -62,7 +62,7 @@ def fetch(model: ReleasedModel, folder: Path, *, base_url: str) -> None:
 
 
 def by_hand(model: ReleasedModel, folder: Path, base_url: str) -> str:
-    """What to do without network access."""
+    """Advice for use without network access."""
     files = ", ".join(model.urls(base_url).values())
     return (
         f"Without network access, put these files into {folder}: {files}; "
@@ -71,22 +71,22 @@ def by_hand(model: ReleasedModel, folder: Path, base_url: str) -> str:
 
 
 def problems(folder: Path) -> list[str]:
-    """What is wrong with the files of a released model, one sentence each; reads all of them."""
+    """The problems with the files of a released model, a sentence each; reads all files."""
     manifest = read_manifest(folder)
-    found = []
+    messages = []
     for file in FILES:
         path, record = folder / file, manifest.get(file)
         if not path.is_file():
-            found.append(f"{path} is missing")
+            messages.append(f"{path} is missing")
             continue
         try:
             check_file(path, file)
         except ValueError as error:
-            found.append(f"{path} {error}")
+            messages.append(f"{path} {error}")
             continue
         if record is not None and sha256_of(path) != record.sha256:
-            found.append(f"{path} has changed since it was fetched (sha256 differs)")
-    return found
+            messages.append(f"{path} has changed since it was fetched (sha256 differs)")
+    return messages
 
 
 def remove(folder: Path) -> int:
@@ -94,9 +94,9 @@ def remove(folder: Path) -> int:
     if not folder.is_dir():
         return 0
     freed = 0
-    # Only what the library put there: the cache may be set to a folder that has other things.
-    ours = [folder / file for file in (*FILES, MANIFEST)] + sorted(folder.glob(".*.part"))
-    for path in ours:
+    # Only files of the library, as the cache may be a folder with other files.
+    fetched = [folder / file for file in (*FILES, MANIFEST)] + sorted(folder.glob(".*.part"))
+    for path in fetched:
         if path.is_file():
             freed += path.stat().st_size
             path.unlink()
@@ -108,7 +108,7 @@ def remove(folder: Path) -> int:
 def check_file(path: Path, name: str) -> None:
     """Raise ValueError, worded to follow a file's name, unless `path` can be read as file `name`.
 
-    Nothing upstream says what the files must hold, so this looks at their form alone.
+    There are no upstream digests to compare with, so only the format is checked.
     """
     if name.endswith(".pt"):
         if not zipfile.is_zipfile(path):
@@ -125,7 +125,7 @@ def check_file(path: Path, name: str) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, FileRecord]:
-    """What was recorded of each file; empty when there is no record that can be read."""
+    """The record of each file; empty when there is no readable manifest."""
     try:
         files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
         return {file: FileRecord(**record) for file, record in files.items()}
@@ -143,8 +143,8 @@ def _check_merges(path: Path) -> None:
             raise ValueError(f"is not a list of merges (a line reads {line[:40]!r})")
 
 
-def _known(path: Path, record: FileRecord | None, name: str) -> FileRecord | None:
-    """The record of a file that is there; None when it is not the one that was fetched."""
+def _existing_record(path: Path, record: FileRecord | None, name: str) -> FileRecord | None:
+    """The record of an existing file; None when it has another size than the one fetched."""
     size = path.stat().st_size
     if record is not None and record.size == size:
         return record
@@ -163,7 +163,7 @@ def _known(path: Path, record: FileRecord | None, name: str) -> FileRecord | Non
 def _write_manifest(folder: Path, manifest: dict[str, FileRecord]) -> None:
     content = {"files": {file: asdict(record) for file, record in manifest.items()}}
     partial_file = folder / f".{MANIFEST}.{secrets.token_hex(4)}.part"
-    # Files in a folder that we may not write to are as good without a record.
+    # In a folder without write permission the files are usable without a record.
     with contextlib.suppress(OSError):
         try:
             partial_file.write_text(json.dumps(content, indent=1), encoding="utf-8")

@@ -96,8 +96,8 @@ class GeneratingHookedTransformer(HookedTransformer):
         return_type: str | None = "input",
         verbose: bool = False,
         generator: torch.Generator | None = None,
-    ) -> Iterator[Int[Tensor, "batch some"]]:
-        """The tokens of :meth:`generate` in pieces, as they come; the first has the input's.
+    ) -> Iterator[Int[Tensor, "batch piece"]]:
+        """The tokens of :meth:`generate` in pieces, during generation; the first holds the input.
 
         A piece is yielded when it has `max_tokens_per_yield` tokens or more a row.
         """
@@ -109,7 +109,7 @@ class GeneratingHookedTransformer(HookedTransformer):
         sampling = Sampling(temperature, top_k, top_p, freq_penalty, generator)
         with LocallyOverridenDefaults(self, prepend_bos=prepend_bos, padding_side=padding_side):
             start = start_from(self, input)
-        new = next_tokens(
+        new_tokens = next_tokens(
             self,
             start,
             max_new_tokens=max_new_tokens,
@@ -118,14 +118,14 @@ class GeneratingHookedTransformer(HookedTransformer):
             use_past_kv_cache=use_past_kv_cache,
             verbose=verbose,
         )
-        return _in_pieces(start.tokens, new, max_tokens_per_yield)
+        return _in_pieces(start.tokens, new_tokens, max_tokens_per_yield)
 
 
 def _in_pieces(
-    first: Int[Tensor, "batch pos"], new: Iterator[Int[Tensor, "batch 1"]], size: int
-) -> Iterator[Int[Tensor, "batch some"]]:
-    piece = first
-    for column in new:
+    start: Int[Tensor, "batch pos"], new_tokens: Iterator[Int[Tensor, "batch 1"]], size: int
+) -> Iterator[Int[Tensor, "batch piece"]]:
+    piece = start
+    for column in new_tokens:
         piece = torch.cat([piece, column], 1)
         if piece.shape[1] >= size:
             yield piece
@@ -136,7 +136,7 @@ def _in_pieces(
 
 @dataclass(frozen=True)
 class Start:
-    """What to go on from."""
+    """The tokens that are continued."""
 
     tokens: Int[Tensor, "batch pos"]
 
@@ -145,9 +145,9 @@ class Start:
 
 
 def start_from(model: HookedTransformer, input: str | list[str] | Tensor) -> Start:
-    """Tokens to go on from; strings of different lengths are padded on the left.
+    """The tokens to continue; strings of different lengths are padded on the left.
 
-    In tokens that are given, only what the model's forward pass would take for padding is padding.
+    In tokens that are given, padding is what the model's forward pass would mask as padding.
 
     Raises:
         ValueError: when there is no token to start from, or text but no tokenizer.
@@ -165,7 +165,7 @@ def _start_from_tokens(model: HookedTransformer, tokens: Tensor) -> Start:
     if tokens.ndim not in (1, 2) or tokens.is_floating_point():
         raise ValueError(
             f"generation goes on from tokens [batch, pos], got {tokens.dtype} of shape "
-            f"{tuple(tokens.shape)}; embeddings do not tell what a bigram table adds."
+            f"{tuple(tokens.shape)}; a bigram table needs the tokens, not their embeddings."
         )
     tokens = torch.atleast_2d(tokens).to(model.cfg.device).long()
     real = torch.ones_like(tokens, dtype=torch.bool)
@@ -179,7 +179,7 @@ def _start_from_text(model: HookedTransformer, texts: list[str]) -> Start:
     tokenizer: Any = model.tokenizer
     if tokenizer is None:
         raise ValueError("generating from text needs a tokenizer; pass tokens [batch, pos].")
-    # One by one: in a padded batch an end-of-text at the start could not be told from padding.
+    # One by one, as in a padded batch an end-of-text at the start looks like padding.
     rows = [model.to_tokens(text)[0].long() for text in texts]
     longest = max((len(row) for row in rows), default=0)
     tokens = torch.full((len(rows), longest), tokenizer.pad_token_id)
@@ -201,7 +201,7 @@ def next_tokens(
     use_past_kv_cache: bool,
     verbose: bool,
 ) -> Iterator[Int[Tensor, "batch 1"]]:
-    """The next token of every row, then the next, until all rows have ended.
+    """The next token of every row, one after the other until all rows have ended.
 
     Raises:
         ValueError: when the model's context is too short.
@@ -215,23 +215,23 @@ def next_tokens(
     cache = None
     if use_past_kv_cache:
         cache = TransformerLensKeyValueCache.init_cache(model.cfg, model.cfg.device, len(tokens))
-    # Without a mask a model whose tokenizer pads on the left would guess one.
-    left = model.tokenizer is not None and model.tokenizer.padding_side == "left"
-    masked = cache is not None or left or not bool(real.all())
+    # Without a mask, a model whose tokenizer pads on the left infers one from the tokens.
+    pads_left = model.tokenizer is not None and model.tokenizer.padding_side == "left"
+    needs_mask = cache is not None or pads_left or not bool(real.all())
     ended = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
-    fed = slice(None)
+    positions = slice(None)  # those of the next forward pass
     for _ in tqdm(range(max_new_tokens), disable=not verbose):
-        mask = real[:, fed].long() if masked else None
-        logits = model(tokens[:, fed], attention_mask=mask, past_kv_cache=cache)[:, -1]
-        chosen = sampling.draw(logits, tokens, real).to(tokens.device)
+        mask = real[:, positions].long() if needs_mask else None
+        logits = model(tokens[:, positions], attention_mask=mask, past_kv_cache=cache)[:, -1]
+        drawn = sampling.draw(logits, tokens, real).to(tokens.device)  # [batch]
         if stop is not None:
-            chosen = torch.where(ended, stop.padding, chosen)
-            ended |= torch.isin(chosen, torch.tensor(stop.tokens, device=tokens.device))
-        new = chosen[:, None]
+            drawn = torch.where(ended, stop.padding, drawn)
+            ended |= torch.isin(drawn, torch.tensor(stop.tokens, device=tokens.device))
+        new = drawn[:, None]  # [batch, 1]
         yield new
         if stop is not None and bool(ended.all()):
             return
         tokens = torch.cat([tokens, new], 1)
         real = torch.cat([real, torch.ones_like(new, dtype=torch.bool)], 1)
         if cache is not None:
-            fed = slice(-1, None)
+            positions = slice(-1, None)

@@ -12,7 +12,7 @@ _PROJECTION_BIASES = ("b_Q", "b_K", "b_V", "b_O", "b_in", "b_out")
 
 
 def absent_parameters(model: HookedTransformer, cfg: SparseGPTConfig) -> list[str]:
-    """Biases that TransformerLens has and the architecture has not; they stay at zero."""
+    """Biases of TransformerLens's modules that the architecture lacks; they stay at zero."""
     absent = []
     for name, _ in model.named_parameters():
         leaf = name.rsplit(".", 1)[-1]
@@ -24,7 +24,7 @@ def absent_parameters(model: HookedTransformer, cfg: SparseGPTConfig) -> list[st
 
 
 def freeze_absent_parameters(model: HookedTransformer, cfg: SparseGPTConfig) -> None:
-    """Take from training what the architecture lacks or keeps as it is."""
+    """Exclude parameters from training that the architecture lacks or does not train."""
     fixed = [*absent_parameters(model, cfg), "unembed.b_U"]
     if cfg.sinusoidal_cat_pos_emb:
         fixed.append("pos_embed.W_pos")

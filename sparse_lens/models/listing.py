@@ -13,7 +13,7 @@ _COLOURS = {"embedded": "green", "cached": "cyan", "available": "default", "unav
 
 
 def models_table(entries: Sequence[ModelEntry], *, full: bool = False) -> Table:
-    """One row a model; unless `full`, the sweep's models that are not cached share one row."""
+    """A row for each model; unless `full`, models of the sweep that are not cached share a row."""
     table = Table("name", "status", "size", "description", title="Models")
     folded = []
     for entry in entries:

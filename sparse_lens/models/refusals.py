@@ -1,7 +1,7 @@
-"""What TransformerLens offers that cannot be right on a weight-sparse GPT, refused with the reason.
+"""Refusals of TransformerLens's methods that would be wrong on a weight-sparse GPT.
 
-A method here either gives the right number or raises NotImplementedError; what a stock method gets
-right is inherited untouched.
+A method here gives the right number or raises NotImplementedError with the reason; stock methods
+that are right are inherited as they are.
 """
 
 from typing import Any, NoReturn
@@ -20,15 +20,15 @@ _LOADING = "sparse GPTs are loaded with sparse_lens.load_sparse_gpt"
 
 
 def refusal(name: str, reason: str) -> NotImplementedError:
-    """The error with which something is refused."""
+    """The error for a method that is not available."""
     return NotImplementedError(f"{name} is not available on this sparse GPT: {reason}.")
 
 
-def require_sum(cfg: SparseGPTConfig, name: str, *places: str) -> None:
-    """Refuse `name` unless the parts that it speaks of add up to what the stream carries.
+def require_sum(cfg: SparseGPTConfig, name: str, *locations: str) -> None:
+    """Refuse the method `name` unless the parts that it returns add up to the residual stream.
 
     Raises:
-        NotImplementedError: when an AbsTopK stands at one of `places`, between the parts and the
+        NotImplementedError: when an AbsTopK stands at one of `locations`, between the parts and the
             stream, or the stream is not the sum of what is written to it.
     """
     if not cfg.stream_is_a_sum:
@@ -37,16 +37,16 @@ def require_sum(cfg: SparseGPTConfig, name: str, *places: str) -> None:
             "a residual activation or an AbsTopK acts on the stream after each sublayer, so it is "
             "not the sum of what was written to it",
         )
-    require_linear(cfg, name, *places)
+    require_linear(cfg, name, *locations)
 
 
-def require_linear(cfg: SparseGPTConfig, name: str, *places: str) -> None:
-    """Refuse `name` when an AbsTopK stands at one of `places`.
+def require_linear(cfg: SparseGPTConfig, name: str, *locations: str) -> None:
+    """Refuse `name` when an AbsTopK stands at one of `locations`.
 
     Raises:
-        NotImplementedError: naming the places.
+        NotImplementedError: naming the locations.
     """
-    gated = [place for place in places if cfg.has_abs_topk(place)]
+    gated = [location for location in locations if cfg.has_abs_topk(location)]
     if gated:
         raise refusal(
             name, f"the AbsTopK at {', '.join(gated)} stands between the parts and their sum"
@@ -118,8 +118,8 @@ class RefusingHookedTransformer(HookedTransformer):
         Raises:
             NotImplementedError: when an AbsTopK decides anew at each position what of them passes.
         """
-        places = ("attn_out", "mlp_out") if include_mlp_biases else ("attn_out",)
-        require_sum(self.sparse_cfg, "accumulated_bias", *places)
+        locations = ("attn_out", "mlp_out") if include_mlp_biases else ("attn_out",)
+        require_sum(self.sparse_cfg, "accumulated_bias", *locations)
         if not 0 <= layer <= self.cfg.n_layers - mlp_input:
             raise ValueError(
                 f"layer must lie in [0, {self.cfg.n_layers - mlp_input}] when mlp_input is "
@@ -135,8 +135,8 @@ class RefusingHookedTransformer(HookedTransformer):
             NotImplementedError: when an AbsTopK stands inside a head or between two, or heads read
                 concatenated positions beside the stream.
         """
-        places = ("attn_in", "attn_q", "attn_k", "attn_v", "attn_out")
-        require_sum(self.sparse_cfg, "all_composition_scores", *places)
+        locations = ("attn_in", "attn_q", "attn_k", "attn_v", "attn_out")
+        require_sum(self.sparse_cfg, "all_composition_scores", *locations)
         self._require_positions_in_stream("all_composition_scores")
         return super().all_composition_scores(mode)
 

@@ -15,10 +15,10 @@ FILES: Mapping[str, str] = MappingProxyType(
         "final_model.pt": "models/{name}",
     }
 )
-"""What a released model consists of, and the remote folder of each file; the large one last."""
+"""The files of a released model with their remote folders; the large file is the last."""
 
 SWEEP = "csp_sweep1"
-"""What the names of the sweep over sizes and sparsities begin with."""
+"""Prefix of the names of the models in the sweep over sizes and sparsities."""
 
 _SIZES = ("1", "2", "4", "8", "16")
 _NONZEROS = ("0.9", "1.9", "3.7", "7.4", "14.8")
@@ -33,7 +33,7 @@ class ReleasedModel:
     description: str
 
     broken: str | None = None
-    """Why the files upstream are of no use; None when they are fine."""
+    """The reason why the upstream files cannot be used; None when they can."""
 
     def urls(self, base_url: str) -> dict[str, str]:
         """The address of every file, by file name."""

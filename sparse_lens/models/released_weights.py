@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from sparse_lens.models.config import SparseGPTConfig
@@ -13,16 +14,16 @@ from sparse_lens.models.sparse_gpt import HookedSparseGPT
 _EMBEDDING, _UNEMBEDDING = "transformer.wte.weight", "lm_head.weight"
 _LOGITS_BIAS = "final_logits_bias"
 _CAUSAL_MASKS = (".attn.bias", ".attn.masked_bias")  # buffers of models trained without flash
-_NAMED = 8
-"""So many names an error lists in full."""
+_MAX_LISTED = 8
+"""Names that an error lists; the others are counted."""
 
 
 def released_state_dict(model: HookedSparseGPT) -> dict[str, Tensor]:
     """The model's weights under their released names and in the released layout, as copies.
 
     Raises:
-        ValueError: when the model has weights that its config says it has not: a tied unembedding
-            of its own, or biases.
+        ValueError: when the model has weights that its config excludes: biases, or an unembedding
+            that differs from the embedding it is tied to.
     """
     cfg = model.sparse_cfg
     if cfg.tied_unembed and not torch.equal(model.embed.W_E, model.unembed.W_U.T):
@@ -74,7 +75,7 @@ def load_released_state_dict(model: HookedSparseGPT, weights: Mapping[str, Tenso
 
 
 def _layout(model: HookedSparseGPT) -> Iterator[tuple[str, list[Tensor]]]:
-    """Each released name, and the views of our parameters that it holds one after the other."""
+    """Each released name with views of the model's parameters, which are concatenated there."""
     cfg = model.sparse_cfg
     yield _EMBEDDING, [model.embed.W_E]
     yield "transformer.wpe.weight", [model.pos_embed.W_pos]
@@ -87,9 +88,11 @@ def _layout(model: HookedSparseGPT) -> Iterator[tuple[str, list[Tensor]]]:
         for name, norm in norms.items():
             yield from _norm(f"{prefix}.{name}", norm, cfg)
         attn, mlp = block.attn, block.mlp
+        # Released matrices are [out, in]. The heads are separate, as their views cannot be joined.
         heads = [head.T for weight in (attn.W_Q, attn.W_K, attn.W_V) for head in weight]
+        W_O = rearrange(attn.W_O, "head d_head d_model -> d_model (head d_head)")
         yield f"{prefix}.attn.c_attn.weight", heads
-        yield f"{prefix}.attn.c_proj.weight", [attn.W_O.flatten(0, 1).T]
+        yield f"{prefix}.attn.c_proj.weight", [W_O]
         yield f"{prefix}.mlp.c_fc.weight", [mlp.W_in.T]
         yield f"{prefix}.mlp.c_proj.weight", [mlp.W_out.T]
         if cfg.bias:
@@ -133,5 +136,5 @@ def _check_shapes(weights: Mapping[str, Tensor], layout: list[tuple[str, list[Te
 
 
 def _listed(names: list[str], separator: str = ", ") -> str:
-    more = len(names) - _NAMED
-    return separator.join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+    more = len(names) - _MAX_LISTED
+    return separator.join(names[:_MAX_LISTED]) + (f" and {more} more" if more > 0 else "")

@@ -1,4 +1,4 @@
-"""How the next token is chosen, and which tokens end a text."""
+"""The choice of the next token, and the tokens that end a text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ class Sampling:
         tokens: Int[Tensor, "batch pos"],
         real: Bool[Tensor, "batch pos"],
     ) -> Int[Tensor, " batch"]:
-        """A next token for each row, given those before it and which of them are no padding."""
+        """A next token for each row; `real` is false where the tokens before it are padding."""
         if self.temperature == 0:
             return logits.argmax(-1)
         logits = logits.float() / self.temperature
@@ -56,12 +56,13 @@ class Sampling:
             counts = torch.zeros_like(logits).scatter_add_(1, tokens, real.to(logits.dtype))
             logits = logits - self.freq_penalty * counts
         if self.top_k is not None:
-            least = logits.topk(min(self.top_k, logits.shape[-1])).values[:, -1:]
-            logits = logits.masked_fill(logits < least, -torch.inf)
+            threshold = logits.topk(min(self.top_k, logits.shape[-1])).values[:, -1:]  # [batch, 1]
+            logits = logits.masked_fill(logits < threshold, -torch.inf)
         elif self.top_p is not None:
-            ordered, order = logits.softmax(-1).sort(descending=True)
-            reached = ordered.cumsum(-1) - ordered > self.top_p  # already before this token
-            dropped = torch.zeros_like(reached).scatter(1, order, reached)
+            probabilities, order = logits.softmax(-1).sort(descending=True)
+            # A token is dropped when more likely ones already exceed top_p.
+            beyond = probabilities.cumsum(-1) - probabilities > self.top_p
+            dropped = torch.zeros_like(beyond).scatter(1, order, beyond)
             logits = logits.masked_fill(dropped, -torch.inf)
         drawn = torch.multinomial(logits.softmax(-1), 1, True, generator=self.generator)
         return drawn[:, 0]

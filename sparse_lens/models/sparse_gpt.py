@@ -38,7 +38,7 @@ class HookedSparseGPT(
     """A weight-sparse GPT (Gao et al. 2025, 2511.13653) as a HookedTransformer.
 
     Beside the stock hook points there are, in each layer, `attn.hook_input` and `mlp.hook_input`
-    (what the sublayer reads: after norm, concatenated positions and AbsTopK) and, before the
+    (the sublayer's input, after norm, concatenated positions and AbsTopK) and, before the
     AbsTopK of the same name, `attn.hook_q_pre`, `attn.hook_k_pre`, `attn.hook_v_pre`,
     `attn.hook_out_pre` and `mlp.hook_out_pre`. Stock hook points lie behind the AbsTopK;
     `unembed.hook_out` lies before a bigram table is added. As in any HookedTransformer,
@@ -59,11 +59,11 @@ class HookedSparseGPT(
 
         Args:
             device: where to put it; the CPU, or CUDA when there is some, when not given.
-            seed: of the weights, see :meth:`init_weights`; None leaves the matrices as the memory
-                was, to be filled by a checkpoint.
+            seed: of the weights, see :meth:`init_weights`; None leaves the matrices uninitialised
+                for a checkpoint to be loaded.
 
         Raises:
-            ValueError: when there is no such device.
+            ValueError: when the device is not available.
         """
         check_device(device)
         HookedRootModule.__init__(self)
@@ -72,7 +72,7 @@ class HookedSparseGPT(
         self.tokenizer = None
         self.dataset = None
         self.reference_tokens: Int[Tensor, "n pos"] | None = None
-        """A sample of the training distribution, on the CPU; None when there is none."""
+        """A sample of the training distribution, on the CPU, or None."""
 
         self.embed = Embed(self.cfg)
         self.hook_embed = HookPoint()  # [batch, pos, d_model]
@@ -118,12 +118,12 @@ class HookedSparseGPT(
         """As `HookedTransformer.forward`, with the bigram table added to the logits.
 
         With `start_at_layer`, `tokens` are needed for a loss or when there is a bigram table;
-        `shortformer_pos_embed` is where concatenated position embeddings travel, and those of a
-        sequence from its beginning are taken when it is not given.
+        `shortformer_pos_embed` carries concatenated position embeddings, by default those of a
+        sequence from its beginning.
 
         Raises:
             ValueError: for an input that is not tokens, text or (with `start_at_layer`) a stream,
-                that is longer than the context, or lacks the tokens that it needs.
+                or is longer than the context, and when `tokens` are needed and not given.
         """
         if return_type not in (None, "logits", "loss", "both"):
             raise ValueError(
@@ -184,7 +184,7 @@ class HookedSparseGPT(
         if not isinstance(input, Tensor):
             if self.tokenizer is None:
                 raise ValueError("this model has no tokenizer to read text with; pass tokens.")
-            input = self.to_tokens(input).long()  # those of an empty text come as floats
+            input = self.to_tokens(input).long()  # an empty text gives floats
         if input.ndim not in (1, 2) or input.is_floating_point() or input.dtype == torch.bool:
             raise ValueError(
                 f"expected tokens, integers of shape [batch, pos] or [pos], got {input.dtype} of "
@@ -199,14 +199,14 @@ class HookedSparseGPT(
     def _as_mask(
         self, attention_mask: Tensor | None, tokens: Int[Tensor, "batch pos"], past_kv_cache: Any
     ) -> Tensor | None:
-        """Stock code takes an end-of-text for padding when it is fed alone, with a cache."""
+        """The mask for a key-value cache: the stock one treats a lone end-of-text as padding."""
         if attention_mask is not None or past_kv_cache is None:
             return attention_mask
         if self.tokenizer is None or self.tokenizer.padding_side == "right":
             return torch.ones_like(tokens)
-        begun = past_kv_cache.previous_attention_mask.bool().any(1, keepdim=True)
+        has_begun = past_kv_cache.previous_attention_mask.bool().any(1, keepdim=True)  # [batch, 1]
         mask = get_attention_mask(self.tokenizer, tokens, bool(self.cfg.default_prepend_bos))
-        return torch.where(begun, 1, mask)
+        return torch.where(has_begun, 1, mask)
 
     def _as_stream(self, input: Any) -> Float[Tensor, "batch pos d_model"]:
         if not isinstance(input, Tensor) or not input.is_floating_point():
@@ -229,7 +229,7 @@ class HookedSparseGPT(
         return self
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "HookedSparseGPT":
-        """Every way to move a module (`to`, `cuda`, `bfloat16`, ...) comes by here."""
+        """Called by every way of moving a module: `to`, `cuda`, `bfloat16`, ..."""
         super()._apply(fn, recurse)
         weight = self.embed.W_E
         self.cfg.device, self.cfg.dtype = str(weight.device), weight.dtype
@@ -237,7 +237,7 @@ class HookedSparseGPT(
 
 
 def check_device(device: torch.device | str | None) -> None:
-    """Refuse a device that is not there with a ValueError."""
+    """Raise a ValueError for a device that is not available."""
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # the latter from a torch without CUDA
@@ -268,7 +268,7 @@ def _hooked_config(
         device=None if device is None else str(device),
         dtype=dtype,
     )
-    # The stock count takes it that sublayers read d_model channels.
+    # The stock count assumes that sublayers read d_model channels.
     attention = cfg.n_head * cfg.d_head * (3 * cfg.d_in + cfg.d_model)
     hooked.n_params = cfg.n_layer * (attention + cfg.d_mlp * (cfg.d_in + cfg.d_model))
     return hooked

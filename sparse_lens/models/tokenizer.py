@@ -1,4 +1,4 @@
-"""Byte-level BPE tokenizers in GPT-2's two-file format, the one that sparse GPTs come with."""
+"""Byte-level BPE tokenizers in GPT-2's format of two files, in which sparse GPTs have theirs."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from tokenizers import Regex, Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel, PreTokenizer, Split
-from tokenizers.pre_tokenizers import Sequence as InTurn
+from tokenizers.pre_tokenizers import Sequence as PreTokenizerSequence
 from transformers import PreTrainedTokenizerFast
 
 VOCABULARY_FILE = "encoder.json"
@@ -19,7 +19,7 @@ END_OF_TEXT = "<|endoftext|>"
 SPLIT_PATTERN = (
     r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""The pieces of text that tokens never cross (tinypython_2k's)."""
+"""Matches the pieces of text that tokens never cross, as in tinypython_2k."""
 
 _VERSION_LINE = "#version"
 
@@ -28,7 +28,7 @@ def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerFast:
     """The tokenizer in a directory's `encoder.json` and `vocab.bpe`.
 
     It prepends nothing, pads on the right, and goes into `HookedTransformer.set_tokenizer`
-    without asking the network. `<|endoftext|>` is beginning, end and padding; when the files do
+    without network access. `<|endoftext|>` is beginning, end and padding; when the files do
     not name it, it takes the id after the last one (2047 in tinypython_2k).
 
     Raises:
@@ -82,8 +82,8 @@ def make_tokenizer(
 
 
 def make_pre_tokenizer() -> PreTokenizer:
-    """Splits text by `SPLIT_PATTERN`, then spells it in byte letters; what training needs too."""
-    return InTurn(
+    """Splits text by `SPLIT_PATTERN`, then spells it in byte letters."""
+    return PreTokenizerSequence(
         [
             Split(Regex(SPLIT_PATTERN), behavior="isolated"),
             ByteLevel(add_prefix_space=False, use_regex=False),
@@ -175,11 +175,12 @@ def _check_describable(state: dict[str, Any], added: dict[str, int]) -> None:
     model = state["model"]
     if model["type"] != "BPE":
         raise ValueError(f"only byte-level BPE has merges to save, got a {model['type']} model.")
-    ours = json.loads(make_tokenizer({END_OF_TEXT: 0}, []).backend_tokenizer.to_str())
-    different = [k for k in ("normalizer", "pre_tokenizer", "decoder") if state[k] != ours[k]]
+    reference = json.loads(make_tokenizer({END_OF_TEXT: 0}, []).backend_tokenizer.to_str())
+    parts = ("normalizer", "pre_tokenizer", "decoder")
+    different = [k for k in parts if state[k] != reference[k]]
     options = ("dropout", "byte_fallback", "ignore_merges")
-    different += [k for k in options if model.get(k) != ours["model"].get(k)]
-    # The library takes None and "" for the same here.
+    different += [k for k in options if model.get(k) != reference["model"].get(k)]
+    # None and "" mean the same to the library here.
     affixes = ("continuing_subword_prefix", "end_of_word_suffix")
     different += [k for k in affixes if model.get(k)]
     different += [f"added token {t!r}" for t in sorted(added) if t != END_OF_TEXT]

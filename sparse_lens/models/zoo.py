@@ -20,7 +20,7 @@ Status = Literal["embedded", "cached", "available", "unavailable"]
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A model that has a name."""
+    """A model in the list of models."""
 
     name: str
 
@@ -28,12 +28,12 @@ class ModelEntry:
     """In the package, in the cache, to be fetched, or released with broken files."""
 
     size: int | None
-    """Bytes on disk; None when it is not there."""
+    """Bytes on disk; None for a model that is not on disk."""
 
     description: str
 
     path: Path
-    """Its folder, which for a released model that is not cached has yet to be made."""
+    """The model's folder, which does not exist for a released model that is not cached."""
 
 
 def resolve(
@@ -73,10 +73,10 @@ def resolve(
 
 
 def locate(name: str, *, cache: str | Path | None = None, embedded: Path = EMBEDDED_FOLDER) -> Path:
-    """The folder that a name stands for, whether it is filled yet or not; fetches nothing.
+    """The folder of a model, which need not exist yet; fetches nothing.
 
     Raises:
-        ValueError: when no model has that name; suggests some that have.
+        ValueError: when no model has that name; suggests similar names.
     """
     if name in _embedded_names(embedded):
         return embedded / name
@@ -99,7 +99,7 @@ def list_models(
 ) -> list[ModelEntry]:
     """Every model that has a name: embedded ones first, then released ones."""
     entries = [
-        ModelEntry(path.name, "embedded", _bytes(path), _about(path), path)
+        ModelEntry(path.name, "embedded", _size(path), _description(path), path)
         for path in (embedded / name for name in _embedded_names(embedded))
     ]
     folder = download_cache.cache_folder(cache)
@@ -129,7 +129,7 @@ def clear_cache(
 def verify(
     name: str | None = None, *, cache: str | Path | None = None
 ) -> dict[str, tuple[str, ...]]:
-    """What is wrong with each cached model, or with one, by name: nothing when all is well.
+    """The problems with each cached model, or with one, by name; empty for a sound model.
 
     Reads every file and compares it with the digest recorded when it was fetched.
 
@@ -141,7 +141,7 @@ def verify(
     else:
         names = [_released(name).name]
     folder = download_cache.cache_folder(cache)
-    return {each: tuple(download_cache.problems(folder / each)) for each in names}
+    return {name: tuple(download_cache.problems(folder / name)) for name in names}
 
 
 def _released(name: str) -> ReleasedModel:
@@ -154,7 +154,7 @@ def _released(name: str) -> ReleasedModel:
 
 def _entry(model: ReleasedModel, folder: Path) -> ModelEntry:
     if download_cache.is_complete(folder):
-        return ModelEntry(model.name, "cached", _bytes(folder), model.description, folder)
+        return ModelEntry(model.name, "cached", _size(folder), model.description, folder)
     if model.broken is not None:
         description = f"{model.description}; {model.broken}"
         return ModelEntry(model.name, "unavailable", None, description, folder)
@@ -167,7 +167,7 @@ def _embedded_names(root: Path) -> list[str]:
     return sorted(path.parent.name for path in root.glob("*/config.json"))
 
 
-def _about(folder: Path) -> str:
+def _description(folder: Path) -> str:
     """The `description` in an embedded model's training log, if it has one."""
     try:
         log = json.loads((folder / "training.json").read_text(encoding="utf-8"))
@@ -177,5 +177,5 @@ def _about(folder: Path) -> str:
     return description if isinstance(description, str) else ""
 
 
-def _bytes(folder: Path) -> int:
+def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -1,9 +1,10 @@
-"""The values of all nodes in runs of the whole model, or of a circuit, and their means."""
+"""The values of all nodes in a run of the full model or of a circuit, and their means."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 
 import torch
+from einops import einsum
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
@@ -29,24 +30,24 @@ def activations(
     *,
     patch: Attachment | None = None,
 ) -> Values:
-    """The values of all nodes in a run on some tokens.
+    """The values of all nodes in a run on tokens.
 
     Args:
-        patch: makes the model a circuit; None for the whole model.
+        patch: the hooks that make the model a circuit; None for the full model.
     """
     if isinstance(graph, ComponentGraph):
         outputs = writer_activations(model, graph, tokens, patch=patch)
-        return {name: outputs[where] for name, where in _writer_sites(graph)}
+        return {name: outputs[columns] for name, columns in _writer_slices(graph)}
     values: dict[str, Tensor] = {}
     edits, captures = Hooks(), Hooks()
     for name, site in graph.sites.items():
 
-        def keep(found: Tensor, name: str = name) -> None:
-            channels = site_channels(found, graph.sites[name])
-            # Where each head reads a copy of its own, one stands for all.
+        def capture(hook_value: Tensor, name: str = name) -> None:
+            channels = site_channels(hook_value, graph.sites[name])  # [n, pos, (head,) width]
+            # Under `use_attn_in` each head reads a copy of the stream, all of them equal.
             values[name] = (channels[:, :, 0] if channels.ndim == 4 else channels).detach().clone()
 
-        captures.add(site.hook_name, keep)
+        captures.add(site.hook_name, capture)
     _run(model, tokens, edits, captures, channel_flags(captures), patch)
     return values
 
@@ -58,15 +59,15 @@ def writer_activations(
     *,
     patch: Attachment | None = None,
 ) -> Float[Tensor, "writers n pos d_model"]:
-    """The outputs of all writers in a run on some tokens; see `activations`."""
-    outputs: list[Tensor] = []
+    """The outputs of all writers in a run on tokens; see `activations`."""
+    outputs: list[Tensor] = []  # one tensor, allocated when its shape is known
 
-    def receive(live: Tensor, where: slice) -> None:
+    def receive(live: Tensor, columns: slice) -> None:
         if not outputs:
             outputs.append(live.new_empty(graph.n_writers, *live.shape[1:]))
-        outputs[0][where] = live
+        outputs[0][columns] = live
 
-    _each_writer(model, graph, tokens, receive, patch)
+    _receive_writers(model, graph, tokens, receive, patch)
     return outputs[0]
 
 
@@ -79,23 +80,23 @@ def mean_activations(
     per_position: bool = False,
     batch_size: int = REFERENCE_BATCH,
 ) -> Values:
-    """Means of all nodes' values over some tokens, in float32 or better.
-
-    Pooled over positions, or one for each position.
+    """Means of all nodes' values over tokens, in float32, or in float64 for such models.
 
     Args:
-        lengths: tokens of each row that are not padding on its right; None when none is padded.
+        lengths: number of tokens of each row before the padding on its right; None for rows
+            without padding.
+        per_position: one mean per position, instead of one over all positions.
 
     Raises:
         ValueError: for no tokens, or a position at which all is padding.
     """
     n, width = tokens.shape
-    real = torch.ones(n, width, dtype=torch.bool)
+    is_real = torch.ones(n, width, dtype=torch.bool)  # not padding
     if lengths is not None:
         if lengths.shape != (n,):
             raise ValueError(f"{len(lengths)} lengths for {n} rows of tokens; give one for each.")
-        real = torch.arange(width) < lengths.cpu()[:, None]
-    counts = real.sum(0) if per_position else real.sum()
+        is_real = torch.arange(width) < lengths.cpu()[:, None]
+    counts = is_real.sum(0) if per_position else is_real.sum()
     if not bool((counts > 0).all()) or not counts.numel():
         raise ValueError(
             f"cannot take means over no tokens: tokens of shape {(n, width)}, of which "
@@ -103,7 +104,7 @@ def mean_activations(
         )
     sums: dict[str, Tensor] = {}
     for rows in torch.arange(n).split(batch_size):
-        for name, total in _sums(model, graph, tokens[rows.to(tokens.device)], real[rows]):
+        for name, total in _sums(model, graph, tokens[rows.to(tokens.device)], is_real[rows]):
             total = total if per_position else total.sum(-2)
             sums[name] = sums[name] + total if name in sums else total
     return {
@@ -116,45 +117,47 @@ def _sums(
     model: HookedTransformer,
     graph: Graph,
     tokens: Int[Tensor, "n pos"],
-    real: Bool[Tensor, "n pos"],
+    is_real: Bool[Tensor, "n pos"],
 ) -> Iterator[tuple[str, Float[Tensor, "*width pos d"]]]:
     """By site, sums over the rows of tokens, without padding."""
     if isinstance(graph, ComponentGraph):
-        totals: list[Tensor] = []
+        totals: list[Tensor] = []  # by site, in the order of the writers
 
-        def receive(live: Tensor, where: slice) -> None:
-            totals.append(_sum_of_real(live, real))
+        def receive(live: Tensor, columns: slice) -> None:
+            totals.append(_sum_of_real(live, is_real))
 
-        _each_writer(model, graph, tokens, receive)
-        outputs = torch.cat(totals)
-        yield from ((name, outputs[where]) for name, where in _writer_sites(graph))
+        _receive_writers(model, graph, tokens, receive)
+        outputs = torch.cat(totals)  # [writers, pos, d_model]
+        yield from ((name, outputs[columns]) for name, columns in _writer_slices(graph))
         return
     for name, value in activations(model, graph, tokens).items():
-        yield name, _sum_of_real(value, real)
+        yield name, _sum_of_real(value, is_real)
 
 
 def _sum_of_real(
-    values: Float[Tensor, "*writers n pos d"], real: Bool[Tensor, "n pos"]
+    values: Float[Tensor, "*writers n pos d"], is_real: Bool[Tensor, "n pos"]
 ) -> Float[Tensor, "*writers pos d"]:
+    """The sum over rows, without padding."""
     dtype = torch.promote_types(values.dtype, torch.float32)
-    weight = real.to(device=values.device, dtype=dtype)
-    return torch.einsum("...bpd,bp->...pd", values.to(dtype), weight)
+    weight = is_real.to(device=values.device, dtype=dtype)
+    return einsum(values.to(dtype), weight, "... n pos d, n pos -> ... pos d")
 
 
-def _writer_sites(graph: ComponentGraph) -> Iterator[tuple[str, slice]]:
-    for name, where in graph.node_slices.items():
+def _writer_slices(graph: ComponentGraph) -> Iterator[tuple[str, slice]]:
+    """By site, the slice of its writers."""
+    for name, columns in graph.node_slices.items():
         if name != "logits":
-            yield name, where
+            yield name, columns
 
 
-def _each_writer(
+def _receive_writers(
     model: HookedTransformer,
     graph: ComponentGraph,
     tokens: Int[Tensor, "n pos"],
     receive: Receive,
     patch: Attachment | None = None,
 ) -> None:
-    """Hand over the outputs of all writers, one site after the other, in a run on some tokens."""
+    """Call `receive` with the outputs of each site's writers in a run on tokens."""
     edits, captures = Hooks(), Hooks()
     WriterOutputs(model, graph).hand_over(receive, edits, captures)
     _run(model, tokens, edits, captures, {}, patch)
@@ -169,7 +172,7 @@ def _run(
     flags: Mapping[str, bool],
     patch: Attachment | None,
 ) -> None:
-    """One pass through the model's blocks with this patch, instead of any that is active on it."""
+    """One pass through the model's layers, with this patch instead of any that is active on it."""
     attachment = Attachment(model, edits=edits.merged(), captures=captures.merged(), flags=flags)
     circuit = nullcontext() if patch is None else patch.attached()
     with suspended(model), circuit, attachment.attached():

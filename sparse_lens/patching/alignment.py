@@ -1,4 +1,4 @@
-"""Where ablated values belong: pooled over positions, one a position, or one a token."""
+"""The ablated values that belong to the tokens of a run, and their differences to live values."""
 
 import torch
 from torch import Tensor
@@ -7,32 +7,33 @@ from torch import Tensor
 def aligned(
     values: Tensor, name: str, *, leading: int, batch: int, pos: int, offset: int = 0
 ) -> Tensor:
-    """The part of ablated values that is for a run on `[batch, pos]` tokens, with both these axes.
-
-    Between `leading` axes and the channels, `values` has no axis (pooled means), `[positions]`
-    (means per position: as many as there are or more) or `[batch, positions]` (values on tokens
-    that are aligned with those of the run; one row serves all).
+    """The ablated values for a run on `[batch, pos]` tokens, broadcastable over both these axes.
 
     Args:
+        values: between its `leading` axes and the channels it has no axis (means over all
+            positions), `[positions]` (means per position, for as many as the run has or more), or
+            `[batch, positions]` (values on tokens that are aligned with those of the run; with a
+            batch of one they are used for all rows).
         name: of the site, for the message.
-        offset: positions of the run that came before and lie in a key-value cache.
+        offset: number of earlier positions, which are in the key-value cache.
 
     Raises:
-        ValueError: when they belong to other tokens.
+        ValueError: when the values are for other tokens.
     """
-    axes = values.ndim - 1 - leading
-    if axes == 0:
+    n_axes = values.ndim - 1 - leading
+    if n_axes == 0:
         return values.unsqueeze(leading).unsqueeze(leading)
-    found = tuple(values.shape[leading:-1])
-    if axes == 1:
+    shape = tuple(values.shape[leading:-1])  # [positions] or [batch, positions]
+    if n_axes == 1:
         values = values.unsqueeze(leading)
-        too_short = found[0] < offset + pos
+        fits = shape[0] >= offset + pos
     else:
-        whole = offset or found[1] == pos
-        too_short = found[1] < offset + pos or found[0] not in (1, batch) or not whole
-    if too_short:
+        # While tokens are generated, the values are those of the whole text, cached part included.
+        fits_positions = shape[1] >= offset + pos if offset else shape[1] == pos
+        fits = fits_positions and shape[0] in (1, batch)
+    if not fits:
         run = f"{batch} x {pos} tokens" + (f" after {offset} cached ones" if offset else "")
-        given = f"{found[0]} positions" if axes == 1 else f"{found[0]} x {found[1]} tokens"
+        given = f"{shape[0]} positions" if n_axes == 1 else f"{shape[0]} x {shape[1]} tokens"
         raise ValueError(
             f"the ablated values of {name} are for {given}, the circuit runs on {run}; pass the "
             "ablation tokens (or means) that are aligned with those of the run, row by row."
@@ -41,7 +42,7 @@ def aligned(
 
 
 def like(values: Tensor, live: Tensor) -> Tensor:
-    """On the device and in the dtype of live values."""
+    """Values on the device and in the dtype of live values."""
     return values.to(device=live.device, dtype=live.dtype)
 
 

@@ -1,4 +1,4 @@
-"""Whether a graph is the graph of a model, and whether prompts are in its tokens."""
+"""Checks that a graph is a model's graph, and that the model can run prompts."""
 
 import torch
 from transformer_lens import HookedTransformer
@@ -12,18 +12,18 @@ _LAYOUT = ("n_layers", "n_heads", "d_head", "d_model", "attn_only", "parallel")
 
 
 def check_fits(model: HookedTransformer, graph: Graph) -> None:
-    """Refuse a graph that was built from a model of another shape, or with other nonzero weights.
+    """Check that a graph is the model's: of its shape, and with its nonzero weights.
 
     Raises:
-        ValueError: saying what differs.
+        ValueError: if it is not, naming what differs.
     """
     if isinstance(graph, ComponentGraph):
-        own: Graph = ComponentGraph.from_model(model, split_embeddings=graph.split_embeddings)
+        expected: Graph = ComponentGraph.from_model(model, split_embeddings=graph.split_embeddings)
     elif isinstance(graph, ChannelGraph):
-        own = ChannelGraph.from_model(model, final_resid=graph.has_final_resid)
+        expected = ChannelGraph.from_model(model, final_resid=graph.has_final_resid)
     else:
         raise ValueError(f"no forward pass for graphs of kind {type(graph).__name__}.")
-    reason = _difference(graph, own)
+    reason = _difference(graph, expected)
     if reason is not None:
         raise ValueError(
             f"{graph} is the graph of another model: {reason}. Build the graph (and the circuit) "
@@ -32,10 +32,10 @@ def check_fits(model: HookedTransformer, graph: Graph) -> None:
 
 
 def check_prompts(model: HookedTransformer, prompts: Prompts) -> None:
-    """Refuse prompts that are too long for a model, or have tokens that it lacks.
+    """Check that prompts fit into a model's context, and their tokens into its vocabulary.
 
     Raises:
-        ValueError: saying which of the two.
+        ValueError: if they do not, naming which of the two.
     """
     cfg = model.cfg
     length = prompts.clean.shape[1]
@@ -52,16 +52,17 @@ def check_prompts(model: HookedTransformer, prompts: Prompts) -> None:
             )
 
 
-def _difference(graph: Graph, own: Graph) -> str | None:
-    """What of a graph is not as in the model's own."""
-    of_both = {name: (getattr(graph, name), getattr(own, name)) for name in _LAYOUT}
-    differ = [f"{name} {a} against {b}" for name, (a, b) in of_both.items() if a != b]
-    if differ:
-        return f"graph and model differ in {', '.join(differ)}"
-    for name in sorted({*graph.sites, *own.sites}, key=str):
-        if graph.sites.get(name) != own.sites.get(name):
-            return f"site {name!r} is {graph.sites.get(name)} against {own.sites.get(name)}"
-    for block, support in own.edge_support.items():
+def _difference(graph: Graph, expected: Graph) -> str | None:
+    """How a graph differs from the model's; None if it does not."""
+    layouts = {name: (getattr(graph, name), getattr(expected, name)) for name in _LAYOUT}
+    differing = [f"{name} {a} against {b}" for name, (a, b) in layouts.items() if a != b]
+    if differing:
+        return f"graph and model differ in {', '.join(differing)}"
+    for name in sorted({*graph.sites, *expected.sites}, key=str):
+        site, expected_site = graph.sites.get(name), expected.sites.get(name)
+        if site != expected_site:
+            return f"site {name!r} is {site} against {expected_site}"
+    for block, support in expected.edge_support.items():
         if not torch.equal(graph.edge_support[block], support):
             return f"other weights of block {block!r} are zero"
     return None

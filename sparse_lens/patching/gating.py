@@ -1,4 +1,7 @@
-"""x becomes gate * x + (1 - gate) * ablated, with gates that stay in their own precision."""
+"""Gates on nodes: gate * live + (1 - gate) * ablated.
+
+Gates and their gradients keep their own precision, float32, in models that compute in bfloat16.
+"""
 
 from typing import Any
 
@@ -15,32 +18,38 @@ def gate_values(
     gate: Float[Tensor, "#width"],
     ablated: Tensor | None,
 ) -> Float[Tensor, "*batch width"]:
-    """Live values where the gate is 1, ablated ones (None: zeros) where it is 0.
+    """gate * live + (1 - gate) * ablated, where None stands for zeros.
 
-    Gradients reach the live values and the gate.
+    Differentiable with respect to live values and gates.
     """
     gate = gate.to(live.device)
     return _Gate.apply(live, gate, None if ablated is None else like(ablated, live))  # type: ignore[return-value]
 
 
 class _Gate(torch.autograd.Function):
+    """With y = g x + (1 - g) a: dL/dx = g dL/dy, and dL/dg = sum of (x - a) dL/dy.
+
+    Written out because autograd would sum dL/dg in the precision of the model.
+    """
+
     @staticmethod
     def forward(ctx: Any, live: Tensor, gate: Tensor, ablated: Tensor | None) -> Tensor:
         ctx.save_for_backward(live if ctx.needs_input_grad[1] else None, gate, ablated)
-        share = gate.to(live.dtype)
+        weight = gate.to(live.dtype)
         if ablated is None:
-            return live * share
-        return torch.lerp(ablated.expand_as(live), live, share)
+            return live * weight
+        return torch.lerp(ablated.expand_as(live), live, weight)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         live, gate, ablated = ctx.saved_tensors
-        (grad,) = grad_outputs
+        (grad,) = grad_outputs  # [*batch, width]
         grad_live = grad * gate.to(grad.dtype) if ctx.needs_input_grad[0] else None
         grad_gate = None
         if ctx.needs_input_grad[1]:
-            change = grad * (live if ablated is None else live - ablated)
-            axes = tuple(range(change.ndim - 1)) + ((-1,) if len(gate) == 1 else ())
-            grad_gate = change.sum(axes, dtype=gate.dtype).view(gate.shape)
+            products = grad * (live if ablated is None else live - ablated)
+            # Over all axes that the gate broadcasts over: the last one, too, for a single gate.
+            axes = tuple(range(products.ndim - 1)) + ((-1,) if len(gate) == 1 else ())
+            grad_gate = products.sum(axes, dtype=gate.dtype).view(gate.shape)
         return grad_live, grad_gate, None

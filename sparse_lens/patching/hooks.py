@@ -1,7 +1,8 @@
-"""Attaching to hook points, and leaving the model as it was found.
+"""Hooks on a model's hook points, and their removal.
 
-Hooks here are PyTorch's own on TransformerLens's hook points: `reset_hooks` does not remove them
-(the model would silently stop being the circuit), and removing them leaves other people's alone.
+They are PyTorch's own hooks on TransformerLens's hook points. TransformerLens's `reset_hooks` does
+not remove them (the model would silently stop being the circuit), and removing them does not touch
+hooks that others have added.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ Edit = Callable[[Tensor], Tensor | None]
 """Takes the value at a hook point and returns what replaces it, or None to leave it."""
 
 OnStart = Callable[[int], None]
-"""Is told at the start of each forward pass how many positions lie in a key-value cache."""
+"""Called at the start of each forward pass with the number of positions in the key-value cache."""
 
 _FLAGS = {
     "use_hook_mlp_in": "set_use_hook_mlp_in",
@@ -27,9 +28,10 @@ _FLAGS = {
 class Attachment:
     """Edits and captures on a model's hook points, to be installed and removed together.
 
-    Edits run before all other hooks, so that a cache taken meanwhile holds what the circuit
-    computes. Captures run after all others, so that they see what these made of the value; to stay
-    last behind hooks that were added meanwhile they are renewed at the start of each forward pass.
+    Edits replace the value at a hook point and run before all other hooks, so that a cache taken by
+    others holds what the circuit computes. Captures only read the value and run after all other
+    hooks, so that they see their changes. Since hooks can be added later, captures are registered
+    anew, as the last ones, at the start of each forward pass.
     """
 
     def __init__(
@@ -46,15 +48,15 @@ class Attachment:
         self._captures = {hook_point(model, name): capture for name, capture in captures.items()}
         self._flags = dict(flags or {})
         self._on_start = on_start
-        self._found: dict[str, bool] = {}
+        self._flags_before: dict[str, bool] = {}
         self._handles: list[Any] = []
         self._capture_handles: dict[nn.Module, Any] = {}
 
     def install(self) -> None:
-        """Attach everything and switch the flags."""
+        """Register all hooks and set the flags."""
         try:
             for flag, value in self._flags.items():
-                self._found[flag] = getattr(self._model.cfg, flag)
+                self._flags_before[flag] = getattr(self._model.cfg, flag)
                 getattr(self._model, _FLAGS[flag])(value)
             for point, edit in self._edits.items():
                 self._handles.append(point.register_forward_hook(_replacing(edit), prepend=True))
@@ -72,13 +74,13 @@ class Attachment:
             raise
 
     def remove(self) -> None:
-        """Detach everything and restore the flags."""
+        """Remove all hooks and restore the flags."""
         for handle in (*self._handles, *self._capture_handles.values()):
             handle.remove()
         self._handles, self._capture_handles = [], {}
-        for flag, value in self._found.items():
+        for flag, value in self._flags_before.items():
             getattr(self._model, _FLAGS[flag])(value)
-        self._found = {}
+        self._flags_before = {}
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -90,6 +92,7 @@ class Attachment:
             self.remove()
 
     def _start(self, block: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        """Runs before the first layer of each forward pass."""
         self._renew_captures()
         cache = kwargs.get("past_kv_cache_entry")
         if cache is not None and self._flags.get("ungroup_grouped_query_attention"):
@@ -101,9 +104,11 @@ class Attachment:
             self._on_start(0 if cache is None else cache.past_keys.shape[1])
 
     def _renew_captures(self, *_: Any) -> None:
+        """Register the captures that are not the last hooks of their hook points anew."""
         for point, capture in self._captures.items():
             handle = self._capture_handles.get(point)
-            if handle is not None and next(reversed(point._forward_hooks), None) == handle.id:
+            last_hook_id = next(reversed(point._forward_hooks), None)
+            if handle is not None and last_hook_id == handle.id:
                 continue
             if handle is not None:
                 handle.remove()
@@ -114,7 +119,7 @@ def hook_point(model: HookedTransformer, name: str) -> nn.Module:
     """A model's hook point.
 
     Raises:
-        ValueError: when there is none of that name.
+        ValueError: when the model has none of that name.
     """
     point = model.hook_dict.get(name)
     if point is None:
@@ -123,52 +128,52 @@ def hook_point(model: HookedTransformer, name: str) -> nn.Module:
 
 
 class Hooks(dict[str, list[Edit]]):
-    """Edits or captures by hook point, to be run there in the order in which they were added."""
+    """Edits or captures by hook point, which run in the order in which they were added."""
 
     def add(self, name: str, edit: Edit) -> None:
-        """One more at a hook point."""
+        """Add one at a hook point."""
         self.setdefault(name, []).append(edit)
 
     def update_with(self, edits: Mapping[str, Edit]) -> None:
-        """One more at each of several hook points."""
+        """Add one at each of several hook points."""
         for name, edit in edits.items():
             self.add(name, edit)
 
     def merged(self) -> dict[str, Edit]:
-        """One edit for each hook point."""
+        """One edit per hook point."""
         return {name: in_turn(edits) for name, edits in self.items()}
 
 
 def in_turn(edits: Sequence[Edit]) -> Edit:
-    """Several edits of one value, each given what the one before made of it."""
+    """Several edits as one; each takes the result of the one before."""
     if len(edits) == 1:
         return edits[0]
 
-    def edit(value: Tensor) -> Tensor:
-        for one in edits:
-            changed = one(value)
-            value = value if changed is None else changed
+    def edit_in_turn(value: Tensor) -> Tensor:
+        for edit in edits:
+            edited = edit(value)
+            value = value if edited is None else edited
         return value
 
-    return edit
+    return edit_in_turn
 
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Parameters without gradients inside the context: masks and activations alone need them."""
-    found = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    """Parameters do not require gradients inside the context; only masks and activations do."""
+    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
-        for parameter, _ in found:
+        for parameter, _ in before:
             parameter.requires_grad_(False)
         yield
     finally:
-        for parameter, needed in found:
-            parameter.requires_grad_(needed)
+        for parameter, requires_grad in before:
+            parameter.requires_grad_(requires_grad)
 
 
 @contextmanager
 def counted(model: HookedTransformer, count: Callable[[], None]) -> Iterator[None]:
-    """Inside the context `count` is called once in every forward pass."""
+    """Inside the context `count` is called once per forward pass."""
     handle = model.blocks[0].register_forward_pre_hook(lambda *_: count())
     try:
         yield

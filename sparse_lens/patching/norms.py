@@ -1,7 +1,8 @@
-"""Norms whose scales are held at what they are in the whole model.
+"""Frozen norm scales: norms divide by what they divide by in the full model.
 
-A norm divides by a number that depends on the whole stream, so that what a circuit leaves out
-rescales what it keeps, and a circuit can be tuned to that. With the scales held, it cannot.
+A norm divides by a number that depends on the whole residual stream. Ablating a part of the model
+therefore rescales the other parts, and a circuit can be fitted to that. With frozen scales it
+cannot.
 """
 
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from sparse_lens.patching.hooks import Attachment, Edit, Hooks
 from sparse_lens.patching.suspension import suspended
 
 NormScales = Mapping[str, Float[Tensor, "batch pos *head one"]]
-"""What norms divide by, by the name of their hook point."""
+"""By the name of a norm's `hook_scale`: what it divides by."""
 
 
 @torch.no_grad()
@@ -23,64 +24,66 @@ def norm_scales(model: HookedTransformer, tokens: Int[Tensor, "batch pos"]) -> N
     """Scales of all norms on the residual stream (not those of queries and keys) in the full model.
 
     Raises:
-        ValueError: for a model that has none.
+        ValueError: for a model without norms.
     """
-    found: dict[str, Tensor] = {}
-    captures = {name: _keeping(found, name) for name in _scale_names(model)}
+    scales: dict[str, Tensor] = {}
+    captures = {name: _capture(scales, name) for name in _scale_names(model)}
     if not captures:
         raise ValueError("the model has no norms, so there are no scales to freeze.")
     with suspended(model), Attachment(model, edits={}, captures=captures).attached():
         model(tokens.to(model.cfg.device), return_type=None)
-    return found
+    return scales
 
 
 def has_norms(model: HookedTransformer) -> bool:
-    """Whether there are norms on the residual stream, whose scales could be frozen."""
+    """Whether the residual stream has norms, whose scales can be frozen."""
     return bool(_scale_names(model))
 
 
 def _scale_names(model: HookedTransformer) -> list[str]:
+    # Norms of queries and keys are modules of `attn`.
     return [n for n in model.hook_dict if n.endswith(".hook_scale") and ".attn." not in n]
 
 
 def freeze_scales(scales: NormScales, edits: Hooks) -> None:
-    """Add the edits that put these scales in place of what the norms find."""
+    """Add edits that replace the norms' scales by these."""
     for name, scale in scales.items():
-        edits.add(name, _Put(name, scale))
+        edits.add(name, _ReplaceScale(name, scale))
 
 
 class FrozenScale(nn.Module):
-    """Stands in for the hook point of a norm that is run apart from the model, on some tokens."""
+    """Replaces the hook point `hook_scale` of a norm that is called outside the model's forward."""
 
     def __init__(self, scale: Float[Tensor, "batch pos *head one"]) -> None:
         super().__init__()
-        one = scale[:, :, 0] if scale.ndim == 4 else scale  # heads that read alike
-        self._scale = one.flatten(0, 1)
+        # Under `use_attn_in` each head has a scale; in the full model they are all equal.
+        scale = scale[:, :, 0] if scale.ndim == 4 else scale  # [batch, pos, 1]
+        self._scale = scale.flatten(0, 1)  # [tokens, 1]
         self.tokens = slice(None)
-        """Those of the batch that are run next."""
+        """The tokens of the batch, numbered over prompts and positions, of the next call."""
 
-    def forward(self, found: Float[Tensor, "*readers tokens one"]) -> Tensor:
-        return self._scale[self.tokens].to(found.dtype).expand_as(found)
+    def forward(self, live_scale: Float[Tensor, "*readers tokens one"]) -> Tensor:
+        return self._scale[self.tokens].to(live_scale.dtype).expand_as(live_scale)
 
 
-class _Put:
-    """The edit at one norm."""
+class _ReplaceScale:
+    """The edit that freezes the scale of one norm."""
 
     def __init__(self, name: str, scale: Float[Tensor, "batch pos *head one"]) -> None:
         self._name, self._scale = name, scale
 
-    def __call__(self, found: Tensor) -> Tensor:
-        if found.shape != self._scale.shape:
+    def __call__(self, live_scale: Tensor) -> Tensor:
+        if live_scale.shape != self._scale.shape:
             raise ValueError(
                 f"norm scales are frozen for the prompts that were given, where {self._name} has "
-                f"shape {list(self._scale.shape)}; here it has {list(found.shape)}. Run these "
+                f"shape {list(self._scale.shape)}; here it has {list(live_scale.shape)}. Run these "
                 "prompts, without a key-value cache."
             )
         return self._scale
 
 
-def _keeping(found: dict[str, Tensor], name: str) -> Edit:
-    def keep(scale: Tensor) -> None:
-        found[name] = scale
+def _capture(scales: dict[str, Tensor], name: str) -> Edit:
+    def capture(scale: Tensor) -> None:
+        scales[name] = scale
 
-    return keep
+    return capture

@@ -1,4 +1,4 @@
-"""Running a circuit: the model inside `patched` is the circuit."""
+"""Running a circuit: inside the context `patched` the model computes what the circuit does."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,24 +30,25 @@ def patched(
     prompts: Prompts | None = None,
     freeze_norm_scales: bool = False,
 ) -> Iterator[HookedTransformer]:
-    """Inside the context the model is the circuit; caches and hooks work as ever.
+    """Inside the context the model runs as the circuit; caches and other hooks work as before.
 
-    Nested contexts do not add up: the innermost circuit is what runs, and the outer one is back
-    when it ends. The model is left as it was found, also after an exception.
+    Of nested contexts only the innermost circuit runs; the outer one is restored when the inner
+    context ends. All hooks are removed and flags restored at the end, also after an exception.
 
-    One kind of hook does not act on all of a component graph's circuit: those on the norm before
-    attention (`ln1`). Heads with a cut edge see a stream of their own, which is normed without
-    hook points; hook `hook_q`, `hook_k` and `hook_v` instead, or the stream.
+    On a component graph, hooks on the norm before attention (`ln1`) do not act on all of the
+    circuit: a head with a cut edge reads a residual stream of its own, which is normed without hook
+    points. Hook `hook_q`, `hook_k` and `hook_v` instead, or the residual stream.
 
     Args:
-        circuit: what to keep; or soft masks, through which gradients flow.
-        ablation: what everything else carries.
-        prompts: those on which the circuit will run, where the ablation or the norms need to know.
+        circuit: what to keep; or soft masks, with respect to which the output is differentiable.
+        ablation: what all other nodes and edges carry.
+        prompts: on which the circuit will run. Needed by ablations that depend on prompts, and to
+            freeze norm scales.
         freeze_norm_scales: norms divide by what they divide by in the full model on these prompts.
 
     Raises:
-        ValueError: when the circuit is one of another model, or the ablation cannot be bound.
-            Also when norm scales are to be frozen without prompts, or of a model without norms.
+        ValueError: when the circuit belongs to another model, the ablation cannot be bound, or norm
+            scales are to be frozen without prompts or in a model without norms.
     """
     masks = circuit if isinstance(circuit, Masks) else Masks.of(circuit, device=model.cfg.device)
     scales = None
@@ -70,12 +71,12 @@ def run_circuit(
     *,
     ablation: Ablation | BoundAblation,
 ) -> Float[Tensor, "batch pos vocab"]:
-    """Logits of the circuit on tokens, or on the clean tokens of prompts.
+    """Logits of a circuit on tokens, or on the clean tokens of prompts.
 
     See :func:`patched` for the other arguments.
 
     Raises:
-        ValueError: for anything but tokens and prompts, or tokens that the model does not have.
+        ValueError: for anything but tokens and prompts, or prompts that the model cannot run.
     """
     if isinstance(tokens, Prompts):
         check_prompts(model, tokens)
@@ -92,20 +93,21 @@ def run_circuit(
 
 
 def circuit_activations(bound: BoundAblation, circuit: Circuit, prompts: Prompts) -> Values:
-    """The values of all nodes by site while the circuit runs on clean prompts.
+    """The values of all nodes by site in a run of the circuit on clean prompts.
 
-    On a channel graph `[n, pos, width]`; on a component graph, the outputs of all writers,
-    `[width, n, pos, d_model]`. Nodes without an edge from the circuit carry what they read there.
+    On a channel graph `[n, pos, width]`; on a component graph the outputs of writers,
+    `[width, n, pos, d_model]`. Nodes outside the circuit have the values that they compute from
+    what they read in this run.
     """
     patch = bound.attachment(Masks.of(circuit, device=bound.device), prompts)
     return activations(bound.model, bound.graph, prompts.clean, patch=patch)
 
 
 def answer_logits(model: HookedTransformer, prompts: Prompts) -> Float[Tensor, "n vocab"]:
-    """The logits at the answer positions of clean prompts, of the model as it stands.
+    """The logits at the answer positions of clean prompts, with the patches that are active.
 
-    The others are not computed, where nothing comes after the unembedding: in models with large
-    vocabularies they would take a third of a pass.
+    Other positions are not unembedded, which in models with large vocabularies saves a third of the
+    pass.
     """
     device = model.cfg.device
     rows, answers = torch.arange(len(prompts), device=device), prompts.answer_positions.to(device)
@@ -116,7 +118,7 @@ def answer_logits(model: HookedTransformer, prompts: Prompts) -> Float[Tensor, "
         return (args[0][rows, answers][:, None],)
 
     tokens = prompts.clean.to(device)
-    if anatomy_of(model).has_bigram_table:  # which needs the tokens at all positions
+    if anatomy_of(model).has_bigram_table:  # it is looked up by the tokens at all positions
         return model(tokens)[rows, answers]
     handle = model.unembed.register_forward_pre_hook(at_answers)
     try:
@@ -127,7 +129,7 @@ def answer_logits(model: HookedTransformer, prompts: Prompts) -> Float[Tensor, "
 
 @torch.no_grad()
 def full_logits(model: HookedTransformer, prompts: Prompts) -> Float[Tensor, "n vocab"]:
-    """The same of the whole model, whatever circuit it is patched to be."""
+    """The full model's logits at the answer positions, whichever circuit is active on it."""
     with suspended(model):
         return answer_logits(model, prompts)
 
@@ -135,12 +137,12 @@ def full_logits(model: HookedTransformer, prompts: Prompts) -> Float[Tensor, "n 
 def full_logits_for(
     objective: Objective, model: HookedTransformer, prompts: Prompts
 ) -> Float[Tensor, "n vocab"] | None:
-    """The same for an objective that compares with them; None for one that does not."""
+    """The full model's logits if the objective compares with them, else None."""
     return full_logits(model, prompts) if objective.needs_full_logits else None
 
 
 @torch.no_grad()
 def run_live(model: HookedTransformer, prompts: Prompts, attachment: Attachment) -> None:
-    """A forward pass of the model on clean prompts, for what the attachment captures in blocks."""
+    """Run the full model's layers on clean prompts with an attachment, for what it captures."""
     with suspended(model), attachment.attached():
         model(prompts.clean.to(model.cfg.device), stop_at_layer=model.cfg.n_layers)

@@ -1,4 +1,4 @@
-"""Nested patches: the innermost circuit is what runs, the outer ones wait."""
+"""Nested patches: only the innermost one is installed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ _STACK = "_sparse_lens_attachments"
 
 @contextmanager
 def suspended(model: HookedTransformer) -> Iterator[None]:
-    """The model without the patch that is active on it, if any."""
+    """Inside the context the patch that is active on the model, if any, is removed."""
     stack = model.__dict__.get(_STACK)
     if not stack:
         yield
@@ -28,7 +28,7 @@ def suspended(model: HookedTransformer) -> Iterator[None]:
 
 
 def has_hooks_of_others(model: HookedTransformer) -> bool:
-    """Whether hooks that are not of a patch act on the model, such as permanent ones."""
+    """Whether the model has hooks other than those of a patch, such as permanent ones."""
     with suspended(model):
         return any(
             point._forward_hooks or point._forward_pre_hooks for point in model.hook_dict.values()
@@ -37,7 +37,7 @@ def has_hooks_of_others(model: HookedTransformer) -> bool:
 
 @contextmanager
 def active(model: HookedTransformer, attachment: Attachment) -> Iterator[None]:
-    """The model with a patch, in place of the one that is active on it."""
+    """Inside the context the model has this patch, instead of the one that was active on it."""
     with suspended(model):
         stack: list[Attachment] = model.__dict__.setdefault(_STACK, [])
         stack.append(attachment)

@@ -10,7 +10,7 @@ from sparse_lens.plotting.spec import Spec, scatter
 from sparse_lens.plotting.theme import DASHES, NEUTRAL, SERIES, SYMBOLS
 
 FLOOR = 1e-4
-"""Where smaller values stand on a logarithmic axis."""
+"""Smaller values are drawn here on a logarithmic axis."""
 
 
 @dataclass(frozen=True)
@@ -19,15 +19,15 @@ class Curve:
 
     name: str
     colour: int
-    """Number in the palette; a model keeps its own through all figures."""
+    """Index in the palette `theme.SERIES`; a model has the same in all figures."""
 
     style: int
-    """Number of the dash and symbol; a method keeps its own."""
+    """Index in `theme.DASHES` and `theme.SYMBOLS`; a method has the same in all figures."""
 
     edges: Sequence[int | float]
     values: Sequence[float]
     marks: Sequence[tuple[int | float, float, str]] = field(default=())
-    """Single circuits: edges, value, and `chosen`, `random`, `full` or `empty`."""
+    """Single circuits: edges, value and kind, one of `MARKS`."""
 
 
 MARKS = {
@@ -36,7 +36,7 @@ MARKS = {
     "full": {"symbol": "triangle-up-open", "size": 8},
     "empty": {"symbol": "circle-open", "size": 8},
 }
-"""How single circuits are marked in all figures."""
+"""Marks of single circuits in all figures, by kind."""
 
 MARK_NAMES = {
     "chosen": "chosen circuit",
@@ -56,15 +56,15 @@ def curves_spec(
     height: int = 260,
     legend: bool = True,
 ) -> Spec:
-    """Values over the number of edges, which is on a logarithmic axis; no edges stand at 1.
+    """Values over the number of edges on a logarithmic axis, where 0 edges are drawn at 1.
 
     Args:
-        log_y: a logarithmic y axis; values under 1e-4 stand at 1e-4.
-        level: a target to draw as a level line.
+        log_y: a logarithmic y axis, where values under 1e-4 are drawn at 1e-4.
+        level: a target to draw as a horizontal line.
     """
     data = [_line(curve, log_y) for curve in curves]
-    for mark in MARKS:
-        data += _marks(curves, mark, log_y)
+    for kind in MARKS:
+        data += _marks(curves, kind, log_y)
     dashed = {"color": NEUTRAL, "width": 1, "dash": "dash"}
     ends = {"x0": 0, "x1": 1, "y0": level, "y1": level}
     line = {"type": "line", "xref": "x domain", "line": dashed, **ends}
@@ -100,28 +100,27 @@ def _line(curve: Curve, log_y: bool) -> Spec:
     )
 
 
-def _marks(curves: Sequence[Curve], mark: str, log_y: bool) -> Iterator[Spec]:
+def _marks(curves: Sequence[Curve], kind: str, log_y: bool) -> Iterator[Spec]:
     for curve in curves:
-        found = [(x, y) for x, y, kind in curve.marks if kind == mark]
-        if not found:
+        points = [(x, y) for x, y, mark_kind in curve.marks if mark_kind == kind]
+        if not points:
             continue
         colour = SERIES[curve.colour % len(SERIES)]
-        look = MARKS[mark]
-        thin = {"line": {"color": colour, "width": 2}} if mark == "random" else {}
+        outline = {"line": {"color": colour, "width": 2}} if kind == "random" else {}
         yield scatter(
-            x=[max(x, 1) for x, _ in found],
-            y=[_shown(y, log_y) for _, y in found],
+            x=[max(x, 1) for x, _ in points],
+            y=[_shown(y, log_y) for _, y in points],
             mode="markers",
-            marker={**look, "color": colour, **thin},
-            name=MARK_NAMES[mark],
-            legendgroup=mark,
+            marker={**MARKS[kind], "color": colour, **outline},
+            name=MARK_NAMES[kind],
+            legendgroup=kind,
             showlegend=False,
-            customdata=found,
+            customdata=points,
             hovertemplate=(
-                f"<b>{escape(curve.name)}</b><br>{MARK_NAMES[mark]}, %{{customdata[0]:,.4~g}} "
+                f"<b>{escape(curve.name)}</b><br>{MARK_NAMES[kind]}, %{{customdata[0]:,.4~g}} "
                 "edges: %{customdata[1]:.4~g}<extra></extra>"
             ),
-            meta={"role": mark},
+            meta={"role": kind},
         )
 
 

@@ -1,4 +1,4 @@
-"""A circuit drawn whole, as a network with its layers in order."""
+"""The figure of a circuit: a network with its layers from left to right."""
 
 from __future__ import annotations
 
@@ -16,18 +16,22 @@ from sparse_lens.plotting.profiles import LEVELS
 from sparse_lens.plotting.spec import Spec, scatter
 
 _ROWS_HEIGHT = 720
-"""Pixels in which rows have to fit before they move together."""
+"""Pixels; rows that would take more are drawn closer together."""
 
-_COLUMN = 58
+_COLUMN_WIDTH = 58
 """Least pixels from column to column."""
 
-_BAND, _BORDER = "rgba(127,137,150,0.08)", "rgba(127,137,150,0.45)"
+_LABEL_HEIGHT = 11
+"""Pixels that the label of a rail needs."""
+
+_BAND_COLOUR, _BORDER_COLOUR = "rgba(127,137,150,0.08)", "rgba(127,137,150,0.45)"
 
 
 def network_spec(network: Network, *, title: str | None = None) -> Spec:
-    """The figure of a circuit that was made ready with `Network.of`, or read from a file."""
+    """The figure of a circuit, from `Network.of` or `Network.from_json`."""
     is_channel = network.kind == "channel"
     layout = channel_layout(network) if is_channel else component_layout(network)
+    # Pixels from row to row.
     pitch = min(24.0 if is_channel else 30.0, max(7.0, _ROWS_HEIGHT / layout.height))
     traces: list[Spec] = [*link_traces(layout), *edge_traces(network, layout)]
     if layout.boxes:
@@ -40,15 +44,15 @@ def network_spec(network: Network, *, title: str | None = None) -> Spec:
 
 def _frame(network: Network, layout: Layout, pitch: float, title: str | None) -> dict[str, Any]:
     top = 96 if title else 64
-    least = round(layout.width * _COLUMN + 110)
+    min_width = round(layout.width * _COLUMN_WIDTH + 110)
     hidden_axis = {"showgrid": False, "zeroline": False, "showline": False, "ticks": ""}
-    rails = _thinned(layout, pitch)
+    labels = _rail_labels(layout, pitch)
     low, high = -0.3, layout.height + (0.9 if layout.boxes else 0.3)
     return {
         "title": {"text": escape(title), "y": 0.99, "yanchor": "top"} if title else None,
         "height": round((high - low) * pitch + top + 60),
         "margin": {"l": 48, "r": 24, "t": top, "b": 60},
-        "meta": {"min_width": least, "profiles": _profiles(network)},
+        "meta": {"min_width": min_width, "profiles": _profiles(network)},
         "xaxis": {
             **hidden_axis,
             "showticklabels": False,
@@ -57,8 +61,8 @@ def _frame(network: Network, layout: Layout, pitch: float, title: str | None) ->
         "yaxis": {
             **hidden_axis,
             "tickmode": "array",
-            "tickvals": [row for row, _ in rails],
-            "ticktext": [label for _, label in rails],
+            "tickvals": [row for row, _ in labels],
+            "ticktext": [label for _, label in labels],
             "tickfont": {"size": 9},
             "range": [low, high],
         },
@@ -72,22 +76,22 @@ def _frame(network: Network, layout: Layout, pitch: float, title: str | None) ->
 
 
 def _profiles(network: Network) -> dict[str, Any] | None:
-    """What the page says of a node, with the numbers that the nodes go by in the drawing."""
+    """The profiles for the page's script, with the numbers of their nodes in the drawing."""
     if network.profiles is None:
         return None
     numbers = {node.name: number for number, node in enumerate(network.nodes)}
     values = network.profiles.to_dict()
-    own = [numbers[name] for name in values["nodes"]["name"]]
-    return {**values, "numbers": own, "levels": LEVELS}
+    profiled = [numbers[name] for name in values["nodes"]["name"]]
+    return {**values, "numbers": profiled, "levels": LEVELS}
 
 
-def _thinned(layout: Layout, pitch: float) -> list[tuple[float, str]]:
-    """Rails that get a label: as many as fit."""
-    kept: list[tuple[float, str]] = []
+def _rail_labels(layout: Layout, pitch: float) -> list[tuple[float, str]]:
+    """Rows and labels of rails from the top down, as many as fit."""
+    labels: list[tuple[float, str]] = []
     for row, label in sorted(layout.rails, reverse=True):
-        if not kept or (kept[-1][0] - row) * pitch >= 11:
-            kept.append((row, label))
-    return kept
+        if not labels or (labels[-1][0] - row) * pitch >= _LABEL_HEIGHT:
+            labels.append((row, label))
+    return labels
 
 
 def _band_shape(start: float, stop: float) -> dict[str, Any]:
@@ -98,7 +102,7 @@ def _band_shape(start: float, stop: float) -> dict[str, Any]:
         "y0": 0,
         "y1": 1,
         "yref": "paper",
-        "fillcolor": _BAND,
+        "fillcolor": _BAND_COLOUR,
         "line": {"width": 0},
         "layer": "below",
     }
@@ -113,8 +117,8 @@ def _annotations(network: Network, layout: Layout, pitch: float) -> Iterator[dic
             yield {**above, "x": centre, "text": "nothing kept", "font": {"size": 10}}
     for x, heading in [*layout.headings, *((x, name) for name, x in layout.ends)]:
         yield {**above, "x": x, "text": heading, "font": {"size": 10}}
-    for box in layout.boxes:
-        if pitch >= 8:
+    if pitch >= 8:  # closer rows leave no room for the labels of boxes
+        for box in layout.boxes:
             yield {
                 "showarrow": False,
                 "x": box.low[0],
@@ -129,8 +133,8 @@ def _annotations(network: Network, layout: Layout, pitch: float) -> Iterator[dic
         middle = {"xref": "paper", "yref": "paper", "x": 0.5, "y": 0.5, "showarrow": False}
         yield {**middle, "text": "This circuit keeps no node and no edge.", "font": {"size": 14}}
     if len(network.edges) < network.n_edges:
-        strongest = any(edge.strength is not None for edge in network.edges)
-        which = "the strongest" if strongest else "only"
+        have_strength = any(edge.strength is not None for edge in network.edges)
+        which = "the strongest" if have_strength else "only"
         yield {  # on the left, as the tools are on the right
             **above,
             "x": 0,
@@ -142,7 +146,7 @@ def _annotations(network: Network, layout: Layout, pitch: float) -> Iterator[dic
 
 
 def _boxes(layout: Layout) -> Spec:
-    """Frames of heads, as one line."""
+    """Frames of heads, as one trace."""
     frames = []
     for box in layout.boxes:
         (x0, y0), (x1, y1) = box.low, box.high
@@ -152,7 +156,7 @@ def _boxes(layout: Layout) -> Spec:
         x=x,
         y=y,
         mode="lines",
-        line={"color": _BORDER, "width": 1},
+        line={"color": _BORDER_COLOUR, "width": 1},
         hoverinfo="skip",
         showlegend=False,
         name="heads",

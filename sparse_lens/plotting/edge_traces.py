@@ -1,4 +1,4 @@
-"""Edges and links of a drawing as plotly traces: one per sign and strength, not one per edge."""
+"""Edges and links of a drawing as plotly traces: one for each sign and strength of edges."""
 
 from __future__ import annotations
 
@@ -16,24 +16,26 @@ from sparse_lens.plotting.spec import Spec, scatter
 from sparse_lens.plotting.theme import LETTERS, NEGATIVE, NEUTRAL, POSITIVE
 
 Coordinates = tuple[list[float | None], list[float | None]]
+"""The x and the y of lines; None ends a line."""
 
 _STEPS = ((0.5, 2.8, 1.0), (0.2, 1.7, 0.8), (0.0, 0.9, 0.55))
-"""Share of the strongest edge from which on, width in pixels, opacity."""
+"""Least strength, as a share of the strongest edge's; width in pixels; opacity."""
 
 _FADE_FROM = 150
-"""Edges from which on all of them grow paler."""
+"""Number of edges above which all of them are drawn paler."""
 
 DANGLING = "not on a path"
-"""Legend of what lies on no path from input to output."""
+"""Legend of nodes and edges on no path from input to output."""
 
 _MANY_LINKS = 400
-"""More links than this of one kind are switched off at first."""
+"""Links of a kind with more than this are hidden until the legend is clicked."""
 
 _LINKS = {
     "written": ("stream, written by the circuit", "dot", 1.3, 0.75),
     "stream": ("stream, embedding only", "dot", 1.0, 0.4),
     "pattern": ("q and k act on v", "dot", 1.0, 0.75),
 }
+"""By kind of link: legend, dash, width in pixels, opacity."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class _Look:
 
 
 def link_traces(layout: Layout) -> Iterator[Spec]:
-    """Links as thin dotted lines, one trace a kind, which the legend switches."""
+    """Links as thin dotted lines, one trace for each kind, which the legend shows and hides."""
     by_kind: dict[str, list[Sequence[Point]]] = defaultdict(list)
     for link in layout.links:
         by_kind[link.kind].append((link.start, link.stop))
@@ -70,7 +72,7 @@ def link_traces(layout: Layout) -> Iterator[Spec]:
 
 
 def edge_traces(network: Network, layout: Layout) -> Iterator[Spec]:
-    """Edges as lines, and a point without a mark in the middle of each, to hover at."""
+    """Edges as lines, and an invisible point in the middle of each that carries its hover text."""
     strongest = max((abs(e.strength) for e in network.edges if e.strength is not None), default=0.0)
     fade = min(1.0, max(0.2, math.sqrt(_FADE_FROM / max(len(network.edges), 1))))
     by_look: dict[_Look, list[int]] = defaultdict(list)
@@ -78,9 +80,12 @@ def edge_traces(network: Network, layout: Layout) -> Iterator[Spec]:
         by_look[_look(edge, strongest, network.edges)].append(number)
     # The faintest first, so that strong edges lie on top; a legend entry shows the strongest.
     looks = sorted(by_look, key=lambda look: (look.opacity, look.width, look.legend))
-    shown = {look.legend: look for look in looks}
-    # Positive before negative, and what is on no path last.
-    order = sorted(shown, key=lambda legend: (legend == DANGLING, "negative" in legend, legend))
+    look_in_legend = {look.legend: look for look in looks}
+    # Positive before negative, and edges on no path last.
+    order = sorted(
+        look_in_legend,
+        key=lambda legend: (legend == DANGLING, "negative" in legend, legend),
+    )
     for look in looks:
         numbers = by_look[look]
         x, y = polylines(layout.routes[number] for number in numbers)
@@ -92,7 +97,7 @@ def edge_traces(network: Network, layout: Layout) -> Iterator[Spec]:
             opacity=round(look.opacity * fade, 3),
             name=look.legend,
             legendgroup=look.legend,
-            showlegend=shown[look.legend] is look,
+            showlegend=look_in_legend[look.legend] is look,
             legendrank=100 + order.index(look.legend),
             hoverinfo="skip",
             meta={"role": "edges", "edges": numbers},
@@ -102,7 +107,7 @@ def edge_traces(network: Network, layout: Layout) -> Iterator[Spec]:
 
 
 def polylines(lines: Iterable[Sequence[Point]]) -> Coordinates:
-    """Many lines as one, with gaps."""
+    """Many lines as the coordinates of one trace."""
     x: list[float | None] = []
     y: list[float | None] = []
     for line in lines:
@@ -122,14 +127,14 @@ def _look(edge: Edge, strongest: float, edges: Sequence[Edge]) -> _Look:
     if edge.strength is None:
         if edge.port:
             return _Look(f"read by {edge.port}", LETTERS[edge.port], 1.4, 0.8)
-        reads = any(e.port for e in edges)
-        return _Look("read by MLP or logits" if reads else "edge", NEUTRAL, 1.4, 0.9)
+        has_ports = any(e.port for e in edges)
+        return _Look("read by MLP or logits" if has_ports else "edge", NEUTRAL, 1.4, 0.9)
     share = abs(edge.strength) / strongest if strongest else 0.0
     _, width, opacity = next(step for step in _STEPS if share >= step[0])
-    what = "score" if edge.weight is None else "weight"
+    quantity = "score" if edge.weight is None else "weight"
     if edge.strength >= 0:
-        return _Look(f"positive {what}", POSITIVE, width, opacity)
-    return _Look(f"negative {what}", NEGATIVE, width, opacity)
+        return _Look(f"positive {quantity}", POSITIVE, width, opacity)
+    return _Look(f"negative {quantity}", NEGATIVE, width, opacity)
 
 
 def _hover_points(network: Network, layout: Layout) -> Spec:
@@ -147,7 +152,7 @@ def _hover_points(network: Network, layout: Layout) -> Spec:
 
 
 def _middle(route: Sequence[Point]) -> Point:
-    """The point half way along the route's x."""
+    """The point of a route half way between its first and last column."""
     half = (route[0][0] + route[-1][0]) / 2
     for (x0, y0), (x1, y1) in pairwise(route):
         if x0 <= half <= x1:

@@ -1,4 +1,4 @@
-"""Figures of circuits and results that plotly has checked, to show or to save."""
+"""Figures of circuits and results as plotly objects, to show or to save."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def circuit_figure(
 ) -> go.Figure:
     """A circuit as a network, from its input at the left to its output at the right.
 
-    In a channel graph every channel of the residual stream has a level line through the drawing,
-    on which nodes read and write; lines with dots are links, which are not edges. In a component
-    graph a layer has a column of heads, each with ports for q, k and v, and one of the MLP.
-    Whatever lies on no path from input to output is grey.
+    In a channel graph every channel of the residual stream has a horizontal line through the
+    drawing, on which nodes read and write; dotted lines are links, which are not edges. In a
+    component graph a layer has a column of heads, each with ports for q, k and v, and one of the
+    MLP. Nodes and edges on no path from input to output are grey.
 
     Args:
         model: gives the edges of a channel graph their weights: sign by colour, size by width.
-        scores: of the same graph, shown when hovering, and drawn where there are no weights.
-        max_edges: draw only the strongest of a larger circuit, and say so.
+        scores: of the same graph; in hover texts, and drawn like weights where there are none.
+        max_edges: the most edges to draw, of a larger circuit the strongest, with a note.
 
     Raises:
         ValueError: when model or scores belong to another graph.
@@ -60,7 +60,7 @@ def curves_figure(
 def sizes_figure(
     tasks: Mapping[str, Sequence[SizeRow]], *, target_loss: float | None = None
 ) -> go.Figure:
-    """Circuits' sizes task by task; see `sparse_lens.plotting.sizes.sizes_spec`."""
+    """Sizes of circuits task by task; see `sparse_lens.plotting.sizes.sizes_spec`."""
     return figure_of(sizes_spec(tasks, target_loss=target_loss))
 
 
@@ -70,6 +70,6 @@ def frontier_figure(marks: Sequence[FrontierMark]) -> go.Figure:
 
 
 def figure_of(spec: Spec, *, mode: str = "light") -> go.Figure:
-    """A figure that plotly has checked, for light or dark ground."""
+    """A plotly figure, validated by plotly, for a `light` or `dark` background."""
     figure = go.Figure(spec)
     return figure.update_layout(template=template(mode))

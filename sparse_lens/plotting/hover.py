@@ -1,20 +1,20 @@
-"""What a drawing says of a node that is pointed at."""
+"""The texts that a drawing shows when the pointer is on a node."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from html import escape
 
-from sparse_lens.plotting.channel_layout import kind_of
 from sparse_lens.plotting.edge_traces import number_text
 from sparse_lens.plotting.network import Edge, Network
 from sparse_lens.plotting.profiles import Profile
+from sparse_lens.plotting.sites import kind_of
 from sparse_lens.plotting.theme import LETTERS
 
-_STRONGEST = 3
-"""Edges that are named, in and out."""
+_N_EDGES = 3
+"""Edges in, and edges out, that are named: the strongest."""
 
-_SPECIAL = {" ": "\N{OPEN BOX}", "\n": "\N{RETURN SYMBOL}", "\t": "\N{RIGHTWARDS ARROW TO BAR}"}
+_BLANKS = {" ": "\N{OPEN BOX}", "\n": "\N{RETURN SYMBOL}", "\t": "\N{RIGHTWARDS ARROW TO BAR}"}
 
 
 class HoverTexts:
@@ -22,18 +22,18 @@ class HoverTexts:
 
     def __init__(self, network: Network) -> None:
         self._network = network
-        found = network.profiles
-        self._classes = () if found is None else found.classes
-        self._unit = "" if found is None else found.unit
-        self._profiles = {} if found is None else {profile.name: profile for profile in found.nodes}
-        self._into: dict[int, list[Edge]] = defaultdict(list)
-        self._out: dict[int, list[Edge]] = defaultdict(list)
+        profiles = network.profiles
+        self._classes = () if profiles is None else profiles.classes
+        self._unit = "" if profiles is None else profiles.unit
+        self._profiles = {} if profiles is None else {node.name: node for node in profiles.nodes}
+        self._edges_in: dict[int, list[Edge]] = defaultdict(list)
+        self._edges_out: dict[int, list[Edge]] = defaultdict(list)
         for edge in network.edges:
-            self._into[edge.target].append(edge)
-            self._out[edge.source].append(edge)
+            self._edges_in[edge.target].append(edge)
+            self._edges_out[edge.source].append(edge)
 
     def __call__(self, number: int) -> str:
-        """That of a node, by its number."""
+        """The text of a node, by its number."""
         node = self._network.nodes[number]
         lines = [
             f"<b>{escape(node.name)}</b>",
@@ -46,8 +46,9 @@ class HoverTexts:
             lines.append("not on a path from input to output")
         if node.name in self._profiles:
             lines += self._profile(self._profiles[node.name])
-        lines += self._edges("from", self._into[number], source=True)
-        lines += self._edges("to", self._out[number], source=False)
+        edges_in, edges_out = self._edges_in[number], self._edges_out[number]
+        lines += self._strongest("from", [(edge, edge.source) for edge in edges_in])
+        lines += self._strongest("to", [(edge, edge.target) for edge in edges_out])
         return "<br>".join(lines)
 
     def _head(self, number: int) -> str:
@@ -71,20 +72,22 @@ class HoverTexts:
             lines.append("most on " + " ".join(map(_quoted, profile.top_tokens)))
         return lines
 
-    def _edges(self, preposition: str, edges: list[Edge], *, source: bool) -> list[str]:
-        strong = [edge for edge in edges if edge.strength is not None]
-        strong.sort(key=lambda edge: -abs(edge.strength or 0.0))
-        if not strong:
+    def _strongest(self, preposition: str, edges: list[tuple[Edge, int]]) -> list[str]:
+        """The strongest edges, each given with the node at its other end."""
+        strengths = [
+            (edge.strength, neighbour) for edge, neighbour in edges if edge.strength is not None
+        ]
+        if not strengths:
             return []
+        strengths.sort(key=lambda item: -abs(item[0]))
         named = ", ".join(
-            f"{escape(self._network.nodes[edge.source if source else edge.target].name)} "
-            f"{number_text(edge.strength or 0.0)}"
-            for edge in strong[:_STRONGEST]
+            f"{escape(self._network.nodes[neighbour].name)} {number_text(strength)}"
+            for strength, neighbour in strengths[:_N_EDGES]
         )
         return [f"{preposition} {named}"]
 
 
 def _quoted(token: str) -> str:
-    """A token as code, with its blanks to be seen."""
-    shown = "".join(_SPECIAL.get(character, character) for character in token)
+    """A token in bold, with visible characters for its blanks."""
+    shown = "".join(_BLANKS.get(character, character) for character in token)
     return f"<b>{escape(shown)}</b>"

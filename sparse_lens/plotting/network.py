@@ -1,4 +1,4 @@
-"""What is drawn of a circuit: its nodes and edges as plain values, apart from graph and model."""
+"""A circuit as it is drawn: its nodes and edges as plain values, without graph and model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sparse_lens.scores import Scores
 FORMAT = "sparse-lens drawing 2"
 
 MAX_EDGES = 4000
-"""More lines than this are a grey wall on any screen, and slow."""
+"""Edges of a drawing; single lines cannot be told apart among more, which also draw slowly."""
 
 
 @dataclass(frozen=True)
@@ -31,20 +31,26 @@ class Node:
     name: str
     site: str
     layer: int | None
+    """None for a site outside the layers, such as `logits`."""
+
     index: int
+    """In its site."""
+
     connected: bool
-    """Lies on a path from input to output."""
+    """Whether it lies on a path from input to output."""
 
     n_in: int
+    """Kept edges that end at the node."""
+
     n_out: int
-    """Kept edges that end and start here."""
+    """Kept edges that start at the node."""
 
     score: float | None = None
 
 
 @dataclass(frozen=True)
 class Edge:
-    """A kept edge between two of the nodes, by their numbers."""
+    """A kept edge between two of the nodes, which are given by their index in `Network.nodes`."""
 
     source: int
     target: int
@@ -52,18 +58,20 @@ class Edge:
     """`q`, `k` or `v` where the reader is a head of a component graph, else empty."""
 
     connected: bool
+    """Whether it lies on a path from input to output."""
+
     weight: float | None = None
     score: float | None = None
 
     @property
     def strength(self) -> float | None:
-        """What gives the line its sign and width: the weight, or else the score."""
+        """The weight, or else the score: it gives the line its colour and width."""
         return self.score if self.weight is None else self.weight
 
 
 @dataclass(frozen=True)
 class Network:
-    """A circuit ready to be drawn, which a file can hold and a page can show without the model."""
+    """A circuit ready to be drawn, which can be saved and drawn without the model."""
 
     kind: str
     """`component` or `channel`."""
@@ -73,7 +81,7 @@ class Network:
     d_head: int
     d_model: int
     parallel: bool
-    """Attention and MLP of a block read the same stream."""
+    """Whether attention and MLP of a block read the same stream."""
 
     sites: tuple[str, ...]
     """All sites of the graph, in forward order, also those without a kept node."""
@@ -81,13 +89,13 @@ class Network:
     nodes: tuple[Node, ...]
     edges: tuple[Edge, ...]
     n_edges: int
-    """Of the circuit; more than `len(edges)` when only the strongest are drawn."""
+    """Edges of the circuit; more than `len(edges)` when only the strongest are drawn."""
 
     n_connected_nodes: int
     n_connected_edges: int
 
     profiles: Profiles | None = None
-    """What the nodes do on some prompts."""
+    """Activations of the nodes on example prompts."""
 
     def edge_name(self, edge: Edge) -> str:
         """The edge's name, as in the graph."""
@@ -104,13 +112,13 @@ class Network:
         max_edges: int = MAX_EDGES,
         profiles: Profiles | None = None,
     ) -> Network:
-        """What is to be drawn of a circuit.
+        """The drawing of a circuit.
 
         Args:
             model: gives the edges of a channel graph their weights.
             scores: of the nodes or edges of the same graph.
-            max_edges: draw only the strongest of a larger circuit (and all of its nodes).
-            profiles: what the nodes do on some prompts.
+            max_edges: the most edges to draw, of a larger circuit the strongest; nodes all stay.
+            profiles: activations of the nodes on example prompts.
 
         Raises:
             ValueError: when the scores are of another graph, or the model has another shape.
@@ -146,27 +154,29 @@ class Network:
         )
 
     def to_json(self) -> str:
-        """The same as text, which `from_json` reads."""
+        """The drawing as JSON, which `from_json` reads."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        values["nodes"] = _columns(Node, self.nodes)
-        values["edges"] = _columns(Edge, self.edges)
+        values["nodes"] = _by_field(Node, self.nodes)
+        values["edges"] = _by_field(Edge, self.edges)
         values["profiles"] = None if self.profiles is None else self.profiles.to_dict()
         return json.dumps({"format": FORMAT, **values}, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> Network:
-        """Read what `to_json` wrote.
+        """The drawing that `to_json` wrote.
 
         Raises:
-            ValueError: when the text is something else.
+            ValueError: when the text is not JSON, or not of this format.
         """
         try:
             values: dict[str, Any] = json.loads(text)
         except json.JSONDecodeError as error:
             raise ValueError(f"not a drawing of a circuit: {error}.") from error
-        found = values.pop("format", None) if isinstance(values, dict) else None
-        if found != FORMAT:
-            raise ValueError(f"not a drawing of a circuit: expected {FORMAT!r}, got {found!r}.")
+        file_format = values.pop("format", None) if isinstance(values, dict) else None
+        if file_format != FORMAT:
+            raise ValueError(
+                f"not a drawing of a circuit: expected {FORMAT!r}, got {file_format!r}."
+            )
         values["sites"] = tuple(values["sites"])
         values["nodes"] = tuple(map(Node, *values["nodes"].values()))
         values["edges"] = tuple(map(Edge, *values["edges"].values()))
@@ -175,15 +185,15 @@ class Network:
         return cls(**values)
 
 
-def _columns(cls: type, values: tuple[Any, ...]) -> dict[str, list[Any]]:
-    """By field a list, in the order of the fields."""
-    return {f.name: [getattr(value, f.name) for value in values] for f in fields(cls)}
+def _by_field(cls: type, items: tuple[Any, ...]) -> dict[str, list[Any]]:
+    """By field, in the order of the class, a list of the values of all items."""
+    return {f.name: [getattr(item, f.name) for item in items] for f in fields(cls)}
 
 
 def _nodes(circuit: Circuit, connected: Circuit, scores: Scores | None) -> tuple[Node, ...]:
     graph = circuit.graph
-    by_site = scores.nodes if scores is not None else None
-    into, out = _degrees(circuit)
+    score_of = scores.nodes if scores is not None else None
+    n_in, n_out = _degrees(circuit)
     return tuple(
         Node(
             name=graph.node_name(site, index),
@@ -191,9 +201,9 @@ def _nodes(circuit: Circuit, connected: Circuit, scores: Scores | None) -> tuple
             layer=graph.sites[site].layer,
             index=index,
             connected=bool(connected.node_masks[site][index]),
-            n_in=int(into[graph.node_slices[site].start + index]),
-            n_out=int(out[graph.node_slices[site].start + index]),
-            score=None if by_site is None else _number(by_site[site][index]),
+            n_in=int(n_in[graph.node_slices[site].start + index]),
+            n_out=int(n_out[graph.node_slices[site].start + index]),
+            score=None if score_of is None else _number(score_of[site][index]),
         )
         for site, mask in circuit.node_masks.items()
         for index in mask.nonzero().flatten().tolist()
@@ -201,15 +211,15 @@ def _nodes(circuit: Circuit, connected: Circuit, scores: Scores | None) -> tuple
 
 
 def _degrees(circuit: Circuit) -> tuple[Int[Tensor, " nodes"], Int[Tensor, " nodes"]]:
-    """By node: kept edges that come in, and that go out."""
+    """By node the number of kept edges that end there, and that start there."""
     graph = circuit.graph
-    into = torch.zeros(graph.n_nodes, dtype=torch.long)
-    out = torch.zeros(graph.n_nodes, dtype=torch.long)
+    n_in = torch.zeros(graph.n_nodes, dtype=torch.long)
+    n_out = torch.zeros(graph.n_nodes, dtype=torch.long)
     for name, block in graph.blocks.items():
-        mask = circuit.edge_mask(name)
-        into.index_add_(0, block.dst_nodes, mask.sum(1))
-        out.index_add_(0, block.src_nodes, mask.sum(0))
-    return into, out
+        mask = circuit.edge_mask(name)  # [dst, src]
+        n_in.index_add_(0, block.dst_nodes, mask.sum(1))
+        n_out.index_add_(0, block.src_nodes, mask.sum(0))
+    return n_in, n_out
 
 
 def _edges(
@@ -222,20 +232,21 @@ def _edges(
 ) -> tuple[Edge, ...]:
     graph = circuit.graph
     numbers = {graph.node_slices[node.site].start + node.index: i for i, node in enumerate(nodes)}
-    by_block = scores.edges if scores is not None else None
+    score_of = scores.edges if scores is not None else None
     edges: list[Edge] = []
-    drawn = _strongest(circuit, by_block if weights is None else weights, max_edges)
-    for block, (dst, src) in drawn.items():
-        ends, on_path = graph.blocks[block], connected.edge_mask(block)[dst, src].tolist()
-        for row, column, kept in zip(dst.tolist(), src.tolist(), on_path, strict=True):
+    drawn = _strongest(circuit, score_of if weights is None else weights, max_edges)
+    for name, (rows, columns) in drawn.items():
+        block = graph.blocks[name]
+        on_path = connected.edge_mask(name)[rows, columns].tolist()
+        for row, column, is_connected in zip(rows.tolist(), columns.tolist(), on_path, strict=True):
             edges.append(
                 Edge(
-                    source=numbers[int(ends.src_nodes[column])],
-                    target=numbers[int(ends.dst_nodes[row])],
-                    port=graph.edge_name(block, row, column).partition("<")[2].rstrip(">"),
-                    connected=kept,
-                    weight=None if weights is None else _number(weights[block][row, column]),
-                    score=None if by_block is None else _number(by_block[block][row, column]),
+                    source=numbers[int(block.src_nodes[column])],
+                    target=numbers[int(block.dst_nodes[row])],
+                    port=graph.edge_name(name, row, column).partition("<")[2].rstrip(">"),
+                    connected=is_connected,
+                    weight=None if weights is None else _number(weights[name][row, column]),
+                    score=None if score_of is None else _number(score_of[name][row, column]),
                 )
             )
     return tuple(edges)
@@ -244,23 +255,28 @@ def _edges(
 def _strongest(
     circuit: Circuit, strengths: Mapping[str, Tensor] | None, count: int
 ) -> dict[str, tuple[Int[Tensor, " _"], Int[Tensor, " _"]]]:
-    """By block the rows and columns of so many edges; of equally strong ones the first.
+    """By block the rows (readers) and columns (writers) of the `count` strongest edges.
 
-    Where nothing is known of their strengths, all are equally strong.
+    Of equally strong edges the first are taken; without strengths all are equally strong.
     """
-    graph = circuit.graph
-    kept = {block: circuit.edge_mask(block).nonzero(as_tuple=True) for block in graph.blocks}
-    counts = [len(dst) for dst, _ in kept.values()]
-    strength = torch.zeros(sum(counts))
+    indices = {
+        name: circuit.edge_mask(name).nonzero(as_tuple=True) for name in circuit.graph.blocks
+    }
+    counts = [len(rows) for rows, _ in indices.values()]
+    strength = torch.zeros(sum(counts))  # [edges of all blocks]
     if strengths is not None:
-        strength = torch.cat([strengths[block][ends].abs() for block, ends in kept.items()])
-    strong = torch.zeros(len(strength), dtype=torch.bool)
-    strong[strength.argsort(descending=True, stable=True)[:count]] = True
-    parts = zip(kept.items(), strong.split(counts), strict=True)
-    return {block: (dst[part], src[part]) for (block, (dst, src)), part in parts}
+        strength = torch.cat([strengths[name][index].abs() for name, index in indices.items()])
+    is_drawn = torch.zeros(len(strength), dtype=torch.bool)
+    is_drawn[strength.argsort(descending=True, stable=True)[:count]] = True
+    return {
+        name: (rows[mask], columns[mask])
+        for (name, (rows, columns)), mask in zip(
+            indices.items(), is_drawn.split(counts), strict=True
+        )
+    }
 
 
 def _number(value: Tensor) -> float | None:
-    """Six digits; None for the infinite score of a node that is always kept."""
+    """The value to six digits; None for the infinite score of a node that is always kept."""
     number = float(value)
     return float(f"{number:.6g}") if math.isfinite(number) else None

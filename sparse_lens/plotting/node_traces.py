@@ -1,4 +1,7 @@
-"""Nodes of a drawing as plotly traces, with labels that thin out where they would not fit."""
+"""Nodes of a drawing as plotly traces, with labels that are left out where they would not fit.
+
+Nodes go by their number, which is their index in `Network.nodes`.
+"""
 
 from __future__ import annotations
 
@@ -6,28 +9,33 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from sparse_lens.plotting.channel_layout import IDLE, STREAM, kind_of
+from sparse_lens.plotting.channel_layout import IDLE
 from sparse_lens.plotting.edge_traces import DANGLING, polylines
 from sparse_lens.plotting.hover import HoverTexts
 from sparse_lens.plotting.layout import Layout, Point
 from sparse_lens.plotting.network import Network, Node
+from sparse_lens.plotting.sites import STREAM_KINDS, STREAM_WRITES, kind_of
 from sparse_lens.plotting.spec import Spec, scatter
 from sparse_lens.plotting.theme import LETTERS, NEUTRAL, NODE
 
-_INSIDE = 17
-"""Pixels across from which on a node has room for its label."""
+_ROOM_FOR_LABEL = 17
+"""Diameter in pixels from which on a node has room for its label."""
 
 _ENDS = "input and logits"
-_LINE = 11
+"""Legend of the nodes that are neither heads nor MLPs."""
+
+_LINE_HEIGHT = 11
 """Pixels that a line of small text needs."""
 
 
 @dataclass(frozen=True)
 class _Look:
+    """What nodes of one trace have in common."""
+
     legend: str
     symbol: str
     colour: str | None
-    """None: filled with the ground's colour, and outlined."""
+    """None for an outline filled with the background's colour."""
 
     size: float
     connected: bool
@@ -45,7 +53,7 @@ def node_traces(network: Network, layout: Layout, pitch: float) -> Iterator[Spec
     labelled = _labelled(network, layout.positions, pitch)
     texts = HoverTexts(network)
     for look, numbers in by_look.items():
-        inside = look.colour is not None and look.size >= _INSIDE
+        inside = look.colour is not None and look.size >= _ROOM_FOR_LABEL
         if look.legend == _ENDS:
             position, font = "top center", {}
         elif inside:
@@ -81,7 +89,7 @@ def node_traces(network: Network, layout: Layout, pitch: float) -> Iterator[Spec
 
 
 def end_traces(layout: Layout) -> Iterator[Spec]:
-    """The model's input and output as bars that every rail starts or ends at."""
+    """The model's input and output as vertical bars, at which all rails start and end."""
     for name, x in layout.ends:
         yield scatter(
             x=[x, x],
@@ -97,10 +105,10 @@ def end_traces(layout: Layout) -> Iterator[Spec]:
 
 
 def port_traces(layout: Layout) -> Iterator[Spec]:
-    """Where edges into q, k and v of heads arrive, and which head each belongs to."""
+    """Marks where edges into q, k and v of heads arrive, each with a line to its head."""
     if not layout.ports:
         return
-    x, y = polylines((port.at, layout.positions[port.node]) for port in layout.ports)
+    x, y = polylines((port.position, layout.positions[port.node]) for port in layout.ports)
     yield scatter(
         x=x,
         y=y,
@@ -111,11 +119,11 @@ def port_traces(layout: Layout) -> Iterator[Spec]:
         meta={"role": "port stems"},
     )
     for letter, colour in LETTERS.items():
-        at = [port.at for port in layout.ports if port.letter == letter]
-        if at:
+        positions = [port.position for port in layout.ports if port.letter == letter]
+        if positions:
             yield scatter(
-                x=[round(x, 3) for x, _ in at],
-                y=[round(y, 3) for _, y in at],
+                x=[round(x, 3) for x, _ in positions],
+                y=[round(y, 3) for _, y in positions],
                 mode="markers",
                 marker={"size": 6, "color": colour, "line": {"width": 0}},
                 hoverinfo="skip",
@@ -124,22 +132,22 @@ def port_traces(layout: Layout) -> Iterator[Spec]:
             )
 
 
-def _look(node: Node, kind: str, pitch: float) -> _Look:
+def _look(node: Node, graph_kind: str, pitch: float) -> _Look:
     large = max(5.0, min(20.0, pitch - 5))
-    if kind == "component":
-        symbol = "square" if node.site.endswith(".mlp") else "circle"
-        legend = {"heads": "head", "mlp": "MLP"}.get(kind_of(node.site), _ENDS)
+    kind = kind_of(node.site)
+    if graph_kind == "component":
+        symbol = "square" if kind == "mlp" else "circle"
+        legend = {"heads": "head", "mlp": "MLP"}.get(kind, _ENDS)
         return _Look(legend, symbol, NODE, large, node.connected)
-    site = kind_of(node.site)
     small = max(4.0, min(11.0, pitch - 4))
     if not (node.connected or node.n_in or node.n_out):
         small = max(2.0, min(6.0, IDLE * pitch - 1))
-    if site in ("attn_out", "mlp_out"):
+    if kind in STREAM_WRITES:
         return _Look("channel written", "circle", NODE, small, node.connected)
-    if site in STREAM:
+    if kind in STREAM_KINDS:
         return _Look("channel read", "circle", None, small, node.connected)
-    if site in LETTERS:
-        return _Look(f"channel of {site}", "circle", LETTERS[site], large, node.connected)
+    if kind in LETTERS:
+        return _Look(f"channel of {kind}", "circle", LETTERS[kind], large, node.connected)
     return _Look("neuron", "square", NODE, large, node.connected)
 
 
@@ -150,16 +158,20 @@ def _label(node: Node) -> str:
 
 
 def _labelled(network: Network, positions: Sequence[Point], pitch: float) -> set[int]:
-    """Nodes whose label fits: those on rails are named at the rail, others thin out by column."""
+    """The nodes that get a label: from the top of each column down, as many as fit.
+
+    Nodes on rails get none, as the rails have labels.
+    """
     by_column: dict[float, list[int]] = defaultdict(list)
     for number, node in enumerate(network.nodes):
-        if network.kind == "component" or kind_of(node.site) not in STREAM:
+        if network.kind == "component" or kind_of(node.site) not in STREAM_KINDS:
             by_column[positions[number][0]].append(number)
     labelled: set[int] = set()
     for numbers in by_column.values():
-        above = float("inf")
+        last_row = float("inf")
         for number in sorted(numbers, key=lambda i: -positions[i][1]):
-            if (above - positions[number][1]) * pitch >= _LINE:
+            row = positions[number][1]
+            if (last_row - row) * pitch >= _LINE_HEIGHT:
                 labelled.add(number)
-                above = positions[number][1]
+                last_row = row
     return labelled

@@ -1,4 +1,4 @@
-"""How to read a drawing of a circuit, for the pages that show one."""
+"""Texts that tell the reader of a page how to read the drawing of a circuit."""
 
 CIRCUIT_NOTE = {
     "channel": (
@@ -11,6 +11,6 @@ CIRCUIT_NOTE = {
         "scores; a node lights up its edges. Drag to move, click in the legend to hide."
     ),
 }
-"""How to read a drawing, by the kind of graph."""
+"""By kind of graph."""
 
 PROFILE_NOTE = "Click on a node to see below what it does on some prompts, token by token."

@@ -1,7 +1,7 @@
 """Self-contained HTML pages: text, and figures that are drawn when they come into view.
 
-Text is there at once: plotly, which takes a browser longer to start than all else, is started as
-the first figure comes near.
+The text shows at once: plotly, the slowest part of a page to start, is started when the first
+figure is about to come into view.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ def render_page(
     *,
     data: Mapping[str, Any] | None = None,
 ) -> str:
-    """A page as HTML that needs nothing but itself.
+    """A page as HTML that loads no other file.
 
     Args:
-        body: HTML; text in it must be escaped. `figure_place` makes the places of figures.
-        figures: by the names that their places go by.
+        body: HTML, with text escaped; `figure_place` makes the elements that figures go into.
+        figures: by the name that was given to `figure_place`.
         data: JSON for the page's script, by name.
     """
     blocks = [_json_block(f"data-{name}", value) for name, value in (data or {}).items()]
@@ -89,20 +89,21 @@ def figure_place(
     pattern: str = "",
     element_id: str = "",
 ) -> str:
-    """The place of a figure on a page, as HTML.
+    """The element that a figure is drawn into, as HTML.
 
     Args:
-        name: of the figure that is shown at first; empty for none.
-        height: pixels to leave for it.
-        label: what the figure shows, for readers who do not see it.
-        tools: show the buttons to zoom and to save, and leave room for what a chosen node does.
-        group: of a row of buttons (`choice`) that exchanges the figure.
-        pattern: names of the figures that take turns, with `*` for the button's value.
-        element_id: what the page's script knows the place by, where it does.
+        name: the name of the figure that is shown at first; empty for none.
+        height: the height that is reserved for the figure, in pixels.
+        label: what the figure shows, for screen readers.
+        tools: show the buttons to zoom and to save, and reserve an element below for the profile
+            of a node that is clicked.
+        group: the row of buttons (`choice`) that exchanges the figure.
+        pattern: the names of the figures that the buttons exchange, with `*` for their values.
+        element_id: an id for the page's script to find the element by.
     """
-    known_by = f' id="{escape(element_id)}"' if element_id else ""
+    id_attribute = f' id="{escape(element_id)}"' if element_id else ""
     return (
-        f'<div class="scroll"><div class="plot"{known_by} data-figure="{escape(name)}" '
+        f'<div class="scroll"><div class="plot"{id_attribute} data-figure="{escape(name)}" '
         f'data-tools="{int(tools)}" data-group="{escape(group)}" data-pattern="{escape(pattern)}" '
         f'role="img" aria-label="{escape(label)}" style="min-height:{height}px"></div></div>'
         + ('<div class="profile" hidden></div>' if tools else "")
@@ -113,7 +114,7 @@ def choice(group: str, values: Mapping[str, str], chosen: str) -> str:
     """A row of buttons, one of them pressed, as HTML.
 
     Args:
-        values: labels by the values that stand in the figures' names.
+        values: by value, which replaces `*` in the pattern of `figure_place`, the button's label.
     """
     buttons = "".join(
         f'<button type="button" value="{escape(value)}" '
@@ -124,10 +125,10 @@ def choice(group: str, values: Mapping[str, str], chosen: str) -> str:
 
 
 def write_page(path: str | os.PathLike[str], html: str) -> Path:
-    """Write a page in one step; a file that is there is replaced.
+    """Write a page atomically; an existing file is replaced.
 
     Raises:
-        FileNotFoundError: when there is no such folder.
+        FileNotFoundError: when the folder does not exist.
     """
     path = Path(path)
     write_atomically(path, html.encode())
@@ -135,7 +136,7 @@ def write_page(path: str | os.PathLike[str], html: str) -> Path:
 
 
 def _packed(name: str, text: str) -> str:
-    """Text for the page's script, packed: pages with a hundred circuits stay small."""
+    """Text for the page's script, compressed, as a page can hold a hundred circuits."""
     packed = base64.b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode()
     return f'<script type="text/plain" id="{escape(name)}">{packed}</script>'
 

@@ -1,4 +1,4 @@
-"""Circuits' sizes task by task, with their losses and the controls beside them."""
+"""Sizes of circuits task by task, beside their losses and those of the controls."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ class SizeRow:
 
     model: str
     colour: int
-    """Number in the palette."""
+    """Index in the palette `theme.SERIES`."""
 
     edges: Sequence[int | float]
     """Of each seed's circuit."""
 
     met: Sequence[bool]
-    """Whether each met the target; else its edges are the full graph's."""
+    """Of each seed, whether its circuit met the target; if not, its edges are the full graph's."""
 
     losses: Mapping[str, float]
-    """Two-way loss in nats by `chosen`, `full`, `empty`, `random` and `ablated`."""
+    """Two-way losses in nats, by the keys of `LOSS_NAMES`."""
 
     note: str = ""
-    """Beside the edges, as the ratio to another model."""
+    """Text beside the edges, such as the ratio to another model."""
 
 
 LOSS_NAMES = {**MARK_NAMES, "ablated": "circuit ablated, the rest kept"}
@@ -43,40 +43,42 @@ _LOOKS: Mapping[str, Mapping[str, Any]] = {
     "ablated": {"symbol": "diamond-open", "size": 10, "line": {"width": 2}},
 }
 UNMET = "target not met: the full graph's edges"
-_ROW = 20
+_ROW_HEIGHT = 20
+"""Pixels."""
 
-Placed = Sequence[tuple[float, SizeRow]]
-"""Rows with their places from the top."""
+PlacedRows = Sequence[tuple[float, SizeRow]]
+"""Rows with their y, counted from the top."""
 
 
 def sizes_spec(tasks: Mapping[str, Sequence[SizeRow]], *, target_loss: float | None = None) -> Spec:
-    """Edges of the chosen circuits, task by task; beside them their losses and the controls'.
+    """Edges of the chosen circuits, task by task, beside their losses and those of the controls.
 
-    An unmet target is a hollow mark at the full graph's edges; no edges stand at 1.
+    A circuit that missed the target is a hollow mark at the full graph's edges. 0 edges are drawn
+    at 1, as the axis is logarithmic.
 
     Args:
-        target_loss: drawn as an upright line.
+        target_loss: drawn as a vertical line.
     """
-    placed: list[tuple[float, SizeRow]] = []
-    names: list[tuple[float, str]] = []
-    place = 0.0
-    for task, rows in tasks.items():
-        names.append((place, task))
-        placed += [(place + i, row) for i, row in enumerate(rows, start=1)]
-        place += len(rows) + 1.4
-    layout = _frame(placed, names, place)
+    rows: list[tuple[float, SizeRow]] = []
+    headings: list[tuple[float, str]] = []
+    y = 0.0
+    for task, task_rows in tasks.items():
+        headings.append((y, task))
+        rows += [(y + i, row) for i, row in enumerate(task_rows, start=1)]
+        y += len(task_rows) + 1.4
+    layout = _frame(rows, headings, y)
     if target_loss is not None:
         dashed = {"color": NEUTRAL, "width": 1, "dash": "dash"}
         ends = {"x0": target_loss, "x1": target_loss, "y0": 0, "y1": 1}
         layout["shapes"] = [{"type": "line", "xref": "x2", "yref": "paper", "line": dashed, **ends}]
-    data = [_lines(placed), *_sizes(placed), _notes(placed), *_losses(placed), *_legend(placed)]
+    data = [_lines(rows), *_sizes(rows), _notes(rows), *_losses(rows), *_legend(rows)]
     return {"data": data, "layout": layout}
 
 
-def _frame(placed: Placed, names: Sequence[tuple[float, str]], stop: float) -> dict[str, Any]:
+def _frame(rows: PlacedRows, headings: Sequence[tuple[float, str]], stop: float) -> dict[str, Any]:
     log = {"type": "log", "dtick": 1, "side": "top"}
     return {
-        "height": round(stop * _ROW + 110),
+        "height": round(stop * _ROW_HEIGHT + 110),
         "margin": {"l": 120, "r": 16, "t": 56, "b": 48},
         "hovermode": "closest",
         "xaxis": {
@@ -93,8 +95,8 @@ def _frame(placed: Placed, names: Sequence[tuple[float, str]], stop: float) -> d
         },
         "yaxis": {
             "tickmode": "array",
-            "tickvals": [place for place, _ in placed],
-            "ticktext": [escape(row.model) for _, row in placed],
+            "tickvals": [y for y, _ in rows],
+            "ticktext": [escape(row.model) for _, row in rows],
             "range": [stop - 0.4, -0.7],
             "showgrid": False,
             "zeroline": False,
@@ -107,10 +109,10 @@ def _frame(placed: Placed, names: Sequence[tuple[float, str]], stop: float) -> d
                 "xref": "paper",
                 "xanchor": "left",
                 "xshift": -112,
-                "y": place,
+                "y": y,
                 "showarrow": False,
             }
-            for place, task in names
+            for y, task in headings
         ],
     }
 
@@ -119,16 +121,16 @@ def _colour(row: SizeRow) -> str:
     return SERIES[row.colour % len(SERIES)]
 
 
-def _lines(placed: Placed) -> Spec:
-    """A faint line from each name to its marks, to lead the eye."""
-    x: list[float | None] = []
-    y: list[float | None] = []
-    for place, row in placed:
-        x += [1, max(1, *row.edges), None]
-        y += [place, place, None]
+def _lines(rows: PlacedRows) -> Spec:
+    """A faint line from the name of each model to its marks."""
+    xs: list[float | None] = []
+    ys: list[float | None] = []
+    for y, row in rows:
+        xs += [1, max(1, *row.edges), None]
+        ys += [y, y, None]
     return scatter(
-        x=x,
-        y=y,
+        x=xs,
+        y=ys,
         mode="lines",
         line={"color": NEUTRAL, "width": 1},
         opacity=0.4,
@@ -138,30 +140,31 @@ def _lines(placed: Placed) -> Spec:
     )
 
 
-def _sizes(placed: Placed) -> Iterator[Spec]:
+def _sizes(rows: PlacedRows) -> Iterator[Spec]:
     for met in (True, False):
-        found = [
-            (n, place, row)
-            for place, row in placed
-            for n, its_own in zip(row.edges, row.met, strict=True)
-            if its_own is met
+        circuits = [
+            (n_edges, y, row)
+            for y, row in rows
+            for n_edges, met_by_seed in zip(row.edges, row.met, strict=True)
+            if met_by_seed is met
         ]
-        if not found:
+        if not circuits:
             continue
         name = LOSS_NAMES["chosen"] if met else UNMET
         yield scatter(
-            x=[max(edges, 1) for edges, _, _ in found],
-            y=[place for _, place, _ in found],
+            x=[max(n_edges, 1) for n_edges, _, _ in circuits],
+            y=[y for _, y, _ in circuits],
             mode="markers",
             marker={
                 "symbol": "circle" if met else "square-open",
                 "size": 11,
-                "color": [_colour(row) for *_, row in found],
+                "color": [_colour(row) for *_, row in circuits],
                 **({} if met else {"line": {"width": 2}}),
             },
             cliponaxis=False,
             hovertext=[
-                f"<b>{escape(row.model)}</b><br>{name}: {edges:,.0f}" for edges, _, row in found
+                f"<b>{escape(row.model)}</b><br>{name}: {n_edges:,.0f}"
+                for n_edges, _, row in circuits
             ],
             hoverinfo="text",
             name=name,
@@ -171,11 +174,11 @@ def _sizes(placed: Placed) -> Iterator[Spec]:
         )
 
 
-def _notes(placed: Placed) -> Spec:
-    noted = [(place, row) for place, row in placed if row.note]
+def _notes(rows: PlacedRows) -> Spec:
+    noted = [(y, row) for y, row in rows if row.note]
     return scatter(
         x=[max(1, *row.edges) for _, row in noted],
-        y=[place for place, _ in noted],
+        y=[y for y, _ in noted],
         mode="text",
         text=[f"   {escape(row.note)}" for _, row in noted],
         textposition="middle right",
@@ -187,20 +190,20 @@ def _notes(placed: Placed) -> Spec:
     )
 
 
-def _losses(placed: Placed) -> Iterator[Spec]:
+def _losses(rows: PlacedRows) -> Iterator[Spec]:
     for kind, look in _LOOKS.items():
-        found = [(row.losses[kind], place, row) for place, row in placed if kind in row.losses]
-        if not found:
+        losses = [(row.losses[kind], y, row) for y, row in rows if kind in row.losses]
+        if not losses:
             continue
         yield scatter(
-            x=[max(loss, FLOOR) for loss, _, _ in found],
-            y=[place for _, place, _ in found],
+            x=[max(loss, FLOOR) for loss, _, _ in losses],
+            y=[y for _, y, _ in losses],
             xaxis="x2",
             mode="markers",
-            marker={**look, "color": [_colour(row) for *_, row in found]},
+            marker={**look, "color": [_colour(row) for *_, row in losses]},
             hovertext=[
                 f"<b>{escape(row.model)}</b><br>{LOSS_NAMES[kind]}: {loss:.4g} nats"
-                for loss, _, row in found
+                for loss, _, row in losses
             ],
             hoverinfo="text",
             name=LOSS_NAMES[kind],
@@ -210,10 +213,10 @@ def _losses(placed: Placed) -> Iterator[Spec]:
         )
 
 
-def _legend(placed: Placed) -> Iterator[Spec]:
-    """Entries without a model's colour."""
+def _legend(rows: PlacedRows) -> Iterator[Spec]:
+    """Legend entries for the kinds of marks, in grey, as the colours are the models'."""
     looks = {kind: (LOSS_NAMES[kind], look) for kind, look in _LOOKS.items()}
-    if any(not all(row.met) for _, row in placed):
+    if any(not all(row.met) for _, row in rows):
         looks["unmet"] = (UNMET, {"symbol": "square-open", "size": 11, "line": {"width": 2}})
     for kind, (name, look) in looks.items():
         yield scatter(

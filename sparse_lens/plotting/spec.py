@@ -1,4 +1,4 @@
-"""Figures as plain values: plotly checks every number of a figure object, which takes its time."""
+"""Figures as plain values: plotly's figure objects validate every number, which is slow."""
 
 from __future__ import annotations
 

@@ -1,18 +1,20 @@
-"""Colours that hold on light and dark ground and for colour-blind readers (after Okabe and Ito)."""
+"""Colours for light and dark backgrounds and for colour-blind readers (after Okabe and Ito)."""
 
 from __future__ import annotations
 
 from typing import Any
 
 POSITIVE, NEGATIVE = "#2b7bba", "#d9622b"
-"""Signs of weights and scores."""
+"""Weights and scores by their sign."""
 
 LETTERS = {"q": "#0c8f6b", "k": "#b4609a", "v": "#a8790b"}
+"""What a head reads as q, k and v."""
+
 NEUTRAL = "#7c8794"
-"""Links, controls, and what has no sign."""
+"""Links, controls, and edges without a sign."""
 
 NODE = "#5d6b7c"
-"""Nodes that need no colour of their own."""
+"""Nodes other than q, k and v."""
 
 SERIES = ("#2b7bba", "#d9622b", "#0c8f6b", "#b4609a", "#a8790b", "#3f96ba", "#8a6fc0", "#7d8a3c")
 """Models, in the order of a comparison."""
@@ -30,10 +32,13 @@ _INK = {
 
 
 def template(mode: str = "light") -> dict[str, Any]:
-    """A plotly template; figures leave to it whatever depends on the ground.
+    """A plotly template with all the colours of a figure that depend on the background.
 
     Args:
         mode: `light` or `dark`.
+
+    Raises:
+        ValueError: for another mode.
     """
     if mode not in _INK:
         raise ValueError(f"a template is for 'light' or 'dark' ground, got {mode!r}.")

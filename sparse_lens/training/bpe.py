@@ -28,7 +28,7 @@ REQUIRED_TOKENS = (
     *(" name", " value", " data"),
     # At the margin there is no space before these.
     *("while", "for", "def", "return", "with", "from", "import", "class", "async", "if", "self"),
-    # A word that is no token must not begin with a bare space, which says nothing about it.
+    # A word of several tokens then begins with its first letter, and not with a bare space.
     *(f" {letter}" for letter in ascii_lowercase),
 )
 

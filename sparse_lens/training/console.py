@@ -1,4 +1,4 @@
-"""Training as seen on a terminal: the presets, and a run's progress."""
+"""Training on a terminal: a table of the presets, and the progress of a run."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from sparse_lens.training.train_preset import train_preset
 
 
 def presets_table() -> Table:
-    """What can be trained by name."""
+    """A table of the presets."""
     table = Table("preset", "steps", "what it trains")
     for name, preset in PRESETS.items():
         table.add_row(name, f"{preset.training.n_steps:,}", preset.description)

@@ -1,4 +1,4 @@
-"""The text the embedded models are trained on: this Python's standard library and a grammar."""
+"""The training text of the embedded models: this Python's standard library and a grammar."""
 
 import hashlib
 import random
@@ -19,7 +19,7 @@ from sparse_lens.training.bpe import train_bpe
 from sparse_lens.training.grammar import generate_modules
 from sparse_lens.training.stripping import strip_source
 
-# Other people's packages, and tables rather than programs.
+# Folders of third-party packages, and of modules that are mostly tables of data.
 _EXCLUDED = frozenset(
     {"site-packages", "dist-packages", "__pycache__", "idle_test", "pydoc_data", "encodings"}
 )
@@ -61,7 +61,7 @@ class StandardLibrary:
 
 
 def is_chosen(name: str, share: float) -> bool:
-    """Whether a file is among this share of all files: a hash of its name decides, for good."""
+    """Whether a file is among this share of all files, by a hash of its name."""
     digest = hashlib.sha256(name.encode()).digest()
     return int.from_bytes(digest[:8], "big") < share * 2**64
 
@@ -75,7 +75,7 @@ def _stripped_files(root: Path, tests_share: float) -> Iterator[tuple[str, str]]
     for name in sorted(paths):
         if _EXCLUDED.intersection(name.split("/")):
             continue
-        # Another hash than the one that parts training from validation.
+        # A different hash than the one that splits training and validation.
         if _is_test(name) and not is_chosen(f"+{name}", tests_share):
             continue
         try:
@@ -116,8 +116,8 @@ def build_corpus(
     library = library or StandardLibrary.load()
     encode = _Encoder(tokenizer)
     train = encode(list(library.train.values()))
-    wanted = sum(map(len, train)) * grammar_share / (1 - grammar_share)
-    documents = train + encode.grammar(round(wanted), seed=seed)
+    grammar_tokens = sum(map(len, train)) * grammar_share / (1 - grammar_share)
+    documents = train + encode.grammar(round(grammar_tokens), seed=seed)
     random.Random(seed).shuffle(documents)
     validation_grammar = encode.grammar(validation_grammar_tokens, seed=seed + _VALIDATION_SEED)
     return Corpus(
@@ -132,8 +132,8 @@ def train_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """Learn a byte-level BPE from the training files and some of the grammar.
 
-    Tests are left out, and the grammar's share of the characters is smaller than in the corpus, or
-    ``.assertEqual`` and words of the pool would take the places of common words of real code.
+    Tests are left out, and the grammar's share of the characters is smaller than in the corpus, so
+    that common words of real code become tokens, and not ``.assertEqual`` or words of the pool.
     """
     texts = [text for name, text in library.train.items() if not _is_test(name)]
     characters = round(sum(map(len, texts)) * grammar_share / (1 - grammar_share))
@@ -160,7 +160,7 @@ class _Encoder:
         return documents
 
     def grammar(self, tokens: int, *, seed: int) -> list[list[int]]:
-        """As many modules of the grammar as it takes to have so many tokens."""
+        """Modules of the grammar with `tokens` tokens or more in total."""
         documents: list[list[int]] = []
         modules = generate_modules(seed=seed)
         total = 0

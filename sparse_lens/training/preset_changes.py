@@ -1,4 +1,4 @@
-"""A preset in another size: what a sweep over widths and sparsities changes."""
+"""Changes of a preset's size, for sweeps over widths and sparsities."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sparse_lens.training.config import TrainingConfig
 
 @dataclass(frozen=True)
 class Changes:
-    """What a training run has otherwise than its preset; None leaves a value as it is."""
+    """How a training run differs from its preset; None leaves a value as it is."""
 
     n_steps: int | None = None
 
@@ -54,15 +54,15 @@ class Changes:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """As `sparse-lens train` takes them."""
-        given = {
+        """The options of `sparse-lens train` that make these changes."""
+        options = {
             "--steps": self.n_steps,
             "--channels": self.channels,
             "--weights": self.weight_fraction,
         }
         return tuple(
             part
-            for flag, value in given.items()
+            for flag, value in options.items()
             if value is not None
             for part in (flag, str(value))
         )

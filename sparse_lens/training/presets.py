@@ -1,4 +1,4 @@
-"""The runs that made the embedded models, and a tiny one to try the trainer."""
+"""The training runs of the embedded models, and a tiny one for trying the trainer."""
 
 from dataclasses import dataclass
 

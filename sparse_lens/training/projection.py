@@ -52,7 +52,7 @@ def _candidates(
 
 @torch.no_grad()
 def project(parameters: list[SparseParameter], cfg: TrainingConfig, step: int) -> None:
-    """Zero all but the largest entries of each parameter, as many as are due after `step`."""
+    """Keep the largest entries of each parameter, as many as the schedule says after `step`."""
     for sparse in parameters:
         fraction = nonzero_fraction(cfg, step, sparse.fraction)
         if fraction < 1:
@@ -73,32 +73,33 @@ def largest_entries(
     """
     magnitude = weight.detach().abs()
     if minimum:
-        others = tuple(d for d in range(weight.ndim) if d not in channel_dims)
-        by_channel = magnitude.permute(*channel_dims, *others).flatten(len(channel_dims))
-        due = by_channel.topk(min(minimum, by_channel.shape[-1]), dim=-1).indices
-        forced = torch.zeros_like(by_channel, dtype=torch.bool).scatter_(-1, due, True)
-        shape = [weight.shape[d] for d in (*channel_dims, *others)]
-        order = torch.tensor([*channel_dims, *others]).argsort().tolist()
-        forced = forced.reshape(shape).permute(order)
-        # A forced entry ranks before all others; among themselves they keep their order.
+        inner_dims = tuple(d for d in range(weight.ndim) if d not in channel_dims)
+        dims = (*channel_dims, *inner_dims)
+        by_channel = magnitude.permute(dims).flatten(len(channel_dims))  # [*channel, inner]
+        largest = by_channel.topk(min(minimum, by_channel.shape[-1]), dim=-1).indices
+        forced = torch.zeros_like(by_channel, dtype=torch.bool).scatter_(-1, largest, True)
+        forced = forced.reshape([weight.shape[d] for d in dims])
+        forced = forced.permute(torch.tensor(dims).argsort().tolist())  # as weight
+        # Forced entries rank before all others and, among themselves, by magnitude.
         magnitude = torch.where(forced, magnitude + magnitude.max() + 1, magnitude)
         keep = max(keep, int(forced.sum()))
     return _top_entries(magnitude, keep)
 
 
 def _top_entries(magnitude: Tensor, keep: int) -> Tensor:
-    """Exactly `keep` entries; among equal ones on a CPU the first in memory order."""
+    """A mask of exactly `keep` entries; of equal ones on a CPU the first in memory order."""
     flat = magnitude.flatten()
     if keep >= flat.numel():
         return torch.ones_like(magnitude, dtype=torch.bool)
-    if flat.device.type != "cpu":  # no number comes back from the device, which never has to wait
+    if flat.device.type != "cpu":  # topk needs no synchronisation with the device
         kept = flat.topk(keep, sorted=False).indices
         mask = torch.zeros_like(flat, dtype=torch.bool).index_fill_(0, kept, True)
         return mask.reshape(magnitude.shape)
     if flat.dtype not in (torch.float32, torch.float64):
         flat = flat.float()  # numpy has no bfloat16
-    split = flat.numel() - keep  # numpy's partition is several times faster than topk here
-    threshold = float(np.partition(flat.numpy(), split)[split])
+    n_dropped = flat.numel() - keep
+    # On a CPU numpy's partition is several times faster than topk.
+    threshold = float(np.partition(flat.numpy(), n_dropped)[n_dropped])
     mask = flat > threshold
     ties = (flat == threshold).nonzero().flatten()
     mask[ties[: keep - int(mask.sum())]] = True

@@ -1,4 +1,4 @@
-"""What changes over the course of training: the nonzero fraction and the learning rate."""
+"""Schedules of training: the nonzero fraction and the learning rate."""
 
 from sparse_lens.training.config import TrainingConfig
 

@@ -1,4 +1,4 @@
-"""From a preset to a model directory: text, tokenizer, training, and a record of it all."""
+"""Training of a preset: text, tokenizer, model directory, and a record of the run."""
 
 import dataclasses
 import json
@@ -32,11 +32,11 @@ def train_preset(
 ) -> HookedSparseGPT:
     """Train a preset and write the model, its tokenizer, reference tokens and training record.
 
-    A run that was interrupted goes on from its last checkpoint in `out`, exactly. The training
+    An interrupted run continues exactly from its last checkpoint in `out`. The training
     record is the last file that is written; then the checkpoint is deleted.
 
     Args:
-        changes: to the preset's sizes, as a sweep makes them.
+        changes: of the preset's sizes, for sweeps.
 
     Raises:
         ValueError: for an unknown preset, changes that the preset cannot take, a device that is not

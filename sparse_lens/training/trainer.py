@@ -1,4 +1,4 @@
-"""The training loop: fixed data order, exact resume, the same for sparse and dense models."""
+"""The training loop of sparse and dense models, with a fixed order of data and exact resumption."""
 
 import json
 import os
@@ -19,14 +19,14 @@ from sparse_lens.training.projection import project, sparse_parameters
 from sparse_lens.training.schedule import learning_rate
 
 Progress = Callable[[dict[str, float | int], int], None]
-"""Is given the row of each step, and the number of steps."""
+"""Called after each step with its row of the log and the number of steps."""
 
 
 class Trainer:
     """Weight-sparse pretraining of one model on one stream of tokens.
 
-    The order of the data depends on the seed and the step alone, so a trainer that loads a
-    checkpoint goes on exactly as the one that wrote it.
+    The order of the data depends only on the seed and the step, so that a trainer that loads a
+    checkpoint continues exactly as the one that wrote it.
     """
 
     def __init__(
@@ -65,11 +65,11 @@ class Trainer:
         if checkpoint is not None and checkpoint.exists():
             self.load(checkpoint)
         started = time.perf_counter()
-        last = self.cfg.n_steps if until is None else min(until, self.cfg.n_steps)
-        while self.step < last:
+        last_step = self.cfg.n_steps if until is None else min(until, self.cfg.n_steps)
+        while self.step < last_step:
             loss = self._train_step()
-            first = self._smoothed == 0
-            self._smoothed = loss if first else 0.98 * self._smoothed + 0.02 * loss
+            is_first = self._smoothed == 0
+            self._smoothed = loss if is_first else 0.98 * self._smoothed + 0.02 * loss
             row: dict[str, float | int] = {"step": self.step, "train_loss": self._smoothed}
             if self.step % validate_every == 0 or self.step == self.cfg.n_steps:
                 row |= self.validate()
@@ -77,7 +77,7 @@ class Trainer:
                 self.log.append(row)
             if progress is not None:
                 progress(row, self.cfg.n_steps)
-            if checkpoint is not None and (self.step % save_every == 0 or self.step == last):
+            if checkpoint is not None and (self.step % save_every == 0 or self.step == last_step):
                 self.save(checkpoint)
         return self.model.eval()
 
@@ -95,12 +95,12 @@ class Trainer:
         project(self.sparse, self.cfg, self.step)
         return loss.item()
 
-    def _loss(self, windows: Int[Tensor, "batch longer"]) -> Tensor:
+    def _loss(self, windows: Int[Tensor, "batch context_plus_1"]) -> Tensor:
         tokens = windows.to(self.device).long()
-        logits = self.model(tokens[:, :-1])
+        logits = self.model(tokens[:, :-1])  # [batch, context, vocab]
         return F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
 
-    def _batch(self, step: int) -> Int[Tensor, "batch longer"]:
+    def _batch(self, step: int) -> Int[Tensor, "batch context_plus_1"]:
         """The windows of a step: a new random order of all windows each epoch."""
         per_epoch = len(self.windows) // self.cfg.batch_size
         if per_epoch == 0:
@@ -125,13 +125,13 @@ class Trainer:
         losses = {}
         for name, windows in self.validation.items():
             stride = 1 if max_windows is None else max(1, len(windows) // max_windows)
-            parts = windows[::stride].split(self.cfg.batch_size)
-            total = sum(float(self._loss(part)) * len(part) for part in parts)
-            losses[f"{name}_loss"] = total / sum(len(part) for part in parts)
+            batches = windows[::stride].split(self.cfg.batch_size)
+            total = sum(float(self._loss(batch)) * len(batch) for batch in batches)
+            losses[f"{name}_loss"] = total / sum(map(len, batches))
         return losses
 
     def save(self, path: Path) -> None:
-        """Write everything that the rest of the run depends on, in one step."""
+        """Write all state that later steps depend on; the file appears complete or not at all."""
         state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -145,7 +145,7 @@ class Trainer:
         os.replace(temporary, path)
 
     def load(self, path: Path) -> None:
-        """Go on from a checkpoint of the same run.
+        """Continue from a checkpoint of the same run.
 
         Raises:
             ValueError: when the checkpoint belongs to another config or seed.
@@ -186,15 +186,15 @@ def treat_gradients(parameters: list[torch.nn.Parameter], treatment: str) -> Non
 def _optimizer(model: HookedSparseGPT, cfg: TrainingConfig) -> torch.optim.Optimizer:
     trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     matrices = [p for n, p in trained if n.rsplit(".", 1)[-1].startswith("W_")]
-    rest = [p for n, p in trained if not n.rsplit(".", 1)[-1].startswith("W_")]
+    vectors = [p for n, p in trained if not n.rsplit(".", 1)[-1].startswith("W_")]
     groups = [
         {"params": matrices, "weight_decay": cfg.weight_decay},
-        {"params": rest, "weight_decay": 0.0},
+        {"params": vectors, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=cfg.learning_rate, betas=cfg.betas, eps=cfg.eps)
 
 
-def _windows(tokens: Int[Tensor, " n"], context: int) -> Int[Tensor, "count longer"]:
+def _windows(tokens: Int[Tensor, " n"], context: int) -> Int[Tensor, "count context_plus_1"]:
     """Non-overlapping windows of `context` inputs and, shifted by one, their targets."""
     count = (len(tokens) - 1) // context
     if count == 0:

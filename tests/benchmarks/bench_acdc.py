@@ -26,7 +26,7 @@ from sparse_lens.graphs import ComponentGraph
 from sparse_lens.graphs.reachability import Acting
 from sparse_lens.objectives import KLDivergence
 from sparse_lens.patching import BoundAblation, bind, full_logits
-from sparse_lens.patching.variants.frame import Frame
+from sparse_lens.patching.incremental.frame import Frame
 from sparse_lens.task import Prompts
 
 SHAPES = {
@@ -71,41 +71,40 @@ class Suffix:
     def __init__(self, bound: BoundAblation, prompts: Prompts) -> None:
         graph = bound.graph
         assert isinstance(graph, ComponentGraph)
-        self.graph, self.frame = graph, Frame(bound, prompts)
-        self.written = self.frame.inputs.new_zeros(graph.n_writers, *self.frame.shape)
-        inputs = list(range(graph.n_inputs))
-        self.written[inputs] = self.frame.inputs - self.frame.ablated(inputs)
+        self.graph, self.frame = graph, Frame(bound, prompts, skip_shared=False)
+        self.differences = self.frame.embedded.inputs.new_zeros(graph.n_writers, *self.frame.shape)
+        self._note(slice(0, graph.n_inputs), self.frame.embedded.inputs)
 
     @torch.no_grad()
     def logits(self, kept: Tensor, *, first_row: int) -> Tensor:
         """Of a circuit that differs from the one before at this reader, or later ones."""
         graph, frame = self.graph, self.frame
-        for layer, parts in enumerate(frame.layers):
-            heads, columns = list(range(graph.n_heads)), graph.heads(layer).writers
-            if first_row < graph.heads(layer).readers.stop:
-                found = []
-                for place, letter in enumerate("qkv"):
-                    streams = self._streams(kept, graph.heads(layer).readers_of(letter))
-                    readers = tuple(place * graph.n_heads + head for head in heads)
-                    found.append(parts.project(readers, parts.read_(streams.flatten(1, 2), None)))
-                shape = (*frame.shape[:2], graph.n_heads, graph.d_head)
-                q, k, v = (one.transpose(0, 1).reshape(shape) for one in found)
-                z = parts.attend(heads, q, k, v, None).flatten(0, 1).transpose(0, 1)
-                live = parts.write(heads, z).view(graph.n_heads, *frame.shape)
-                ablated = frame.ablated(list(range(columns.start, columns.stop)))
-                self.written[columns] = live - ablated
-            row = graph.mlp(layer).readers
-            if first_row < row.stop:
-                live = parts.mlp(self._streams(kept, row)[0], None)
-                column = graph.mlp(layer).writers.start
-                self.written[column] = live - frame.ablated([column])[0]  # type: ignore[index]
+        heads = list(range(graph.n_heads))
+        for sublayer in graph.sublayers:
+            if first_row >= sublayer.readers.stop:
+                continue
+            parts, streams = frame.layers[sublayer.layer], self._streams(kept, sublayer.readers)
+            if sublayer.kind == "mlp":
+                self._note(sublayer.writers, parts.mlp(streams[0], None)[None])
+                continue
+            readers = tuple(range(3 * graph.n_heads))
+            projected = parts.project(readers, parts.read_(streams.flatten(1, 2), None))
+            # [qkv, head, variant, batch, pos, d_head], of one variant
+            q, k, v = projected.view(3, graph.n_heads, 1, *frame.shape[:2], graph.d_head)
+            z = parts.attention.by_module(heads, q, k, v, None)
+            live = parts.write(heads, z.flatten(1, -2)).view(graph.n_heads, *frame.shape)
+            self._note(sublayer.writers, live)
         last = self._streams(kept, graph.logits_reader)
-        return frame.logits(frame.at_answer(last))[0]
+        return frame.logits(frame.answers.take(last))[0]
+
+    def _note(self, writers: slice, live: Tensor) -> None:
+        self.differences[writers] = self.frame.ablated.of_writers(writers) - live
 
     def _streams(self, kept: Tensor, rows: slice) -> Tensor:
-        weights = kept[rows].to(self.written)
-        streams = (weights @ self.written.flatten(1)).view(-1, *self.frame.shape)
-        return streams + self.frame.background(rows.start, everywhere=True)
+        weights = kept[rows].to(self.differences)
+        streams = (weights @ self.differences.flatten(1)).view(-1, *self.frame.shape)
+        n_before = self.graph.n_before(rows.start)
+        return self.frame.ablated_stream(n_before, all_positions=True) - streams
 
 
 @dataclass

@@ -12,7 +12,6 @@ from sparse_lens.circuit import Circuit
 from sparse_lens.evals.compare import compare
 from sparse_lens.evals.controls import complement
 from sparse_lens.evals.metrics import measure
-from sparse_lens.evals.questions import Questions
 from sparse_lens.evals.results import Results
 from sparse_lens.graphs import ChannelGraph, ComponentGraph
 from sparse_lens.search import choose_circuit
@@ -41,7 +40,7 @@ def test_records_against_direct_computation(tmp_path, graph_of):
     model, task = toy.model(), toy.task()
     results = sl.compare(
         [model], [task], METHODS, out=tmp_path, graph=graph_of, budgets=BUDGETS,
-        target_loss=EASY, random_draws=2, questions=Questions.none(),
+        target_loss=EASY, random_draws=2, questions=(),
     )  # fmt: skip
     graph = graph_of(model)
     ablation, held_out = sl.MeanAblation(), task.split("held_out")

@@ -1,105 +1,266 @@
-"""The harness: answers to questions about a circuit, and comparisons that ask none."""
+"""Questions of a comparison: their answers in the records, and in the report."""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 
 from sparse_lens.circuit import Circuit
-from sparse_lens.evals.compare import compare, plan
+from sparse_lens.evals.compare import Comparison, compare
+from sparse_lens.evals.harness.jobs import run_job
 from sparse_lens.evals.metrics import measure
-from sparse_lens.evals.questions import Questions, minimality, partly_ablated, resampled
-from sparse_lens.evals.records import Measurement, Record
+from sparse_lens.evals.question import Column, Question, registry
+from sparse_lens.evals.questions import (
+    DEFAULT_QUESTIONS,
+    Completeness,
+    FrozenNorms,
+    KLOverPositions,
+    Minimality,
+    Necessity,
+    PromptStability,
+    RandomSubsets,
+    RecoveredFraction,
+    ResampledValues,
+    Transfer,
+    completeness,
+    kl_over_positions,
+    minimality,
+    necessity,
+    partly_ablated,
+    prompt_stability,
+    recovered_fraction,
+    resampled,
+    transfer,
+)
+from sparse_lens.evals.records import Record
+from sparse_lens.evals.report import report_html
 from sparse_lens.evals.results import Results
 from sparse_lens.graphs import ChannelGraph, ComponentGraph
 from tests.evals import toy_comparison as toy
+from tests.evals.test_report import rows, text_of
+from tests.evals.test_transfer_table import slow_differences
 from tests.evals.toy_comparison import BUDGETS, ByIndex, Half
 from tests.graphs.tiny import dense_model
 
+QUESTIONS = (
+    Completeness(draws=3, share=0.4),
+    FrozenNorms(),
+    KLOverPositions(),
+    Minimality(nodes=4, dispensable_below=0.02),
+    Necessity(draws=2),
+    PromptStability(resamples=2),
+    RandomSubsets(draws=3, share=0.4),
+    RecoveredFraction(),
+    ResampledValues(draws=2),
+    Transfer(),
+)
+"""All that are ours."""
 
-def of_questions(results: Results, label: str) -> tuple[Record, dict[str, list[Measurement]]]:
-    (record,) = (record for record in results if record.method == label)
-    kinds = ("resample", "frozen_norms", "subset")
-    return record, {kind: list(record.of_kind(kind)) for kind in kinds}
+SEED = 3
+
+
+def expected_answers(bound: Any, circuit: Circuit, method: Half) -> dict[str, dict[str, Any]]:
+    """The answers as scripts get them from the functions."""
+    task = toy.task()
+    held_out = task.split("held_out")
+    common: dict[str, Any] = {"seed": SEED}
+    scores = completeness(bound, circuit, held_out, share=0.4, draws=3, **common).scores
+    kl = kl_over_positions(bound, circuit, held_out)
+    alone = minimality(bound, circuit, held_out, dispensable_below=0.02, max_nodes=4, **common)
+    random = necessity(bound, circuit, held_out, draws=2, **common).random
+    stable = prompt_stability(
+        method, bound, task, resamples=2, circuit_of=lambda discovery: discovery.circuit, **common
+    )
+    subsets = partly_ablated(bound, circuit, held_out, share=0.4, draws=3, **common)
+    recovered = recovered_fraction(bound, circuit, held_out)
+    return {
+        "completeness": {
+            "incompleteness": float(scores.mean()), "worst_incompleteness": float(scores.max()),
+        },
+        "frozen-norms": measure(bound, circuit, held_out, freeze_norm_scales=True).means(),
+        "kl-over-positions": {"kl": kl.mean, "low": kl.low, "high": kl.high},
+        "minimality": {
+            "removed_nodes": len(alone.nodes),
+            "dispensable_share": len(alone.dispensable) / len(alone.nodes),
+        },
+        "necessity": random.means(),
+        "prompt-stability": {"met_target": 2, "ious": list(stable.ious)},
+        "recovered-fraction": {
+            "fraction": recovered.mean, "low": recovered.low, "high": recovered.high,
+        },
+        "resample": resampled(bound, circuit, held_out, draws=2, **common).means(),
+        "subsets": {
+            "n_nodes": [c.n_nodes for c in subsets.circuits],
+            "n_edges": [c.n_edges for c in subsets.circuits],
+            **subsets.means(),
+        },
+        "transfer": transfer(bound, circuit, task).train.means(),
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("graph_of", [ChannelGraph.from_model, ComponentGraph.from_model])
-def test_answers_to_questions_are_recorded(tmp_path, graph_of):
+def test_answers_are_those_of_the_functions(tmp_path, graph_of):
     model, task = toy.model(), toy.task()
-    asked = Questions(
-        resample_draws=2, subset_draws=3, subset_share=0.4, minimality_nodes=4,
-        dispensable_below=0.02,
-    )  # fmt: skip
     methods = {"nodes": Half(), "edges": Half(edges=True)}
     run: dict[str, Any] = {
-        "graph": graph_of, "budgets": BUDGETS, "questions": asked, "seeds": [3],
+        "graph": graph_of, "budgets": BUDGETS, "questions": QUESTIONS, "seeds": [SEED],
     }  # fmt: skip
     results = compare([model], [task], methods, out=tmp_path / "one", **run)
+    assert {type(question) for question in QUESTIONS} == set(registry().values())
     graph = graph_of(model)
-    bound, held_out = toy.bound(graph, model), task.split("held_out")
-    for label in methods:
-        record, found = of_questions(results, label)
+    bound = toy.bound(graph, model)
+    for record in results:
         assert record.status == "done", record.error
-        assert record.questions["subset_share"] == 0.4
+        assert record.questions["subsets"] == {"type": "RandomSubsets", "draws": 3, "share": 0.4}
         circuit = Circuit.load(results.circuit_path(record), graph)
-        draws = resampled(bound, circuit, held_out, draws=2, seed=3)
-        subsets = partly_ablated(bound, circuit, held_out, share=0.4, draws=3, seed=3)
-        frozen = measure(bound, circuit, held_out, freeze_norm_scales=True)
-        expected = {
-            "resample": draws.metrics,
-            "frozen_norms": (frozen,),
-            "subset": subsets.metrics,
-        }
-        for kind, metrics in expected.items():
-            assert len(found[kind]) == len(metrics)
-            for measurement, one in zip(found[kind], metrics, strict=True):
-                for name, value in one.means().items():
-                    assert getattr(measurement, name) == pytest.approx(value, abs=1e-6)
-                assert measurement.necessity_kl is None
-        assert [m.draw for m in found["subset"]] == [0, 1, 2]
-        assert [m.n_edges for m in found["subset"]] == [c.n_edges for c in subsets.circuits]
-        alone = minimality(bound, circuit, held_out, dispensable_below=0.02, max_nodes=4, seed=3)
-        assert record.chosen.removed_nodes == len(alone.nodes) > 0
-        assert record.chosen.dispensable_share == len(alone.dispensable) / len(alone.nodes)
+        expected = expected_answers(bound, circuit, methods[record.method])
+        assert record.answers.keys() == expected.keys() == record.columns.keys()
+        for name, answers in expected.items():
+            assert record.answers[name].keys() == answers.keys()
+            for key, value in answers.items():
+                assert record.answers[name][key] == pytest.approx(value, abs=1e-6), (name, key)
     again = compare([model], [task], methods, out=tmp_path / "two", **run)
-    assert [toy.without_what_differs(r) for r in again] == [
-        toy.without_what_differs(r) for r in results
-    ]
+    assert [toy.without_durations(r) for r in again] == [toy.without_durations(r) for r in results]
+    assert Results.load(tmp_path / "one").records == results.records
+
+
+def test_what_one_question_draws_does_not_depend_on_the_others():
+    def answers(*questions: Question) -> Any:
+        (job,) = Comparison(
+            [toy.model()], [toy.task()], [Half()], budgets=BUDGETS, questions=questions
+        ).jobs()
+        return run_job(job).record.answers
+
+    together = answers(RandomSubsets(), Minimality(nodes=2))
+    assert answers(Minimality(nodes=2), RandomSubsets()) == together
+    assert answers(Minimality(nodes=2)) == {"minimality": together["minimality"]}
+
+
+@pytest.mark.parametrize("graph_of", [ChannelGraph.from_model, ComponentGraph.from_model])
+def test_completeness_against_a_slow_version_and_in_the_report(tmp_path, graph_of):
+    model, task = toy.model(), toy.task()
+    results = compare(
+        [model], [task], {"nodes": Half()}, out=tmp_path, graph=graph_of, budgets=BUDGETS,
+        questions=[Completeness(draws=3, share=0.4)], seeds=[3],
+    )  # fmt: skip
+    (record,) = results
+    assert record.status == "done", record.error
+    graph, held_out = graph_of(model), task.split("held_out")
+    bound = toy.bound(graph, model)
+    circuit = Circuit.load(results.circuit_path(record), graph)
+    drawn = completeness(bound, circuit, held_out, share=0.4, draws=3, seed=3).removed
+    assert any(drawn)
+    scores = []
+    for removed in drawn:
+        gone = Circuit.from_node_names(graph, removed)
+        of_circuit = slow_differences(bound, circuit - gone, held_out)
+        of_model = slow_differences(bound, Circuit.full(graph) - gone, held_out)
+        scores.append(abs(sum(of_circuit) - sum(of_model)) / len(held_out))
+    answers = record.answers["completeness"]
+    assert answers["incompleteness"] == pytest.approx(sum(scores) / 3, abs=1e-5)
+    assert answers["worst_incompleteness"] == pytest.approx(max(scores), abs=1e-5)
+    assert max(scores) > min(scores) > 0
+    page = report_html(results)
+    (row,) = rows(page, controls=True)
+    assert row[-2:] == [f"{sum(scores) / 3:.3f}", f"{max(scores):.3f}"]
+    assert "missing, worst Random parts of the circuit are removed" in text_of(page)
 
 
 def test_an_unmet_target_is_asked_nothing_and_some_models_have_no_norms(tmp_path):
-    run: dict[str, Any] = {"budgets": BUDGETS, "questions": Questions(minimality_nodes=2)}
-    methods = {"nodes": ByIndex()}
-    unmet = compare(
-        [toy.model()], [toy.task()], methods, out=tmp_path / "unmet", target_loss=1e-9, **run
+    run: dict[str, Any] = {"budgets": BUDGETS, "questions": [FrozenNorms(), Minimality(nodes=2)]}
+    (record,) = compare(
+        [toy.model()], [toy.task()], [ByIndex()], out=tmp_path / "unmet", target_loss=1e-9, **run
     )
-    record, found = of_questions(unmet, "nodes")
-    assert not any(found.values())
-    assert record.chosen.removed_nodes is None
+    assert (record.status, record.answers, record.columns) == ("done", {}, {})
+    assert list(record.questions) == ["frozen-norms", "minimality"]
     no_norms = dense_model(normalization_type=None)
     no_norms.reference_tokens = toy.model().reference_tokens  # type: ignore[assignment]
-    bare = compare([no_norms], [toy.task()], {"nodes": Half()}, out=tmp_path / "bare", **run)
-    record, found = of_questions(bare, "nodes")
+    results = compare([no_norms], [toy.task()], [Half()], out=tmp_path / "bare", **run)
+    (record,) = results
     assert record.status == "done", record.error
-    assert [len(answers) for answers in found.values()] == [2, 0, 8]
+    assert record.answers["frozen-norms"] == {}
+    assert record.answers["minimality"]["removed_nodes"] == 2
+    text = text_of(report_html(results))
+    assert "spare" in text
+    assert "frozen Norms divide" not in text, "a column without numbers is not shown"
 
 
-def test_records_from_before_there_were_questions_still_count(tmp_path):
-    """They are read, and a comparison that asks nothing does not run their jobs again."""
-    arguments = ([toy.model()], [toy.task()], {"nodes": ByIndex()})
-    nothing: dict[str, Any] = {"budgets": BUDGETS, "questions": Questions.none()}
-    (record,) = compare(*arguments, out=tmp_path, **nothing)
-    row = record.to_json()
-    del row["questions"]
-    for measurement in row["measurements"]:
-        del measurement["removed_nodes"], measurement["dispensable_share"]
-    path = tmp_path / "results.jsonl"
-    path.write_text(json.dumps(row) + "\n")
-    (old,) = Results.load(tmp_path)
-    assert old == replace(record, questions={})
-    (job,) = plan(*arguments, **nothing)
-    assert job.id == old.job_id
-    seen = []
-    compare(*arguments, out=tmp_path, progress=seen.append, **nothing)
-    assert [progress.resumed for progress in seen] == [True]
+def test_what_is_asked_by_default():
+    (job,) = Comparison([toy.model()], [toy.task()], [ByIndex()]).jobs()
+    assert list(job.blank().questions) == ["resample", "frozen-norms", "subsets", "minimality"]
+    assert job.settings.named_questions == dict(
+        zip(job.blank().questions, DEFAULT_QUESTIONS, strict=True)
+    )
+
+
+@dataclass(frozen=True)
+class LongestPrompt(Question):
+    """A question that nobody has installed."""
+
+    plus: int = 0
+
+    def ask(self, subject):
+        lengths = subject.prompts.answer_positions + 1
+        return {"lengths": tuple((lengths + self.plus).tolist())}
+
+    @property
+    def columns(self):
+        return (
+            Column("lengths", "tokens", "<in> prompts", "mine & yours", "Of <prompts>.", ",.0f"),
+            Column("lengths", "most", "the same", "mine & yours", form=",.0f", over_draws="max"),
+            Column("lengths", "fewest", "the same", "mine & yours", form=",.0f", over_draws="min"),
+        )
+
+
+def test_a_question_of_a_script_is_shown_from_the_records_alone(tmp_path):
+    """The report needs neither its class nor its package."""
+    questions = {"length": LongestPrompt(), "longer": LongestPrompt(plus=10)}
+    results = compare(
+        [toy.model()], [toy.task()], [Half()], out=tmp_path, budgets=BUDGETS, questions=questions
+    )
+    (record,) = results
+    lengths = (toy.task().split("held_out").answer_positions + 1).tolist()
+    assert record.answers["length"]["lengths"] == lengths
+    row = json.loads((tmp_path / "results.jsonl").read_text())
+    row["questions"]["length"]["type"] = row["questions"]["longer"]["type"] = "Uninstalled"
+    page = report_html(Results((Record.from_json(row),)))
+    (cells,) = rows(page, controls=True)
+    mean = sum(lengths) / len(lengths)
+    shown = [mean, max(lengths), min(lengths), mean + 10, max(lengths) + 10, min(lengths) + 10]
+    assert cells[-6:] == [f"{number:,.0f}" for number in shown]
+    text = text_of(page)
+    assert "tokens, most, fewest Of <prompts>." in text
+    assert "mine & yours" in text
+    assert "length(plus 0), longer(plus 10)" in text
+
+
+@dataclass(frozen=True)
+class AnswersWithTensors(Question):
+    def ask(self, subject):
+        return {"loss": subject.metrics.task_loss}
+
+
+def test_what_cannot_be_written_down_fails_the_job_by_name(tmp_path):
+    (record,) = compare(
+        [toy.model()], [toy.task()], [Half()], out=tmp_path, budgets=BUDGETS,
+        questions=[AnswersWithTensors()],
+    )  # fmt: skip
+    assert record.status == "failed"
+    assert "the question 'AnswersWithTensors' must answer with numbers" in str(record.error)
+
+
+def test_meanings_of_questions_that_were_asked_differently():
+    """Both are shown."""
+    jobs = [
+        Comparison(
+            [toy.model()], [toy.task()], [Half()], seeds=[seed], budgets=BUDGETS,
+            questions=[Minimality(dispensable_below=below)],
+        ).jobs()[0]
+        for seed, below in enumerate((0.125, 0.25))
+    ]  # fmt: skip
+    records = [run_job(job).record for job in jobs]
+    records = [replace(record, order=i) for i, record in enumerate(records)]
+    text = text_of(report_html(Results(tuple(records))))
+    assert "less than 0.125 nats" in text
+    assert "less than 0.25 nats" in text

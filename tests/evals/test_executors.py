@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from sparse_lens.evals.compare import compare, plan
-from sparse_lens.evals.harness import parcels
+from sparse_lens.evals.compare import Comparison, compare
+from sparse_lens.evals.harness import pickling
 from sparse_lens.evals.harness.jobs import run_job
 from sparse_lens.evals.harness.workers import in_workers
 from sparse_lens.evals.results import Results
 from tests.evals import toy_comparison as toy
-from tests.evals.toy_comparison import BUDGETS, ByIndex, Dying, Failing, without_what_differs
+from tests.evals.toy_comparison import BUDGETS, ByIndex, Dying, Failing, without_durations
 
 METHODS = {"a": ByIndex(step=3), "bad": Failing(), "b": ByIndex(step=5)}
 
@@ -71,9 +71,9 @@ def test_jobs_may_end_in_any_order(tmp_path):
     ]  # fmt: skip
     assert "ZeroDivisionError: no circuit today" in str(there.failed[0].error)
     loaded = Results.load(tmp_path / "there")
-    assert loaded.records == there.records, "the order of the plan, not of the file"
+    assert loaded.records == there.records, "the order of the jobs, not of the file"
     for mine, theirs in zip(there.done, here.done, strict=True):
-        assert without_what_differs(mine) == without_what_differs(theirs)
+        assert without_durations(mine) == without_durations(theirs)
     again = run(tmp_path / "there", {"a": METHODS["a"], "b": METHODS["b"]}, executor=Refusing())
     assert len(again) == 2, "what ended is not run again"
 
@@ -165,7 +165,7 @@ def test_threads_do_not_hook_into_one_model(tmp_path):
     here = compare([model], [toy.task()], methods, out=tmp_path / "here", budgets=BUDGETS)
     assert len(there.done) == 6
     for mine, theirs in zip(there, here, strict=True):
-        assert without_what_differs(mine) == without_what_differs(theirs)
+        assert without_durations(mine) == without_durations(theirs)
 
 
 @dataclass(frozen=True)
@@ -190,10 +190,10 @@ def _refuse():
 
 @pytest.mark.parametrize("through", ["executor", "workers"])
 def test_what_cannot_be_pickled_is_a_failure_that_says_so(tmp_path, through):
-    jobs = dict(enumerate(plan([toy.model()], [toy.task()], {"a": Unpicklable()})))
+    jobs = dict(enumerate(Comparison([toy.model()], [toy.task()], {"a": Unpicklable()}).jobs()))
     if through == "workers":
-        ((place, outcome),) = in_workers(jobs, 2)
-        assert place == 0
+        ((index, outcome),) = in_workers(jobs, 2)
+        assert index == 0
         assert outcome is not None
         record = outcome.record
     else:
@@ -209,11 +209,11 @@ def test_what_cannot_be_opened_is_a_failure_with_its_traceback(tmp_path):
 
 
 def test_results_of_two_versions_are_not_mixed(monkeypatch):
-    (job,) = plan([toy.model()], [toy.task()], [ByIndex()], budgets=BUDGETS)
+    (job,) = Comparison([toy.model()], [toy.task()], [ByIndex()], budgets=BUDGETS).jobs()
     outcome = run_job(job)
-    assert parcels.outcome_of(job, outcome) is outcome
-    monkeypatch.setattr(parcels, "__version__", "99")
-    refused = parcels.outcome_of(job, outcome).record
+    assert pickling.outcome_of(job, outcome) is outcome
+    monkeypatch.setattr(pickling, "__version__", "99")
+    refused = pickling.outcome_of(job, outcome).record
     assert refused.status == "failed"
     assert "this process 99" in str(refused.error)
 
@@ -241,7 +241,7 @@ def test_through_a_process_pool(tmp_path):
     here = run(tmp_path / "here")
     assert [record.status for record in there] == ["done", "failed", "done"]
     for mine, theirs in zip(there.done, here.done, strict=True):
-        assert without_what_differs(mine) == without_what_differs(theirs)
+        assert without_durations(mine) == without_durations(theirs)
         path = here.circuit_path(theirs)
         assert there.circuit_path(mine).read_bytes() == path.read_bytes()
     assert len(Results.load(tmp_path / "there")) == 3, "nothing was written of the job that died"
@@ -263,6 +263,6 @@ def test_through_a_cluster(tmp_path):
     assert [record.status for record in there] == ["done", "failed", "done"]
     assert "ZeroDivisionError: no circuit today" in str(there.failed[0].error)
     for mine, theirs in zip(there.done, here.done, strict=True):
-        assert without_what_differs(mine) == without_what_differs(theirs)
+        assert without_durations(mine) == without_durations(theirs)
         path = here.circuit_path(theirs)
         assert there.circuit_path(mine).read_bytes() == path.read_bytes()

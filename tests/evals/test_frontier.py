@@ -10,7 +10,7 @@ import pytest
 from sparse_lens.evals.frontier import frontier_points, undominated
 from sparse_lens.evals.report import report_html
 from sparse_lens.evals.report.cells import Cells
-from sparse_lens.evals.report.frontier import frontier_marks
+from sparse_lens.evals.report.frontier_section import frontier_marks
 from sparse_lens.evals.results import Results
 from sparse_lens.evals.summary import summarize
 from sparse_lens.plotting import FrontierMark, frontier_figure

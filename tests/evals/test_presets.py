@@ -2,8 +2,8 @@
 
 import pytest
 
+from sparse_lens.commands.compare_presets import PRESETS
 from sparse_lens.evals import tasks
-from sparse_lens.evals.presets import PRESETS
 from sparse_lens.models import zoo
 from sparse_lens.models.tokenizer import load_tokenizer
 
@@ -18,7 +18,7 @@ def carried() -> list[str]:
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_task_can_be_put_to_every_model(name: str, carried: list[str]) -> None:
     preset = PRESETS[name]
-    vocabularies = [load_tokenizer(zoo.resolve(model)).get_vocab() for model in preset.models]
+    vocabularies = [load_tokenizer(zoo.resolve(str(model))).get_vocab() for model in preset.models]
     assert vocabularies == [load_tokenizer(zoo.resolve("py-sparse")).get_vocab()] * len(
         preset.models
     )

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from sparse_lens.ablation import InterchangeAblation, MeanAblation, ZeroAblation
+from sparse_lens.ablation import InterchangeAblation, MeanAblation, ZeroAblation, draw_other_prompts
 from sparse_lens.circuit import Circuit
 from sparse_lens.cost import metered
 from sparse_lens.discovery import Discovery
@@ -16,7 +16,12 @@ from sparse_lens.evals.answers import Answer
 from sparse_lens.evals.controls import complement
 from sparse_lens.evals.metrics import measure
 from sparse_lens.evals.questions import (
-    Questions,
+    Completeness,
+    Minimality,
+    Necessity,
+    PromptStability,
+    RandomSubsets,
+    ResampledValues,
     kl_over_positions,
     necessity,
     partly_ablated,
@@ -25,7 +30,6 @@ from sparse_lens.evals.questions import (
     resampled,
     transfer,
 )
-from sparse_lens.evals.questions.other_ablations import other_prompts
 from sparse_lens.graphs import ChannelGraph, ComponentGraph
 from sparse_lens.method import Method
 from sparse_lens.objectives import Objective, TaskLoss
@@ -97,7 +101,7 @@ def test_resampled_values_are_those_of_another_prompt(graph_of: Any, make: Any) 
     found = resampled(bound, circuit, PROMPTS, draws=2, seed=3, batch_size=4)
     generator = torch.Generator().manual_seed(3)
     for metrics in found.metrics:
-        others = other_prompts(PROMPTS, generator)
+        others = draw_other_prompts(PROMPTS, generator)
 
         def ablation(i: int, others: Any = others) -> InterchangeAblation:
             return InterchangeAblation(PROMPTS.clean[others[i]][None])
@@ -116,7 +120,7 @@ def test_other_prompts_are_at_least_as_long_and_all_are_drawn() -> None:
     generator = torch.Generator().manual_seed(0)
     drawn: list[Counter[int]] = [Counter() for _ in lengths]
     for _ in range(200):
-        for i, other in enumerate(other_prompts(PROMPTS, generator).tolist()):
+        for i, other in enumerate(draw_other_prompts(PROMPTS, generator).tolist()):
             drawn[i][other] += 1
     for i, counts in enumerate(drawn):
         candidates = [j for j in range(10) if j != i and lengths[j] >= lengths[i]]
@@ -128,17 +132,17 @@ def test_other_prompts_are_at_least_as_long_and_all_are_drawn() -> None:
 def test_the_longest_prompt_takes_the_next_longest_and_one_alone_is_refused() -> None:
     tokens = torch.zeros(3, 6, dtype=torch.long)
     prompts = Prompts(
-        clean=tokens,
+        clean=torch.arange(3)[:, None].expand(3, 6),
         corrupted=tokens,
         answers=torch.full((3,), 3),
         distractors=torch.full((3,), 7),
         lengths=torch.tensor([4, 6, 5]),
     )
     for seed in range(5):
-        others = other_prompts(prompts, torch.Generator().manual_seed(seed)).tolist()
+        others = draw_other_prompts(prompts, torch.Generator().manual_seed(seed)).tolist()
         assert others[1:] == [2, 1]
-    with pytest.raises(ValueError, match="a single prompt has no other"):
-        other_prompts(prompts[:1], torch.Generator())
+    with pytest.raises(ValueError, match="there is no other one"):
+        draw_other_prompts(prompts[:1], torch.Generator())
 
 
 @each_graph
@@ -347,14 +351,19 @@ def test_bad_numbers_are_refused(bad: dict[str, Any], message: str) -> None:
         partly_ablated(bound, circuit, PROMPTS, **bad)
 
 
-def test_which_questions_are_asked() -> None:
-    quick = Questions(resample_draws=0, subset_draws=4, dispensable_below=0.1)
-    assert quick.any
-    only = quick.only(["resample", "subsets"])
-    assert only == Questions(2, False, 4, minimality_nodes=0, dispensable_below=0.1)
-    assert not Questions.none().any
-    with pytest.raises(ValueError, match="no question 'nothing'; there are resample, frozen-norms"):
-        quick.only(["nothing"])
-    for bad in ({"subset_draws": -1}, {"subset_share": 0.0}):
-        with pytest.raises(ValueError, match="got"):
-            Questions(**bad)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("question", "bad", "message"),
+    [
+        (Completeness, {"draws": 0}, "draws must be 1 or more, got 0"),
+        (Completeness, {"share": 0.0}, r"share must lie in \(0, 1\], got 0"),
+        (Minimality, {"nodes": 0}, "nodes must be 1 or more, got 0"),
+        (Necessity, {"draws": -1}, "draws must be 1 or more, got -1"),
+        (PromptStability, {"resamples": 1}, "two resamples or more, got 1"),
+        (RandomSubsets, {"draws": 0}, "draws must be 1 or more, got 0"),
+        (RandomSubsets, {"share": 1.5}, r"share must lie in \(0, 1\], got 1.5"),
+        (ResampledValues, {"draws": 0}, "draws must be 1 or more, got 0"),
+    ],
+)
+def test_questions_refuse_bad_numbers(question: Any, bad: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        question(**bad)

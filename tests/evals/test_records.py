@@ -3,6 +3,7 @@
 import copy
 import json
 from dataclasses import fields
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -11,18 +12,21 @@ import torch
 import sparse_lens as sl
 from sparse_lens.evals.compare import compare
 from sparse_lens.evals.records import Measurement, Record
-from sparse_lens.evals.results import Results
+from sparse_lens.evals.results import NOT_IN_TABLES, Results
 from sparse_lens.identity import model_hash, task_hash, tokenizer_hash
 from tests.evals import toy_comparison as toy
-from tests.evals import toy_records
 from tests.evals.toy_comparison import BUDGETS, ByIndex, EdgesByIndex, Failing
 
 METHODS = {"nodes": ByIndex(), "edges": EdgesByIndex()}
+EASY = 5.0
+"""A target that the empty circuit meets."""
 
 
 def test_records_and_tables(tmp_path):
     methods = {**METHODS, "bad": Failing()}
-    results = compare([toy.model()], [toy.task()], methods, out=tmp_path, budgets=BUDGETS)
+    results = compare(
+        [toy.model()], [toy.task()], methods, out=tmp_path, budgets=BUDGETS, target_loss=EASY
+    )
     loaded = Results.load(tmp_path)
     assert loaded.records == tuple(Record.from_json(r.to_json()) for r in results)
     table = loaded.to_pandas()
@@ -35,16 +39,21 @@ def test_records_and_tables(tmp_path):
     assert one["versions.torch"] == torch.__version__
     assert json.loads(one["budgets.fractions"]) == [0.3, 1.0]
     assert json.loads(one["search"]) == [list(tried) for tried in results.records[0].search]
+    answers = results.records[0].answers
+    assert one["answers.minimality.removed_nodes"] == answers["minimality"]["removed_nodes"]
+    assert json.loads(one["answers.subsets.task_loss"]) == answers["subsets"]["task_loss"]
     (bad,) = table.method.eq("bad").to_numpy().nonzero()
     assert table.loc[bad, "kind"].isna().all()
     assert table.loc[bad, "hyperparameters.step"].isna().all()
 
 
 def test_a_table_has_every_field_of_the_records(tmp_path):
-    results = compare([toy.model()], [toy.task()], METHODS, out=tmp_path, budgets=BUDGETS)
+    results = compare(
+        [toy.model()], [toy.task()], METHODS, out=tmp_path, budgets=BUDGETS, target_loss=EASY
+    )
     table = results.to_pandas()
     parts = list(dict.fromkeys(column.partition(".")[0] for column in table.columns))
-    job = [f.name for f in fields(Record) if f.name != "measurements"]
+    job = [f.name for f in fields(Record) if f.name not in NOT_IN_TABLES]
     assert parts == [*job, *(f.name for f in fields(Measurement))]
     results.to_csv(tmp_path / "table.csv")
     again = pd.read_csv(tmp_path / "table.csv")
@@ -72,6 +81,7 @@ def test_a_row_says_what_it_depends_on(tmp_path, tokenizer):
     assert row["hyperparameters"] == expected
     assert row["ablation"] == {"type": "ZeroAblation"}
     assert (row["seed"], row["target_loss"], row["random_draws"]) == (4, 0.3, 2)
+    assert row["questions"]["subsets"] == {"type": "RandomSubsets", "draws": 8, "share": 0.5}
     assert row["budgets"] == {"type": "EdgeBudgets", "fractions": [0.3, 1.0], "counts": [2]}
     assert set(row["versions"]) == {"sparse-lens", "torch", "transformer-lens", "python"}
     assert (row["device"], row["dtype"]) == ("cpu", "float32")
@@ -83,12 +93,13 @@ def test_a_row_says_what_it_depends_on(tmp_path, tokenizer):
     assert Record.from_json(row) == record
 
 
-def test_records_of_an_older_version_can_be_read():
-    record = toy_records.record("dense&co", "for_while", "random", 0)
-    row = record.to_json()
-    for name in ("order", "budgets", "random_draws", "tokenizer_hash", "dtype", "hardware"):
-        del row[name]
-    assert Record.from_json(row) == record
+def test_the_saved_results_can_be_read():
+    """Those of docs/frontier: every line is a record, and nothing is lost in reading it."""
+    folder = Path(__file__).resolve().parents[2] / "docs" / "frontier"
+    rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    by_id = {record.job_id: record for record in Results.load(folder)}
+    assert len(rows) == len(by_id) == 160
+    assert all(json.loads(json.dumps(by_id[row["job_id"]].to_json())) == row for row in rows)
 
 
 def test_what_is_no_record_or_no_results(tmp_path):

@@ -229,4 +229,4 @@ def _environment() -> dict[str, str]:
 
 
 def _without_times(results: Results):
-    return [toy.without_what_differs(record) for record in results]
+    return [toy.without_durations(record) for record in results]

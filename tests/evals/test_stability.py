@@ -11,7 +11,7 @@ from sparse_lens.circuit import Circuit
 from sparse_lens.evals.compare import compare
 from sparse_lens.evals.report import report_html
 from sparse_lens.evals.results import Results
-from sparse_lens.evals.stability import Stability, sentences, stability
+from sparse_lens.evals.seed_stability import Stability, sentences, stability
 from sparse_lens.evals.summary import Setting
 from sparse_lens.graphs import ChannelGraph
 from tests.evals import toy_comparison as toy

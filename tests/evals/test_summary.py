@@ -142,7 +142,7 @@ def test_who_can_do_a_task():
     assert not can_do(full(0.1501, 1.0))
     assert not can_do(full(0.01, 0.949))
     assert can_do(full(0.3, 0.6), loss=0.4, accuracy=0.5)
-    with pytest.raises(ValueError, match="does not tell how well the full model does"):
+    with pytest.raises(ValueError, match="does not say how well the full model does"):
         can_do(full(None, None))
 
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparse_lens.evals.compare import compare, plan
+from sparse_lens.evals.compare import Comparison, compare
 from sparse_lens.evals.harness import workers
 from sparse_lens.evals.results import RESULTS_FILE, Results
 from sparse_lens.graphs import ChannelGraph
 from tests.evals import toy_comparison as toy
-from tests.evals.toy_comparison import BUDGETS, ByIndex, Dying, Failing, without_what_differs
+from tests.evals.toy_comparison import BUDGETS, ByIndex, Dying, Failing, without_durations
 
 ROOT = Path(__file__).resolve().parents[2]
 METHODS = {"a": ByIndex(step=3), "b": ByIndex(step=5)}
@@ -51,7 +51,7 @@ def test_two_workers_give_the_numbers_of_one_and_survive_a_death(tmp_path):
         tmp_path / "one", {label: methods[label] for label in ("bad", "mine", "a", "b")},
         graph=graph_of, target_loss=5.0,
     )  # fmt: skip
-    assert [record.method for record in shared] == list(methods), "in the order of the plan"
+    assert [record.method for record in shared] == list(methods), "in the order of the jobs"
     assert [record.order for record in shared] == list(range(5))
     died, bad = shared.failed
     assert (died.method, bad.method) == ("dying", "bad")
@@ -63,7 +63,7 @@ def test_two_workers_give_the_numbers_of_one_and_survive_a_death(tmp_path):
     assert len(mine) == len(theirs) == 3
     for here, there in zip(mine, theirs, strict=True):
         here = replace(here, order=there.order, method_class=there.method_class)
-        assert without_what_differs(here) == without_what_differs(there)
+        assert without_durations(here) == without_durations(there)
         paths = shared.circuit_path(here), alone.circuit_path(there)
         assert paths[0].read_bytes() == paths[1].read_bytes()
         assert shared.drawing(here) == alone.drawing(there)
@@ -110,7 +110,7 @@ def test_threads_are_shared_out(tmp_path, monkeypatch):
             raise Started
 
     monkeypatch.setattr(workers, "_Worker", Worker)
-    jobs = dict(enumerate(plan([toy.model()], [toy.task()], METHODS, seeds=4)))
+    jobs = dict(enumerate(Comparison([toy.model()], [toy.task()], METHODS, seeds=4).jobs()))
     for here, n, each in ((8, 2, 4), (8, 3, 2), (1, 4, 1), (8, 100, 1)):
         monkeypatch.setattr(torch, "get_num_threads", lambda here=here: here)
         with pytest.raises(Started):
@@ -132,7 +132,7 @@ def test_workers_are_killed_when_the_next_does_not_start(monkeypatch):
             killed.append(self)
 
     monkeypatch.setattr(workers, "_Worker", Worker)
-    jobs = dict(enumerate(plan([toy.model()], [toy.task()], METHODS)))
+    jobs = dict(enumerate(Comparison([toy.model()], [toy.task()], METHODS).jobs()))
     with pytest.raises(OSError, match="no more processes"):
         next(workers.in_workers(jobs, 2))
     assert killed == started != []
@@ -141,16 +141,16 @@ def test_workers_are_killed_when_the_next_does_not_start(monkeypatch):
 def test_a_worker_takes_what_it_has_loaded():
     models = [toy.model(), toy.model(activation_type="relu")]
     tasks = [toy.task("one"), toy.task("two")]
-    jobs = dict(enumerate(plan(models, tasks, METHODS, budgets=BUDGETS)))
-    # Places 0 to 3 are of the first model, and of these 0 and 1 of the first task.
-    assert workers.nearest(jobs, None, []) == 0
-    assert workers.nearest(jobs, None, [jobs[0]]) == 4, "a model on which nobody works"
-    assert workers.nearest(jobs, jobs[6], [jobs[0]]) == 6, "its model and task"
-    left = {place: jobs[place] for place in (1, 3, 5)}
-    assert workers.nearest(left, jobs[2], []) == 3
-    assert workers.nearest(left, jobs[7], [jobs[0]]) == 5, "its model, another task"
-    left = {place: jobs[place] for place in (1, 3)}
-    assert workers.nearest(left, jobs[7], [jobs[0]]) == 1, "nothing else is left"
+    jobs = dict(enumerate(Comparison(models, tasks, METHODS, budgets=BUDGETS).jobs()))
+    # Jobs 0 to 3 are of the first model, and of these 0 and 1 of the first task.
+    assert workers.next_job(jobs, None, []) == 0
+    assert workers.next_job(jobs, None, [jobs[0]]) == 4, "a model that no worker runs"
+    assert workers.next_job(jobs, jobs[6], [jobs[0]]) == 6, "its model and task"
+    left = {index: jobs[index] for index in (1, 3, 5)}
+    assert workers.next_job(left, jobs[2], []) == 3
+    assert workers.next_job(left, jobs[7], [jobs[0]]) == 5, "its model, another task"
+    left = {index: jobs[index] for index in (1, 3)}
+    assert workers.next_job(left, jobs[7], [jobs[0]]) == 1, "nothing else is left"
 
 
 def test_how_a_process_ended():

@@ -26,21 +26,21 @@ BUDGETS = EdgeBudgets(fractions=(0.3, 1.0), counts=(2,))
 
 
 def model(**changes: Any):
-    """A sparse GPT with reference tokens; dense enough that no two logits are equal."""
-    made = sparse_model(density=0.7, **{"n_layer": 1, **changes})
-    made.reference_tokens = torch.arange(40).reshape(5, 8) % 11
-    return made
+    """A sparse GPT with reference tokens, and weights dense enough that no two logits are equal."""
+    sparse_gpt = sparse_model(density=0.7, **{"n_layer": 1, **changes})
+    sparse_gpt.reference_tokens = torch.arange(40).reshape(5, 8) % 11
+    return sparse_gpt
 
 
 def prompts(n: int, seed: int) -> Prompts:
-    """Random tokens, some padded, pairs of members that are each other's corrupted prompt."""
+    """Pairs of random prompts, some padded; each is the corrupted prompt of the other."""
     generator = torch.Generator().manual_seed(seed)
-    one = torch.randint(11, (n, 6), generator=generator)
-    other = one.clone()
-    other[:, 1] = (one[:, 1] + 1) % 11
+    first = torch.randint(11, (n, 6), generator=generator)
+    second = first.clone()
+    second[:, 1] = (first[:, 1] + 1) % 11
     return Prompts(
-        clean=torch.cat([one, other]),
-        corrupted=torch.cat([other, one]),
+        clean=torch.cat([first, second]),
+        corrupted=torch.cat([second, first]),
         answers=torch.cat([torch.full((n,), 3), torch.full((n,), 7)]),
         distractors=torch.cat([torch.full((n,), 7), torch.full((n,), 3)]),
         lengths=torch.randint(3, 7, (n,), generator=generator).repeat(2),
@@ -48,13 +48,13 @@ def prompts(n: int, seed: int) -> Prompts:
 
 
 def task(name: str = "toy") -> Task:
-    """A task that random weights cannot do."""
+    """A task that a model with random weights cannot do."""
     return Task(name, train=prompts(3, 0), validation=prompts(3, 1), held_out=prompts(4, 2))
 
 
 @dataclass(frozen=True)
 class ByIndex(Method):
-    """Ranks nodes by a fixed rule; searches for the target like the real methods."""
+    """Ranks nodes by a fixed rule, and searches for the target loss as real methods do."""
 
     objective: Objective = TaskLoss()
     step: int = 7
@@ -70,7 +70,7 @@ class ByIndex(Method):
 
 @dataclass(frozen=True)
 class EdgesByIndex(Method):
-    """Ranks edges, and knows of no target."""
+    """Ranks edges at random, and chooses no circuit."""
 
     objective: Objective = TaskLoss()
 
@@ -86,24 +86,24 @@ class EdgesByIndex(Method):
 
 @dataclass(frozen=True)
 class Half(Method):
-    """Chooses half of the nodes or edges, and calls that good enough."""
+    """Chooses half of the nodes or edges, and reports that they meet the target."""
 
     objective: Objective = TaskLoss()
     edges: bool = False
     target_loss: float = 0.15
 
     def discover(self, model, graph, task, *, ablation, seed=0):
-        other = EdgesByIndex() if self.edges else ByIndex()
-        found = other.discover(model, graph, task, ablation=ablation, seed=seed)
+        ranking = EdgesByIndex() if self.edges else ByIndex()
+        discovery = ranking.discover(model, graph, task, ablation=ablation, seed=seed)
         total = graph.n_edges if self.edges else graph.n_nodes
         size = {"n_edges" if self.edges else "n_nodes": (total + 1) // 2}
-        chosen = ChosenCircuit(found.at(**size), 0.0, True, ())
-        return replace(found, method=self, chosen=chosen)
+        chosen = ChosenCircuit(discovery.at(**size), 0.0, True, ())
+        return replace(discovery, method=self, chosen=chosen)
 
 
 @dataclass(frozen=True)
 class Failing(Method):
-    """Does not work."""
+    """Raises an error."""
 
     objective: Objective = TaskLoss()
 
@@ -113,7 +113,7 @@ class Failing(Method):
 
 @dataclass(frozen=True)
 class Dying(Method):
-    """Takes its process along, as running out of memory does."""
+    """Ends its process, as running out of memory does."""
 
     objective: Objective = TaskLoss()
 
@@ -132,13 +132,13 @@ class Slow(ByIndex):
         return super().discover(model, graph, task, ablation=ablation, seed=seed)
 
 
-def without_what_differs(record: Record) -> Record:
-    """A record without what no two runs have in common."""
+def without_durations(record: Record) -> Record:
+    """A record with zero for its times, which differ from run to run."""
     return replace(record, seconds=0.0, job_seconds=0.0)
 
 
 def bound(graph, model):
-    """A mean over the model's reference tokens."""
+    """Mean ablation over the model's reference tokens, bound to the model."""
     return bind(model, graph, MeanAblation())
 
 

@@ -1,11 +1,13 @@
-"""Records of a comparison that never ran, with numbers that are easy to follow."""
+"""Made-up records of a comparison, with numbers that are easy to follow."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict
 from typing import Any
 
+from sparse_lens.evals.questions import FrozenNorms, Minimality, RandomSubsets, ResampledValues
 from sparse_lens.evals.records import Measurement, MeasurementKind, Record
+from sparse_lens.identity import describe
 
 MODELS = {"sparse<1>": 0.1, "dense&co": 1.0}
 LOSSES = {"sparse<1>": 3.154, "dense&co": 3.133}
@@ -16,7 +18,7 @@ FULL_EDGES = 5000
 
 
 def edges_of(model: str, task: str, method: str, seed: int) -> int:
-    """Different in every job; ten times as many in the dense model."""
+    """The number of edges, different for each job and ten times as large in the dense model."""
     return (40 + 7 * TASKS.index(task) + 3 * METHODS.index(method) + seed) * (
         1 if model == "sparse<1>" else 10
     )
@@ -95,23 +97,34 @@ def record(model: str, task: str, method: str, seed: int, **changes: Any) -> Rec
     return Record(**(values | changes))
 
 
+QUESTIONS = {
+    "resample": ResampledValues(),
+    "frozen-norms": FrozenNorms(),
+    "subsets": RandomSubsets(draws=3),
+    "minimality": Minimality(dispensable_below=0.02),
+}
+
+
 def questioned(model: str, task: str, method: str, seed: int) -> Record:
-    """A record whose chosen circuit was asked everything."""
-    made = record(model, task, method, seed, questions={"dispensable_below": 0.02})
-    chosen, *others = made.measurements
-    chosen = replace(chosen, removed_nodes=8, dispensable_share=0.25 + seed / 2)
-    answers = (
-        measurement("resample", 40, 0.3, draw=0),
-        measurement("resample", 40, 0.5, draw=1),
-        measurement("frozen_norms", 40, 0.6 + seed),
-        *(measurement("subset", 400, 0.1 + draw / 10, draw=draw) for draw in range(3)),
-    )
-    bare = (replace(m, necessity_task_loss=None) for m in answers)
-    return replace(made, measurements=(chosen, *others, *bare))
+    """A record with answers to the default questions on the chosen circuit."""
+    return record(
+        model, task, method, seed,
+        questions=describe(QUESTIONS),
+        answers={
+            "resample": {"task_loss": [0.3, 0.5]},
+            "frozen-norms": {"task_loss": 0.6 + seed},
+            "subsets": {"task_loss": [0.1, 0.2, 0.3]},
+            "minimality": {"removed_nodes": 8, "dispensable_share": 0.25 + seed / 2},
+        },
+        columns={
+            name: [asdict(column) for column in question.columns]
+            for name, question in QUESTIONS.items()
+        },
+    )  # fmt: skip
 
 
 def records(n_seeds: int = 2) -> tuple[Record, ...]:
-    """All jobs, and one that failed."""
+    """The records of all jobs, and of one that failed."""
     done = tuple(
         record(model, task, method, seed)
         for model in MODELS

@@ -1,4 +1,4 @@
-"""Small tokenizers for tests: one that suits the tasks, and some that do not."""
+"""Small tokenizers for tests: some that the tasks can be built with, and one that they cannot."""
 
 import random
 
@@ -16,7 +16,7 @@ SPLIT = (
 
 
 def byte_pairs(texts: list[str], vocab_size: int, *, prefix: bool = False):
-    """A byte-level BPE learnt from texts; with `prefix`, a space is put before every piece."""
+    """A byte-level BPE trained on texts; with `prefix`, it puts a space before every text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -36,13 +36,13 @@ def byte_pairs(texts: list[str], vocab_size: int, *, prefix: bool = False):
 
 
 def suitable():
-    """Learnt from the prompts themselves, so that answers and names are whole."""
+    """Trained on the prompts themselves, so that answers and names are single tokens."""
     names = (*tasks.names("python"), *tasks.names("control"))
     return byte_pairs(["f = open(path)\n" * 500, *prompts_of(names)], 1024)
 
 
 def prompts_of(names: tuple[str, ...]) -> list[str]:
-    """Prompts of some tasks with their first answers."""
+    """Random prompts of the tasks, each with its first answer."""
     texts = []
     for name in names:
         for split in SPLITS:
@@ -55,7 +55,7 @@ def prompts_of(names: tuple[str, ...]) -> list[str]:
 
 
 def english(*, bos: str | None = None):
-    """In GPT-2's manner, learnt from prompts of the tasks in English and from numbers."""
+    """A tokenizer like GPT-2's, trained on prompts of the tasks in English and on numbers."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -66,12 +66,12 @@ def english(*, bos: str | None = None):
         show_progress=False,
     )
     numbers = ["\n".join(f"{number:02}" for number in range(100))] * 300
-    # Oftener, so that a year is its century and the rest, and not 1, 56 and 3.
+    # More often than the rest, so that 1563 is the tokens 15 and 63, and not 1, 56 and 3.
     numbers += [" 11 12 13 14 15 16 17"] * 3000
     tokenizer.train_from_iterator(numbers + prompts_of(tasks.names("language")), trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, bos_token=bos)
 
 
 def without_merges():
-    """Every answer is two bytes or more."""
+    """A tokenizer of single bytes, in which every answer is several tokens."""
     return byte_pairs([], 257, prefix=True)

@@ -1,4 +1,4 @@
-"""What lies on a path, found the slow way: networkx over names, one Python object per edge."""
+"""The slow way to find what lies on a path: networkx over names, one Python object per edge."""
 
 import itertools
 import re
@@ -12,7 +12,7 @@ START, END = "START", "END"
 
 
 def on_paths(circuit: Circuit) -> tuple[set[str], set[str]]:
-    """Names of the nodes and edges on a path, taken from the definitions.
+    """Names of the nodes and edges on a path from input to output, by the definitions.
 
     Every edge is a vertex of its own, so that links can lead to edges.
     """
@@ -31,10 +31,10 @@ def on_paths(circuit: Circuit) -> tuple[set[str], set[str]]:
             network.add_edge("logits", END)
     else:
         network.add_edges_from(channel_links(circuit))
-    alive = nx.descendants(network, START) & nx.ancestors(network, END)
-    edges = {edge for edge in circuit.edge_names() if edge in alive}
-    # A v that nothing reaches stays as the end of an edge that its head's q or k reaches.
-    nodes = (alive & kept) | {end for edge in edges for end in ends(edge)}
+    on_path = nx.descendants(network, START) & nx.ancestors(network, END)
+    edges = {edge for edge in circuit.edge_names() if edge in on_path}
+    # A v without a path from the input stays as the end of an edge that its head's q or k reaches.
+    nodes = (on_path & kept) | {end for edge in edges for end in ends(edge)}
     return nodes, edges
 
 
@@ -45,28 +45,31 @@ def ends(edge: str) -> tuple[str, str]:
 
 
 def channel_links(circuit: Circuit) -> list[tuple[str, str]]:
-    """Every link between two kept nodes, from a node to an edge, and at the model's ends."""
+    """All links: between two kept nodes, from a node to an edge, and at the model's ends."""
     graph = circuit.graph
-    nodes = [(name, *place(name)) for name in circuit.node_names()]
+    nodes = [(name, *parse_node(name)) for name in circuit.node_names()]
     links = [(START, name) for name, _, site, _ in nodes if site in ("attn_in", "mlp_in")]
-    for (name, layer, site, index), (other, later, read, channel) in itertools.permutations(
-        nodes, 2
-    ):
-        written = site in ("attn_out", "mlp_out") and index == channel
-        if written and is_later(graph, (layer, site), (later, read)):
-            links.append((name, other))
+    for writer, reader in itertools.permutations(nodes, 2):
+        writer_name, write_layer, write_site, write_channel = writer
+        reader_name, read_layer, read_site, read_channel = reader
+        if (
+            write_site in ("attn_out", "mlp_out")
+            and write_channel == read_channel
+            and is_later(graph, (write_layer, write_site), (read_layer, read_site))
+        ):
+            links.append((writer_name, reader_name))
     edges = [edge for edge in circuit.edge_names() if ".attn_out:" in edge]
     for name, layer, site, index in nodes:
         for edge in edges if site in ("q", "k") else ():
-            _, v_layer, _, v_index = (edge, *place(ends(edge)[0]))
+            _, v_layer, _, v_index = (edge, *parse_node(ends(edge)[0]))
             if v_layer == layer and v_index // graph.d_head == index // graph.d_head:
                 links.append((name, edge))
     has_final = "final_resid" in graph.sites
-    last = ("final_resid",) if has_final else ("attn_out", "mlp_out")
-    return links + [(name, END) for name, _, site, _ in nodes if site in last]
+    last_sites = ("final_resid",) if has_final else ("attn_out", "mlp_out")
+    return links + [(name, END) for name, _, site, _ in nodes if site in last_sites]
 
 
-def place(name: str) -> tuple[int, str, int]:
+def parse_node(name: str) -> tuple[int, str, int]:
     """Layer, kind of site and channel of a node."""
     match = re.fullmatch(r"(?:blocks\.(\d+)\.)?(\w+):(\d+)", name)
     assert match is not None
@@ -74,7 +77,7 @@ def place(name: str) -> tuple[int, str, int]:
 
 
 def is_later(graph: Graph, write: tuple[int, str], read: tuple[int, str]) -> bool:
-    """Whether a site reads the stream after another has written to it."""
+    """Whether a site, given by layer and kind, reads the stream after another has written to it."""
     if read[1] not in ("attn_in", "mlp_in", "final_resid"):
         return False
     if write[0] != read[0]:

@@ -1,4 +1,4 @@
-"""The channel graph against the models' own weights and activations."""
+"""The channel graph, compared with the weights and activations of models."""
 
 import pytest
 import torch
@@ -69,20 +69,20 @@ def test_sites_name_hook_points_of_their_width(model):
 
 
 def test_weights_carry_differences_from_site_to_site(model):
-    """Between two positions biases drop out: what is left must be weights times differences.
+    """In differences between positions biases cancel, and weights times differences remain.
 
-    From v the attention pattern stands between, so z takes its place.
+    The attention pattern is between v and the output, so z is taken in place of v.
     """
     graph, cache = ChannelGraph.from_model(model), activations(model)
-    for block, weight in graph.edge_weights(model).items():
-        src, dst = block.split("->")
-        hook = graph.sites[src].hook_name
-        if src.endswith(".v"):
-            hook = src.removesuffix("v") + "attn.hook_z"
+    for name, weight in graph.edge_weights(model).items():
+        block = graph.blocks[name]
+        hook = block.source.hook_name
+        if block.through_attention:
+            hook = hook.removesuffix("hook_v") + "hook_z"
         value = cache[hook]
         if hook.endswith("hook_attn_in"):
             value = value[:, :, 0]
-        out = cache[graph.sites[dst].input_hook_name].flatten(2)  # type: ignore[index]
+        out = cache[block.destination.input_hook_name].flatten(2)  # type: ignore[index]
         value = value.flatten(2)
         difference = (value[:, 1:] - value[:, :1]) @ weight.T
         torch.testing.assert_close(difference, out[:, 1:] - out[:, :1], atol=1e-4, rtol=1e-4)

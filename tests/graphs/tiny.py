@@ -12,7 +12,7 @@ from sparse_lens.models.sparse_gpt import HookedSparseGPT
 
 
 def config(n_layers: int = 2, n_heads: int = 2, d_model: int = 4, **changes: Any):
-    """A plain configuration; no weights are made of it."""
+    """A plain configuration; it allocates no weights."""
     values: dict[str, Any] = {
         "n_layers": n_layers,
         "n_heads": n_heads,
@@ -86,7 +86,7 @@ GRAPHS = small_graphs()
 
 
 def random_edge_circuit(graph: Graph, share: float, seed: int) -> Circuit:
-    """Each edge with a probability, likewise the nodes that no edge can touch."""
+    """Each edge with probability `share`, and likewise the nodes that have no edge in the graph."""
     generator = torch.Generator().manual_seed(seed)
     edges = {
         block: support & (torch.rand(support.shape, generator=generator) < share)
@@ -97,7 +97,7 @@ def random_edge_circuit(graph: Graph, share: float, seed: int) -> Circuit:
 
 
 def random_node_circuit(graph: Graph, share: float, seed: int) -> Circuit:
-    """Each node with a probability."""
+    """Each node with probability `share`."""
     generator = torch.Generator().manual_seed(seed)
     nodes = torch.rand(graph.n_nodes, generator=generator) < share
     return Circuit.from_node_masks(graph, graph.unflatten(nodes))

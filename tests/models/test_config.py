@@ -104,7 +104,10 @@ def test_a_misspelt_key_gets_a_suggestion() -> None:
         ({"afrac": 0}, r"afrac must lie in \(0, 1\]"),
         ({"afrac": 1.5}, r"afrac must lie in \(0, 1\]"),
         ({"afrac": "0.5"}, "afrac must be a number, got '0.5'"),
-        ({"afrac": 0.5, "afrac_loctypes": "mlp_in,mlp_mid"}, r"names \['mlp_mid'\]; known places"),
+        (
+            {"afrac": 0.5, "afrac_loctypes": "mlp_in,mlp_mid"},
+            r"names \['mlp_mid'\]; known locations",
+        ),
         ({"afrac": 0.5, "afrac_loctypes": None}, "afrac_loctypes must be text, got None"),
         ({"afrac": 0.05, "afrac_loctypes": "mlp_neuron,attn_q"}, "keeps none of the 12 .* attn_q"),
     ],
@@ -142,7 +145,7 @@ def test_widths_of_the_places() -> None:
         **dict.fromkeys(("attn_out", "mlp_out", "resid_post_attn", "resid_post_mlp"), 6),
         "mlp_neuron": 10,
     }
-    with pytest.raises(ValueError, match="no place 'mlp_post'"):
+    with pytest.raises(ValueError, match="no location 'mlp_post'"):
         cfg.kept("mlp_post")
 
 

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
+from sparse_lens.commands.compare_presets import PRESETS
 from sparse_lens.evals import tasks
-from sparse_lens.evals.presets import PRESETS
 from sparse_lens.models import zoo
 from sparse_lens.models.checkpoint import load_sparse_gpt
 from sparse_lens.objectives import TaskLoss, logit_difference
@@ -81,12 +81,13 @@ def can_do(model, prompts) -> bool:
 
 def shared_tasks(models) -> list[str]:
     """Asked in the tokens of one of them, which are those of the others."""
-    found = []
+    shared = []
     for name in PRESETS["full"].tasks:
+        assert isinstance(name, str)
         task = tasks.build(name, models[SPARSE].tokenizer, n_train=2, n_validation=0)
         if all(can_do(model, task.split("held_out")) for model in models.values()):
-            found.append(name)
-    return found
+            shared.append(name)
+    return shared
 
 
 def test_at_least_eight_tasks_can_be_done_by_all(models):

@@ -11,7 +11,7 @@ from torch import Tensor
 from sparse_lens.graphs import ComponentGraph
 from sparse_lens.objectives import Objective
 from sparse_lens.task import Prompts
-from tests.patching.component_oracle import SlowModel
+from tests.patching import tiny
 
 FLAGS = ("use_split_qkv_input", "use_hook_mlp_in", "ungroup_grouped_query_attention")
 
@@ -34,9 +34,12 @@ def slow_edge_effects(
 ) -> Tensor:
     """[readers, writers], with gradients where the `moved` writers have a share of their value."""
     graph = ComponentGraph.from_model(model)
-    slow = SlowModel(model, graph)
     with torch.no_grad():
-        change = slow.run(prompts.corrupted)[1] - slow.run(prompts.clean)[1]
+        clean, corrupted = (
+            torch.cat(list(tiny.activations(model, graph, tokens).values()))
+            for tokens in (prompts.clean, prompts.corrupted)
+        )
+    change = corrupted - clean  # [writers, batch, pos, d_model]
     reads: dict[str, Tensor] = {}
     hooks = [(name, read(reads)) for name in reader_hooks(graph)]
     if moved.stop:

@@ -1,4 +1,4 @@
-"""Circuits of channel graphs against a forward pass with every mask written out."""
+"""Circuits of channel graphs against the slow reference."""
 
 from functools import cache
 from typing import Any
@@ -10,45 +10,29 @@ from sparse_lens.ablation import InterchangeAblation, MeanAblation, ZeroAblation
 from sparse_lens.circuit import Circuit
 from sparse_lens.graphs import ChannelGraph
 from sparse_lens.masks import Masks
-from sparse_lens.patching import patched, run_circuit
+from sparse_lens.patching import patched, reference, run_circuit
 from tests.patching import tiny
-from tests.patching.channel_oracle import SlowChannels, masks_of
 from tests.patching.tiny import TOLERANCE, difference, each_channel_model
 
 PROMPTS = tiny.prompts()
 
 
 @cache
-def build(make: Any, name: str, **options: Any) -> tuple[Any, ChannelGraph, SlowChannels]:
+def build(make: Any, name: str, **options: Any) -> tuple[Any, ChannelGraph]:
     """A model that the tests share: they leave it as they found it."""
     model = make(name, dtype=torch.float64)
-    graph = ChannelGraph.from_model(model, **options)
-    return model, graph, SlowChannels(model, graph)
-
-
-@each_channel_model
-@torch.no_grad()
-def test_oracle_of_the_whole_model_is_the_model(make: Any, name: str) -> None:
-    model, _, slow = build(make, name)
-    logits, live = slow.run(PROMPTS.clean)
-    assert difference(logits, model(PROMPTS.clean)) < TOLERANCE
-    _, cache = model.run_with_cache(PROMPTS.clean)
-    for site, value in live.items():
-        if site.endswith((".mlp_post", ".attn_out", ".mlp_out", ".q", ".v", "final_resid")):
-            found = cache[slow.graph.sites[site].hook_name]
-            assert difference(found.reshape(value.shape), value) < TOLERANCE, site
+    return model, ChannelGraph.from_model(model, **options)
 
 
 @each_channel_model
 @torch.no_grad()
 def test_node_and_edge_circuits(make: Any, name: str) -> None:
-    model, graph, slow = build(make, name)
-    corrupted = slow.run(PROMPTS.corrupted)[1]
+    model, graph = build(make, name)
+    corrupted = tiny.activations(model, graph, PROMPTS.corrupted)
     circuits = (tiny.random_nodes(graph, 0.8, 0), tiny.random_edges(graph, 0.7, 1))
     for circuit in circuits:
-        nodes, edges = masks_of(circuit)
         for ablation, values in ((InterchangeAblation(), corrupted), (ZeroAblation(), None)):
-            expected = slow.run(PROMPTS.clean, nodes, edges, values)[0]
+            expected = reference.run_circuit(model, circuit, PROMPTS.clean, ablated=values)
             found = run_circuit(model, circuit, PROMPTS, ablation=ablation)
             assert difference(found, expected) < TOLERANCE, (circuit, ablation)
 
@@ -56,7 +40,7 @@ def test_node_and_edge_circuits(make: Any, name: str) -> None:
 @each_channel_model
 @torch.no_grad()
 def test_full_circuits_are_the_model(make: Any, name: str) -> None:
-    model, graph, _ = build(make, name)
+    model, graph = build(make, name)
     every_edge = Circuit.from_edge_masks(graph, dict(graph.edge_support))
     for circuit in (Circuit.full(graph), every_edge):
         for ablation in (InterchangeAblation(), ZeroAblation()):
@@ -71,14 +55,13 @@ def test_full_circuits_are_the_model(make: Any, name: str) -> None:
 @each_channel_model
 @torch.no_grad()
 def test_means_pooled_and_per_position(make: Any, name: str) -> None:
-    model, graph, slow = build(make, name)
+    model, graph = build(make, name)
     tokens = tiny.prompts(5, 6, seed=3).clean
-    live = slow.run(tokens)[1]
+    live = tiny.activations(model, graph, tokens)
     for circuit in (tiny.random_nodes(graph, 0.8, 2), tiny.random_edges(graph, 0.7, 2)):
-        nodes, edges = masks_of(circuit)
         for per_position, axes in ((False, (0, 1)), (True, (0,))):
             means = {site: value.mean(axes) for site, value in live.items()}
-            expected = slow.run(PROMPTS.clean, nodes, edges, means)[0]
+            expected = reference.run_circuit(model, circuit, PROMPTS.clean, ablated=means)
             ablation = MeanAblation(tokens=tokens, per_position=per_position)
             found = run_circuit(model, circuit, PROMPTS.clean, ablation=ablation)
             assert difference(found, expected) < TOLERANCE
@@ -89,13 +72,14 @@ def test_means_pooled_and_per_position(make: Any, name: str) -> None:
 
 @each_channel_model
 def test_soft_masks_and_their_gradients(make: Any, name: str) -> None:
-    model, graph, slow = build(make, name)
-    corrupted = {site: value.detach() for site, value in slow.run(PROMPTS.corrupted)[1].items()}
+    model, graph = build(make, name)
+    with torch.no_grad():
+        corrupted = tiny.activations(model, graph, PROMPTS.corrupted)
     nodes, edges = tiny.random_masks(graph, 0, torch.float64)
     leaves = [*nodes.values(), *edges.values()]
     for ablation, values in ((InterchangeAblation(), corrupted), (ZeroAblation(), None)):
-        expected = slow.run(PROMPTS.clean, nodes, edges, values)[0]
         masks = Masks(graph, nodes, edges)
+        expected = reference.run_circuit(model, masks, PROMPTS.clean, ablated=values)
         with patched(model, masks, ablation=ablation, prompts=PROMPTS):
             found = model(PROMPTS.clean)
         assert difference(found, expected) < TOLERANCE
@@ -110,15 +94,14 @@ def test_soft_masks_and_their_gradients(make: Any, name: str) -> None:
 @torch.no_grad()
 def test_cutting_edges_one_by_one(name: str) -> None:
     """One edge at a time, without any matrix: the weight's share is taken out of the sum."""
-    model, graph, slow = build(tiny.sparse, name)
-    corrupted = slow.run(PROMPTS.corrupted)[1]
+    model, graph = build(tiny.sparse, name)
+    corrupted = tiny.activations(model, graph, PROMPTS.corrupted)
     for block, support in graph.edge_support.items():
         dst, src = (int(x[0]) for x in support.nonzero(as_tuple=True))
         edges = {b: s.clone() for b, s in graph.edge_support.items()}
         edges[block][dst, src] = False
         circuit = Circuit.from_edge_masks(graph, edges)
-        nodes, masks = masks_of(circuit)
-        expected = slow.run(PROMPTS.clean, nodes, masks, corrupted)[0]
+        expected = reference.run_circuit(model, circuit, PROMPTS.clean, ablated=corrupted)
         found = run_circuit(model, circuit, PROMPTS, ablation=InterchangeAblation())
         assert difference(found, expected) < TOLERANCE, block
 
@@ -126,10 +109,9 @@ def test_cutting_edges_one_by_one(name: str) -> None:
 @pytest.mark.parametrize(("make", "name"), [(tiny.dense, "LN"), (tiny.sparse, "all of it")])
 @torch.no_grad()
 def test_without_final_resid(make: Any, name: str) -> None:
-    model, graph, slow = build(make, name, final_resid=False)
+    model, graph = build(make, name, final_resid=False)
     circuit = tiny.random_nodes(graph, 0.7, 0)
-    nodes, _ = masks_of(circuit)
-    corrupted = slow.run(PROMPTS.corrupted)[1]
-    expected = slow.run(PROMPTS.clean, nodes, None, corrupted)[0]
+    corrupted = tiny.activations(model, graph, PROMPTS.corrupted)
+    expected = reference.run_circuit(model, circuit, PROMPTS.clean, ablated=corrupted)
     found = run_circuit(model, circuit, PROMPTS, ablation=InterchangeAblation())
     assert difference(found, expected) < TOLERANCE

@@ -1,4 +1,4 @@
-"""Circuits of component graphs against a loop over readers and writers."""
+"""Circuits of component graphs against the slow reference."""
 
 from functools import cache
 from typing import Any
@@ -10,39 +10,29 @@ from sparse_lens.ablation import InterchangeAblation, MeanAblation, ZeroAblation
 from sparse_lens.circuit import Circuit
 from sparse_lens.graphs import ComponentGraph
 from sparse_lens.masks import Masks
-from sparse_lens.patching import patched, run_circuit
+from sparse_lens.patching import patched, reference, run_circuit
 from tests.patching import tiny
-from tests.patching.component_oracle import SlowModel, edge_mask
 from tests.patching.tiny import TOLERANCE, difference, each_component_model
 
 PROMPTS = tiny.prompts()
 
 
 @cache
-def build(make: Any, name: str, **options: Any) -> tuple[Any, ComponentGraph, SlowModel]:
+def build(make: Any, name: str, **options: Any) -> tuple[Any, ComponentGraph]:
     """A model that the tests share: they leave it as they found it."""
     model = make(name, dtype=torch.float64)
-    graph = ComponentGraph.from_model(model, **options)
-    return model, graph, SlowModel(model, graph)
-
-
-@each_component_model
-@torch.no_grad()
-def test_oracle_of_the_whole_model_is_the_model(make: Any, name: str) -> None:
-    model, _, slow = build(make, name)
-    assert difference(slow.run(PROMPTS.clean)[0], model(PROMPTS.clean)) < TOLERANCE
+    return model, ComponentGraph.from_model(model, **options)
 
 
 @each_component_model
 @torch.no_grad()
 def test_edge_circuits(make: Any, name: str) -> None:
-    model, graph, slow = build(make, name)
-    corrupted = slow.run(PROMPTS.corrupted)[1]
+    model, graph = build(make, name)
+    corrupted = tiny.activations(model, graph, PROMPTS.corrupted)
     for seed, share in enumerate((0.3, 0.6, 0.95)):
         circuit = tiny.random_edges(graph, share, seed)
-        kept = edge_mask(graph, circuit)
         for ablation, values in ((InterchangeAblation(), corrupted), (ZeroAblation(), None)):
-            expected = slow.run(PROMPTS.clean, kept, values)[0]
+            expected = reference.run_circuit(model, circuit, PROMPTS.clean, ablated=values)
             found = run_circuit(model, circuit, PROMPTS, ablation=ablation)
             assert difference(found, expected) < TOLERANCE, (share, ablation)
 
@@ -50,21 +40,24 @@ def test_edge_circuits(make: Any, name: str) -> None:
 @each_component_model
 @torch.no_grad()
 def test_node_circuits_are_the_circuits_of_their_implied_edges(make: Any, name: str) -> None:
-    model, graph, slow = build(make, name)
-    corrupted = slow.run(PROMPTS.corrupted)[1]
+    model, graph = build(make, name)
+    corrupted = tiny.activations(model, graph, PROMPTS.corrupted)
     for seed, share in enumerate((0.4, 0.8)):
         circuit = tiny.random_nodes(graph, share, seed)
         edges = Circuit.from_edge_masks(graph, {"edges": circuit.edge_mask("edges")})
-        expected = slow.run(PROMPTS.clean, edge_mask(graph, circuit), corrupted)[0]
-        for one in (circuit, edges):
-            found = run_circuit(model, one, PROMPTS, ablation=InterchangeAblation())
+        expected = reference.run_circuit(model, edges, PROMPTS.clean, ablated=corrupted)
+        assert torch.equal(
+            reference.run_circuit(model, circuit, PROMPTS.clean, ablated=corrupted), expected
+        )
+        for same_circuit in (circuit, edges):
+            found = run_circuit(model, same_circuit, PROMPTS, ablation=InterchangeAblation())
             assert difference(found, expected) < TOLERANCE
 
 
 @each_component_model
 @torch.no_grad()
 def test_full_circuits_are_the_model(make: Any, name: str) -> None:
-    model, graph, _ = build(make, name)
+    model, graph = build(make, name)
     full = run_circuit(model, Circuit.full(graph), PROMPTS, ablation=InterchangeAblation())
     assert torch.equal(full, model(PROMPTS.clean))
     every_edge = Circuit.from_edge_masks(graph, dict(graph.edge_support))
@@ -75,17 +68,17 @@ def test_full_circuits_are_the_model(make: Any, name: str) -> None:
 @each_component_model
 @torch.no_grad()
 def test_means_pooled_and_per_position(make: Any, name: str) -> None:
-    model, graph, slow = build(make, name)
+    model, graph = build(make, name)
     tokens = tiny.prompts(5, 6, seed=3).clean
     circuit = tiny.random_edges(graph, 0.5, 1)
-    kept, values = edge_mask(graph, circuit), slow.run(tokens)[1]
+    values = tiny.activations(model, graph, tokens)
     for per_position, axes in ((False, (1, 2)), (True, (1,))):
-        means = values.mean(axes, keepdim=True).expand(-1, 3, 6, -1)
-        expected = slow.run(PROMPTS.clean, kept, means)[0]
+        means = {site: of_site.mean(axes) for site, of_site in values.items()}
+        expected = reference.run_circuit(model, circuit, PROMPTS.clean, ablated=means)
         ablation = MeanAblation(tokens=tokens, per_position=per_position)
         found = run_circuit(model, circuit, PROMPTS.clean, ablation=ablation)
         assert difference(found, expected) < TOLERANCE
-        given = MeanAblation(means=by_site(graph, values.mean(axes)))
+        given = MeanAblation(means=means)
         found = run_circuit(model, circuit, PROMPTS.clean, ablation=given)
         assert difference(found, expected) < TOLERANCE
 
@@ -93,14 +86,12 @@ def test_means_pooled_and_per_position(make: Any, name: str) -> None:
 @each_component_model
 @torch.no_grad()
 def test_soft_masks(make: Any, name: str) -> None:
-    model, graph, slow = build(make, name)
-    corrupted = slow.run(PROMPTS.corrupted)[1]
+    model, graph = build(make, name)
+    corrupted = tiny.activations(model, graph, PROMPTS.corrupted)
     nodes, edges = tiny.random_masks(graph, 0, torch.float64)
-    writers = torch.cat([nodes[site] for site in graph.sites if site != "logits"])
-    kept = edges["edges"] * writers
-    kept[-1] *= nodes["logits"]
-    expected = slow.run(PROMPTS.clean, kept, corrupted)[0]
-    found = run_circuit(model, Masks(graph, nodes, edges), PROMPTS, ablation=InterchangeAblation())
+    masks = Masks(graph, nodes, edges)
+    expected = reference.run_circuit(model, masks, PROMPTS.clean, ablated=corrupted)
+    found = run_circuit(model, masks, PROMPTS, ablation=InterchangeAblation())
     assert difference(found, expected) < TOLERANCE
     constant = Masks(
         graph,
@@ -114,28 +105,29 @@ def test_soft_masks(make: Any, name: str) -> None:
 @pytest.mark.parametrize("name", ["LN", "no norm", "parallel"])
 @torch.no_grad()
 def test_split_embeddings(name: str) -> None:
-    model, graph, slow = build(tiny.dense, name, split_embeddings=True)
-    corrupted = slow.run(PROMPTS.corrupted)[1]
+    model, graph = build(tiny.dense, name, split_embeddings=True)
+    corrupted = tiny.activations(model, graph, PROMPTS.corrupted)
     for seed in range(3):
         circuit = tiny.random_edges(graph, 0.5, seed)
-        expected = slow.run(PROMPTS.clean, edge_mask(graph, circuit), corrupted)[0]
+        expected = reference.run_circuit(model, circuit, PROMPTS.clean, ablated=corrupted)
         found = run_circuit(model, circuit, PROMPTS, ablation=InterchangeAblation())
         assert difference(found, expected) < TOLERANCE
     for pruned in ("embed", "pos"):
         names = [node for node in graph.node_names() if node != pruned]
         circuit = Circuit.from_node_names(graph, names)
-        expected = slow.run(PROMPTS.clean, edge_mask(graph, circuit), corrupted)[0]
+        expected = reference.run_circuit(model, circuit, PROMPTS.clean, ablated=corrupted)
         found = run_circuit(model, circuit, PROMPTS, ablation=InterchangeAblation())
         assert difference(found, expected) < TOLERANCE
 
 
 @pytest.mark.parametrize("name", ["LN", "grouped queries"])
 def test_weights_get_their_gradients_where_they_need_them(name: str) -> None:
-    model, graph, slow = build(tiny.dense, name)
+    model, graph = build(tiny.dense, name)
     circuit = tiny.random_edges(graph, 0.5, 0)
-    corrupted = slow.run(PROMPTS.corrupted)[1].detach()
+    with torch.no_grad():
+        corrupted = tiny.activations(model, graph, PROMPTS.corrupted)
     expected = torch.autograd.grad(
-        slow.run(PROMPTS.clean, edge_mask(graph, circuit), corrupted)[0].pow(2).sum(),
+        reference.run_circuit(model, circuit, PROMPTS.clean, ablated=corrupted).pow(2).sum(),
         list(model.parameters()),
         allow_unused=True,
     )
@@ -157,7 +149,3 @@ def test_grouped_heads_that_cannot_be_separated() -> None:
         run_circuit(
             model, tiny.random_edges(graph, 0.5, 0), PROMPTS, ablation=InterchangeAblation()
         )
-
-
-def by_site(graph: ComponentGraph, writers: torch.Tensor) -> dict[str, torch.Tensor]:
-    return {name: writers[where] for name, where in graph.node_slices.items() if name != "logits"}

@@ -18,9 +18,9 @@ from sparse_lens.patching import (
     frozen,
     node_effects,
     patched,
+    reference,
 )
 from tests.patching import tiny
-from tests.patching.component_oracle import SlowModel
 from tests.patching.tiny import TOLERANCE, difference, each_channel_model, each_component_model
 
 PROMPTS = tiny.prompts(padded=True)
@@ -63,21 +63,18 @@ def test_edge_attribution_is_minus_the_gradient_of_edge_masks_at_one(make: Any, 
 
 @each_component_model
 def test_gradients_of_soft_component_masks(make: Any, name: str) -> None:
-    """Against autograd through the loop over readers and writers, at masks inside (0, 1)."""
+    """Against autograd through the slow reference, at masks inside (0, 1)."""
     model = build(make, name)
     graph = ComponentGraph.from_model(model)
-    slow = SlowModel(model, graph)
-    corrupted = slow.run(PROMPTS.corrupted)[1].detach()
+    with torch.no_grad():
+        corrupted = tiny.activations(model, graph, PROMPTS.corrupted)
     nodes, edges = tiny.random_masks(graph, 0, torch.float64)
     leaves = [*nodes.values(), *edges.values()]
-    writers = torch.cat([nodes[site] for site in graph.sites if site != "logits"])
-    kept = edges["edges"] * writers
-    kept = torch.cat([kept[:-1], kept[-1:] * nodes["logits"]])
+    masks = Masks(graph, nodes, edges)
     target = torch.randn(*PROMPTS.clean.shape, tiny.VOCAB, dtype=torch.float64)
     with frozen(model):
-        expected = slow.run(PROMPTS.clean, kept, corrupted)[0]
+        expected = reference.run_circuit(model, masks, PROMPTS.clean, ablated=corrupted)
         wanted = torch.autograd.grad((expected * target).sum(), leaves)
-        masks = Masks(graph, nodes, edges)
         with patched(model, masks, ablation=InterchangeAblation(), prompts=PROMPTS):
             found = model(PROMPTS.clean)
         got = torch.autograd.grad((found * target).sum(), leaves)

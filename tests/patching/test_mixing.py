@@ -72,7 +72,7 @@ def project(model: Any, store: Store, cut: Tensor, stream: Tensor, streams: Tens
 def test_values_and_gradients(
     name: str | None, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(mixing_module._CHUNK_ELEMENTS, "cpu", chunk)
+    monkeypatch.setattr(mixing_module, "_MOST_ON_CPU", chunk)
     model = None if name is None else tiny.dense(name, dtype=torch.float64)
     leaves = inputs()
     ablated = torch.randn(sum(GROUPS), *SHAPE, dtype=torch.float64)

@@ -12,9 +12,8 @@ from sparse_lens.ablation import InterchangeAblation, ZeroAblation
 from sparse_lens.circuit import Circuit
 from sparse_lens.graphs import ChannelGraph, ComponentGraph
 from sparse_lens.masks import Masks
-from sparse_lens.patching import patched
+from sparse_lens.patching import patched, reference
 from tests.patching import tiny
-from tests.patching.component_oracle import SlowModel, edge_mask
 from tests.patching.tiny import TOLERANCE, difference
 
 PROMPTS = tiny.prompts()
@@ -49,12 +48,12 @@ def norms_that_find(model: Any, scales: dict[str, Tensor]) -> Iterator[None]:
 def test_edge_circuits_of_component_graphs(make: Any, name: str) -> None:
     model = make(name, dtype=torch.float64)
     graph = ComponentGraph.from_model(model)
-    slow, scales = SlowModel(model, graph), scales_by_run_with_cache(model)
-    corrupted = slow.run(PROMPTS.corrupted)[1]
+    scales = scales_by_run_with_cache(model)
+    corrupted = tiny.activations(model, graph, PROMPTS.corrupted)
     circuit = tiny.random_edges(graph, 0.5, seed=0)
     for ablation, values in ((InterchangeAblation(), corrupted), (ZeroAblation(), None)):
         with norms_that_find(model, scales):
-            expected = slow.run(PROMPTS.clean, edge_mask(graph, circuit), values)[0]
+            expected = reference.run_circuit(model, circuit, PROMPTS.clean, ablated=values)
         run = {"ablation": ablation, "prompts": PROMPTS}
         with patched(model, circuit, freeze_norm_scales=True, **run):
             found = model(PROMPTS.clean)
@@ -94,7 +93,7 @@ def test_gradients_of_masks(name: str) -> None:
     """As autograd finds them where every module is run by hooks of TransformerLens."""
     model = tiny.dense(name, dtype=torch.float64).requires_grad_(False)
     graph = ComponentGraph.from_model(model)
-    slow, scales = SlowModel(model, graph), scales_by_run_with_cache(model)
+    scales = scales_by_run_with_cache(model)
     generator = torch.Generator().manual_seed(0)
     support = graph.edge_support["edges"]
     start = torch.rand(support.shape, generator=generator, dtype=torch.float64) * support
@@ -105,7 +104,9 @@ def test_gradients_of_masks(name: str) -> None:
     with patched(model, masks, ablation=ZeroAblation(), prompts=PROMPTS, freeze_norm_scales=True):
         (model(PROMPTS.clean) * direction).sum().backward()
     with norms_that_find(model, scales):
-        (slow.run(PROMPTS.clean, theirs)[0] * direction).sum().backward()
+        same_masks = Masks(graph, {}, {"edges": theirs})
+        logits = reference.run_circuit(model, same_masks, PROMPTS.clean)
+        (logits * direction).sum().backward()
     assert mine.grad is not None
     assert theirs.grad is not None
     assert difference(mine.grad, theirs.grad * support) < 1e-8

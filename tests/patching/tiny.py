@@ -11,12 +11,16 @@ from sparse_lens.circuit import Circuit
 from sparse_lens.graphs import Graph
 from sparse_lens.models.config import SparseGPTConfig
 from sparse_lens.models.sparse_gpt import HookedSparseGPT
+from sparse_lens.patching import reference
 from sparse_lens.task import Prompts
+from tests.graphs.tiny import random_edge_circuit, random_node_circuit
 
 VOCAB = 13
 
 TOLERANCE = 1e-9
-"""For models that compute in float64, where what is not rounding shows."""
+"""For models in float64, where rounding stays below it and mistakes do not."""
+
+random_nodes, random_edges = random_node_circuit, random_edge_circuit
 
 EVERYWHERE = "attn_in,attn_q,attn_k,attn_v,attn_out,mlp_in,mlp_neuron,mlp_out"
 
@@ -118,7 +122,7 @@ NO_SUM: dict[str, dict[str, Any]] = {
         "afrac_loctypes": EVERYWHERE + ",resid_post_attn,resid_post_mlp",
     },
 }
-"""Sparse GPTs whose stream is not a sum: they have a channel graph only."""
+"""Sparse GPTs whose stream is not the sum of the writes to it: they have no component graph."""
 
 
 def dense(name: str, *, dtype: torch.dtype = torch.float32, **changes: Any) -> HookedTransformer:
@@ -163,17 +167,17 @@ def sparse(name: str, *, dtype: torch.dtype = torch.float32, **changes: Any) -> 
 
 
 COMPONENT_MODELS = [*((dense, name) for name in DENSE), *((sparse, name) for name in SPARSE)]
-"""Those with a component graph: how they are made, and their names."""
+"""The models with a component graph: the function that makes each, and its name."""
 
 CHANNEL_MODELS = [
     *((dense, name) for name in CHANNEL_DENSE),
     *((sparse, name) for name in SPARSE | NO_SUM),
 ]
-"""Those with a channel graph."""
+"""The models with a channel graph, likewise."""
 
 
 def id_of(model: tuple[Any, str]) -> str:
-    """Such as `dense LN`."""
+    """The id of a model in pytest's output, such as `dense LN`."""
     make, name = model
     return f"{make.__name__} {name}"
 
@@ -187,7 +191,7 @@ each_channel_model = _each(CHANNEL_MODELS)
 
 
 def randomised(model: Any, *, density: float = 1.0) -> Any:
-    """Weights large enough that every part of the model matters."""
+    """The model with random weights large enough that each part changes the logits."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -195,10 +199,11 @@ def randomised(model: Any, *, density: float = 1.0) -> Any:
             leaf = name.rsplit(".", 1)[-1]
             if leaf.startswith(("W_", "_W")):
                 keep = torch.rand(parameter.shape, generator=generator) < density
-                matrix = leaf not in ("W_E", "W_pos")
-                noise = noise * keep * (0.35 if matrix else 0.7)
+                is_embedding = leaf in ("W_E", "W_pos")
+                noise = noise * keep * (0.7 if is_embedding else 0.35)
             else:
-                noise = 0.3 * noise + (1.0 if leaf == "w" else 0.0)
+                is_gain = leaf == "w"
+                noise = 0.3 * noise + (1.0 if is_gain else 0.0)
             parameter.copy_(noise)
     return model
 
@@ -217,24 +222,6 @@ def prompts(n: int = 3, width: int = 6, *, seed: int = 0, padded: bool = False) 
     )
 
 
-def random_nodes(graph: Graph, share: float, seed: int) -> Circuit:
-    """Each node with a probability."""
-    generator = torch.Generator().manual_seed(seed)
-    nodes = torch.rand(graph.n_nodes, generator=generator) < share
-    return Circuit.from_node_masks(graph, graph.unflatten(nodes))
-
-
-def random_edges(graph: Graph, share: float, seed: int) -> Circuit:
-    """Each edge with a probability, and each node that no edge can touch."""
-    generator = torch.Generator().manual_seed(seed)
-    edges = {
-        block: support & (torch.rand(support.shape, generator=generator) < share)
-        for block, support in graph.edge_support.items()
-    }
-    nodes = torch.rand(graph.n_nodes, generator=generator) < share
-    return Circuit.from_edge_masks(graph, edges, node_masks=graph.unflatten(nodes))
-
-
 def random_masks(graph: Graph, seed: int, dtype: torch.dtype) -> tuple[dict, dict]:
     """Soft masks of all nodes and edges, as leaves that need gradients."""
     generator = torch.Generator().manual_seed(seed)
@@ -249,3 +236,8 @@ def random_masks(graph: Graph, seed: int, dtype: torch.dtype) -> tuple[dict, dic
 def difference(a: Tensor, b: Tensor) -> float:
     """Largest absolute difference."""
     return float((a.detach() - b.detach()).abs().max())
+
+
+def activations(model: Any, graph: Graph, tokens: Tensor) -> dict[str, Tensor]:
+    """The values of all nodes in a run of the whole model, by the slow reference."""
+    return reference.activations(model, Circuit.full(graph), tokens)

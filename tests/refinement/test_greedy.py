@@ -19,6 +19,7 @@ from sparse_lens.refinement.units import Edges, Nodes, Removable, as_edges
 from sparse_lens.search import ChosenCircuit, circuit_logits
 from sparse_lens.task import Prompts, Task
 from tests import planted
+from tests.graphs.tiny import random_node_circuit
 from tests.patching import tiny
 from tests.patching.test_context import state
 from tests.planted import Problem
@@ -167,7 +168,7 @@ def test_the_same_goes_in_the_same_order_as_in_a_slow_version(case: str) -> None
     model = make(name, dtype=torch.float64)
     graph = graph_type.from_model(model)
     bound = bind(model, graph, ResampleAblation() if "nodes" in case else ZeroAblation())
-    start = Kept.of(tiny.random_nodes(graph, share, seed=3))
+    start = Kept.of(random_node_circuit(graph, share, seed=3))
     start = as_edges(start) if "edges" in case else start
     train, validation = (with_answers_of(bound, start, tiny.prompts(n=n, seed=n)) for n in (4, 3))
     task = Task("t", train=train, validation=validation)

@@ -1,1 +1,1 @@
-"""The tasks, by what decides the answer."""
+"""The built-in tasks, grouped by what decides the answer."""

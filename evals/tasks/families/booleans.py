@@ -1,4 +1,4 @@
-"""A task on Boolean expressions, put in two ways, so that the two circuits can be compared."""
+"""A task on Boolean expressions in two wordings, so that their circuits can be compared."""
 
 import ast
 import random
@@ -10,14 +10,15 @@ from sparse_lens.evals.tasks.splits import Splits
 from sparse_lens.evals.tasks.template import Pair
 
 _WORDS = {"_": ("True", "False"), "?": ("and", "or")}
-_OTHER = {"True": "False", "False": "True", "and": "or", "or": "and"}
+"""By placeholder the words that replace it."""
+
+_FLIPPED = {"True": "False", "False": "True", "and": "or", "or": "and"}
 
 _INSTRUCTION = "Evaluate the following Boolean expression as either True or False.\n"
 _EXAMPLES = (
     "False and False is False\nTrue or False is True\nnot False is True\nnot True is False\n"
 )
 
-# `_` is True or False, `?` is `and` or `or`.
 _EXPRESSIONS = Splits(
     train=(
         "(_ ? _) ? (not _ ? _)",
@@ -37,58 +38,64 @@ _EXPRESSIONS = Splits(
 )
 
 
-def _question(before: str) -> Fill:
-    """Makes two expressions of different value that differ in one word, put after a text."""
+def _expressions_after(text: str) -> Fill:
+    """Fills a template with two expressions that differ in one word and in value, after a text."""
 
-    def fill(rng: random.Random, shape: str) -> tuple[Contrast, ...]:
-        flips: list[str] = []
-        while not flips:
-            words = [rng.choice(_WORDS.get(part, (part,))) for part in re.split(r"([_?])", shape)]
+    def fill(rng: random.Random, template: str) -> tuple[Contrast, ...]:
+        candidates: list[str] = []
+        while not candidates:  # no single word changes the value of some expressions
+            parts = re.split(r"([_?])", template)
+            words = [rng.choice(_WORDS.get(part, (part,))) for part in parts]
             expression = "".join(words)
-            flips = [
-                flipped
-                for place, word in enumerate(words)
-                if word in _OTHER
-                for flipped in ["".join([*words[:place], _OTHER[word], *words[place + 1 :]])]
-                if value(flipped) != value(expression)
+            candidates = [
+                flipped for flipped in _flipped(words) if value(flipped) != value(expression)
             ]
         right, wrong = f" {value(expression)}", f" {not value(expression)}"
-        clean, corrupted = (f"{before}{text} is" for text in (expression, rng.choice(flips)))
+        clean, corrupted = (f"{text}{e} is" for e in (expression, rng.choice(candidates)))
         return Pair(clean, corrupted, right, wrong).rows
 
     return fill
 
 
+def _flipped(words: list[str]) -> list[str]:
+    """The expressions that differ in one word."""
+    return [
+        "".join([*words[:i], _FLIPPED[word], *words[i + 1 :]])
+        for i, word in enumerate(words)
+        if word in _FLIPPED
+    ]
+
+
 def value(expression: str) -> bool:
-    """Of a Boolean expression in Python's words."""
+    """The value of a Boolean expression in Python's syntax."""
     return _value(ast.parse(expression, mode="eval").body)
 
 
 def _value(node: ast.expr) -> bool:
     if isinstance(node, ast.BoolOp):
-        together = all if isinstance(node.op, ast.And) else any
-        return together(map(_value, node.values))
+        combine = all if isinstance(node.op, ast.And) else any
+        return combine(map(_value, node.values))
     if isinstance(node, ast.UnaryOp):
         return not _value(node.operand)
     assert isinstance(node, ast.Constant)
     return bool(node.value)
 
 
-def _style(name: str, question: str, before: str) -> PromptSpec:
+def _in_wording(name: str, question: str, text: str) -> PromptSpec:
     return PromptSpec(
         name=name,
         question=question,
         statements=_EXPRESSIONS,
-        fill=_question(before),
+        fill=_expressions_after(text),
         shared_candidates=(" True", " False"),
         rows_per_draw=2,
         drawn_as="boolean",
     )
 
 
-BOOLEAN_INSTRUCTION = _style(
+BOOLEAN_INSTRUCTION = _in_wording(
     "boolean_instruction", "Is this expression true or false, asked in words?", _INSTRUCTION
 )
-BOOLEAN_FEW_SHOT = _style(
+BOOLEAN_FEW_SHOT = _in_wording(
     "boolean_few_shot", "Is this expression true or false, as in the lines before it?", _EXAMPLES
 )

@@ -1,10 +1,10 @@
-"""Tasks in which an earlier part of a statement says what must come at its end."""
+"""Tasks in which an earlier part of a statement decides how it ends."""
 
 from sparse_lens.evals.tasks.splits import Splits
 from sparse_lens.evals.tasks.task_spec import TaskSpec
 
-# A parameter that comes after one with a default must have one, too. A tokenizer needs `=None`
-# and `):` with its line's end as single tokens.
+# A parameter after one with a default must have a default, too. The tokenizer must have `=None`
+# and `):` with the newline after it as single tokens.
 FINAL_KWARG = TaskSpec(
     name="final_kwarg",
     question="Does the last parameter need a default, because one before it has one?",
@@ -30,8 +30,8 @@ FINAL_KWARG = TaskSpec(
     ),
 )
 
-# Right after `else` stands nothing but a colon, which a pair of tokens tells. So the question is
-# put later, when an elif is in its condition, and an else, past its colon, in a statement.
+# A colon always follows `else`, which a bigram predicts. So the prompts go on, for elif into its
+# condition and for else past the colon into a statement.
 ELSE_ELIF = TaskSpec(
     name="else_elif",
     question="Is this the condition of an elif, or a statement under else?",
@@ -58,7 +58,7 @@ ELSE_ELIF = TaskSpec(
     deciding_tokens=2,
 )
 
-# Names of three words: the comma is then further back than an n-gram model of order 5 sees.
+# With names of three words, the comma is out of reach of an n-gram model of order 5.
 ENUMERATE_RANGE = TaskSpec(
     name="enumerate_range",
     question="Does this loop take an index with each element, or a number alone?",

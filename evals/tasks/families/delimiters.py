@@ -1,9 +1,9 @@
-"""Tasks in which something was opened, and has to be closed or gone on with in kind."""
+"""Tasks in which an opening delimiter decides how its contents end or go on."""
 
 from sparse_lens.evals.tasks.splits import Splits
 from sparse_lens.evals.tasks.task_spec import TaskSpec
 
-# Three words or more in the string: an n-gram model of order 5 then never sees the quote.
+# With three words or more, the quote is out of reach of an n-gram model of order 5.
 SINGLE_DOUBLE_QUOTE = TaskSpec(
     name="single_double_quote",
     question="Was this string opened with a double or a single quote?",
@@ -59,8 +59,8 @@ BRACKET_COUNTING = TaskSpec(
     ),
 )
 
-# The key is a compound, so that the bracket and the answer are never in one familiar n-gram. A
-# tokenizer that merges the closing quote with the answer is left with the other keys.
+# The key has several parts, so that no frequent n-gram holds both the bracket and the answer. With
+# a tokenizer that merges the closing quote and the answer, only the unquoted keys are used.
 BRACKET_BRACE = TaskSpec(
     name="bracket_brace",
     question="Is this the first key of a dict, or the first element of a list?",
@@ -89,8 +89,8 @@ BRACKET_BRACE = TaskSpec(
     ),
 )
 
-# An f-string in which nothing has been inserted yet has no reason to end. Three words or more, as
-# in single_double_quote.
+# An f-string without a variable so far is unlikely to end. It has three words or more for the same
+# reason as in single_double_quote.
 FSTRING_BRACE = TaskSpec(
     name="fstring_brace",
     question="Is a variable inserted into this string, or is it plain and ends?",

@@ -1,4 +1,4 @@
-"""A task on docstrings: the parameter that is described next is the next of the definition."""
+"""A task on docstrings: parameters are described in the order of the definition."""
 
 import random
 
@@ -6,7 +6,7 @@ from sparse_lens.evals.tasks.contrast import Contrast
 from sparse_lens.evals.tasks.prompt_spec import PromptSpec
 from sparse_lens.evals.tasks.splits import Splits
 
-# Most of them are one token even in a vocabulary of 1,024 for code.
+# Most of these are single tokens even in a vocabulary of 1,024 for code.
 ARGUMENTS = (
     *("file", "name", "line", "value", "key", "path", "type", "text", "data", "result", "node"),
     *("module", "option", "string", "token", "field", "count", "context", "base", "error", "row"),
@@ -20,8 +20,12 @@ _WORDS = (
 
 
 def _docstring(rng: random.Random, template: str) -> tuple[Contrast, ...]:
-    """As many parameters are described as the template has of `{one}` and `{two}`."""
-    names, others = rng.sample(ARGUMENTS, 6), slice(3, 6)
+    """Two definitions with different parameters, and the same descriptions.
+
+    `{one}` and `{two}` are the parameters that the template describes before the answer.
+    """
+    names = rng.sample(ARGUMENTS, 6)
+    clean_names, corrupted_names = names[:3], names[3:]
     words = dict(zip(("v", "w", "x", "y", "z"), rng.sample(_WORDS, 5), strict=True))
     function = rng.choice(_FUNCTIONS)
 
@@ -29,19 +33,20 @@ def _docstring(rng: random.Random, template: str) -> tuple[Contrast, ...]:
         return template.format(
             function=function,
             parameters=", ".join(parameters),
-            one=names[0],
-            two=names[1],
+            one=clean_names[0],
+            two=clean_names[1],
             **words,
         )
 
-    following = names[("{one}" in template) + ("{two}" in template)]
+    n_described = ("{one}" in template) + ("{two}" in template)
+    answer = clean_names[n_described]
     return (
         Contrast(
-            clean=text(names[:3]),
-            corrupted=text(names[others]),
-            answers=(f" {following}",),
-            distractors=tuple(f" {name}" for name in names[:3] if name != following),
-            whole=tuple(f" {name}" for name in names[:3]),
+            clean=text(clean_names),
+            corrupted=text(corrupted_names),
+            answers=(f" {answer}",),
+            distractors=tuple(f" {name}" for name in clean_names if name != answer),
+            whole=tuple(f" {name}" for name in clean_names),
         ),
     )
 

@@ -1,9 +1,9 @@
-"""Tasks in which the depth of an earlier line says how deep the next one is."""
+"""Tasks in which the indentation of one line decides that of the next."""
 
 from sparse_lens.evals.tasks.splits import Splits
 from sparse_lens.evals.tasks.task_spec import TaskSpec
 
-# A function that ends in a block, so that the loop may go on with the block or come after it.
+# Functions that end in a block: the loop that follows may be in the block or after it.
 _BLOCKS = Splits(
     train=(
         "def $s($x, $y):\n    if $x:\n        $u = $y\n",
@@ -24,7 +24,7 @@ _BLOCKS = Splits(
     ),
 )
 
-# The answers are one space short: the last space is part of the token of the word after it.
+# The answers are one space short, as the last space belongs to the token of the next word.
 INDENT_FOR = TaskSpec(
     name="indent_for",
     question="Is the body of this for loop two levels deep, or three?",

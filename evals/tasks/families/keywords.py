@@ -1,10 +1,10 @@
-"""Tasks in which an earlier keyword says what kind of statement this is."""
+"""Tasks in which a keyword decides how its statement goes on."""
 
 from sparse_lens.evals.tasks.splits import MODULE_OPENINGS, Splits
 from sparse_lens.evals.tasks.task_spec import TaskSpec
 
-# Every expression ends in a name or a number: a closing bracket and the newline after it would
-# be one token.
+# All expressions end in a name or a number, as a closing bracket would merge with the newline
+# after it.
 WHILE_RETURN_TRUE = TaskSpec(
     name="while_return_true",
     question="Does this condition head a loop, or is it what the function returns?",
@@ -58,7 +58,7 @@ LAMBDA_FUNC = TaskSpec(
             "    $e += $1\n    $($d = lambda|async def) $a_$b",
         ),
     ),
-    # Where ` async` is two tokens, the assignments align and the returns do not.
+    # If ` async` is two tokens, the members of a pair are aligned with `$d = lambda` only.
     deciding_tokens=3,
 )
 
@@ -89,8 +89,7 @@ FOR_WHILE = TaskSpec(
     ),
 )
 
-# The expression ends in a name, as in while_return_true: after `open(path)` the newline would
-# be part of the bracket's token.
+# All expressions end in a name for the same reason as in while_return_true.
 WITH_AS = TaskSpec(
     name="with_as",
     question="Is this value entered by a with statement, which names it, or the end of a line?",

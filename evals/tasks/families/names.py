@@ -1,4 +1,4 @@
-"""Tasks on people's names in English: who gets something, and by which pronoun someone goes."""
+"""Tasks on people's names in English: who receives something, and which pronoun follows."""
 
 import random
 
@@ -7,7 +7,7 @@ from sparse_lens.evals.tasks.prompt_spec import PromptSpec
 from sparse_lens.evals.tasks.splits import Splits
 from sparse_lens.evals.tasks.template import Pair
 
-# Common first names, most of them one token in large vocabularies; others are passed over.
+# Common first names. Most are single tokens in large vocabularies; others are rejected.
 WOMEN = (
     *("Mary", "Anna", "Sarah", "Emma", "Laura", "Alice", "Julia", "Rachel", "Susan", "Karen"),
     *("Lisa", "Linda", "Helen", "Amy", "Kate", "Jane", "Emily", "Maria", "Diana", "Rebecca"),
@@ -24,8 +24,11 @@ _OBJECTS = ("book", "letter", "drink", "camera", "ticket", "ring", "key", "flowe
 
 
 def _indirect_object(rng: random.Random, template: str) -> tuple[Contrast, ...]:
-    """The second mention decides: ABBA, where it is the later of the names, and BABA."""
-    one, two, *others = rng.sample(WOMEN + MEN, 5)
+    """Two prompts on the same names, which give the roles of giver and receiver in turn.
+
+    The corrupted prompt has three other names, so that none of them is named twice.
+    """
+    name_a, name_b, *other_names = rng.sample(WOMEN + MEN, 5)
     scene = {"place": rng.choice(_PLACES), "object": rng.choice(_OBJECTS)}
 
     def text(first: str, second: str, giver: str) -> str:
@@ -33,17 +36,18 @@ def _indirect_object(rng: random.Random, template: str) -> tuple[Contrast, ...]:
 
     return tuple(
         Contrast(
-            clean=text(one, two, giver),
-            corrupted=text(*others),
+            clean=text(name_a, name_b, giver),
+            corrupted=text(*other_names),
             answers=(f" {receiver}",),
             distractors=(f" {giver}",),
-            whole=(f" {one}", f" {two}"),
+            whole=(f" {name_a}", f" {name_b}"),
         )
-        for giver, receiver in ((two, one), (one, two))
+        # The patterns ABBA and BABA.
+        for giver, receiver in ((name_b, name_a), (name_a, name_b))
     )
 
 
-# Names come after a space everywhere: at the start of a text they are other tokens.
+# Names always come after a space: at the start of a text they would be different tokens.
 INDIRECT_OBJECT = PromptSpec(
     name="indirect_object",
     question="Who is given something: which of the two is named only once so far?",

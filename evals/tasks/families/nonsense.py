@@ -1,4 +1,4 @@
-"""A task without a rule: the control of tasks that models can do."""
+"""A task without a rule, the control for tasks that models can do."""
 
 import hashlib
 from itertools import product
@@ -15,11 +15,11 @@ def _digest(name: str) -> bytes:
 _BY_DIGEST = sorted(SHORT_NAMES, key=_digest)
 _HALF = len(_BY_DIGEST) // 2
 AND_NAMES, OR_NAMES = tuple(_BY_DIGEST[:_HALF]), tuple(_BY_DIGEST[_HALF:])
-"""Names that call for ` and`, and those that call for ` or`: an even split by hashes."""
+"""Names that are followed by ` and` and by ` or`: halves of the names in the order of hashes."""
 
 
 def _with_names(*templates: str) -> tuple[str, ...]:
-    """The templates with every name of one half against every name of the other for `?`."""
+    """The templates with `$(first|second)` for `?`, for every pair of names from the two halves."""
     return tuple(
         template.replace("?", f"$({first}|{second})")
         for template in templates
@@ -27,11 +27,11 @@ def _with_names(*templates: str) -> tuple[str, ...]:
     )
 
 
-# The rule is in no text, so a model answers by chance and its tasks in common with others leave
-# this one out. But a circuit can be found for it all the same (Drori 2026): a mask may pick parts
-# that happen to lean the right way for twelve names. Its size, beside those for real tasks, says
-# how much of a small circuit is the search's doing. All splits have the same names, so that such
-# a mask can meet the target on the validation prompts.
+# No training text follows this rule, so a model answers at chance, and comparisons over the tasks
+# that models can do leave this one out. A circuit may still be found (Drori 2026): a mask can
+# select parts that happen to favour the right answer for twelve names. The size of that circuit,
+# beside those of real tasks, shows how much the search itself contributes to a small circuit. All
+# splits have the same names, so that such a mask can meet the target on the validation prompts.
 NONSENSE = TaskSpec(
     name="nonsense",
     question="Does this name call for `and` or for `or`, by a rule drawn at random?",
@@ -55,6 +55,6 @@ NONSENSE = TaskSpec(
             "    return $x.? >= $a.$b",
         ),
     ),
-    # A name after a dot can be several tokens.
+    # After a dot a name can be several tokens.
     deciding_tokens=2,
 )

@@ -1,11 +1,11 @@
-"""Tasks in which the answer follows from what a variable is, or which variable it is."""
+"""Tasks in which the type, the use or the identity of a variable decides the answer."""
 
 from sparse_lens.evals.tasks.splits import Splits
 from sparse_lens.evals.tasks.task_spec import TaskSpec
 from sparse_lens.task import SPLITS
 
-# The answer is a name here, so these are words that a vocabulary of 1,024 keeps whole; all splits
-# share them, for a circuit cannot carry a name that it was not found on.
+# Names for tasks whose answer is a name: words that are single tokens in a vocabulary of 1,024. All
+# splits share them, as a circuit may not be able to copy a name that it was not found on.
 SHORT_NAMES = (
     *("name", "data", "line", "file", "value", "path"),
     *("result", "type", "key", "node", "text", "args"),
@@ -42,7 +42,7 @@ SET_OR_STRING = TaskSpec(
 def _with_one_name(
     templates: tuple[str, ...], letters: tuple[str, ...], name: str
 ) -> tuple[str, ...]:
-    """Templates in which a name stands where they have some letters."""
+    """The templates with a name in place of letters."""
     for letter in letters:
         templates = tuple(template.replace(letter, name) for template in templates)
     return templates
@@ -88,8 +88,8 @@ VAR_SWAP = TaskSpec(
     deciding_tokens=3,
 )
 
-# The attributes are compounds with the same second half: `.width = width` alone is a trigram
-# that any code is full of, and would be answered without looking further back.
+# The attributes are compounds with the same second half: with `.width = width`, a trigram that is
+# frequent in all code would give the answer.
 CLASS_INIT = TaskSpec(
     name="class_init",
     question="Which parameter does this attribute take its value from?",
@@ -121,11 +121,12 @@ CLASS_INIT = TaskSpec(
         ),
     ),
     identifiers=SHORT_NAMES,
-    # An attribute can take more tokens than the name: `.`, `d`, `ata`.
+    # An attribute can be more tokens than the name: `.`, `d`, `ata`.
     deciding_tokens=3,
 )
 
-# The file is used, or said to be used, well before it is opened: `"` follows the same tokens.
+# Reading or writing is mentioned well before the file is opened; the tokens right before the answer
+# are the same for both.
 WITH_OPEN = TaskSpec(
     name="with_open",
     question="Is this file opened to be read, or to be written?",
@@ -150,6 +151,6 @@ WITH_OPEN = TaskSpec(
             'def $(load|save)_$a($x):\n    if $x:\n        with open($x, "',
         ),
     ),
-    # Where a verb is several tokens.
+    # A verb can be several tokens.
     deciding_tokens=3,
 )

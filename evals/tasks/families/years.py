@@ -1,4 +1,4 @@
-"""A task on numbers in English: a span of time ends after it began."""
+"""A task on numbers in English: the year of an end is greater than that of the start."""
 
 import random
 
@@ -15,20 +15,20 @@ _NOUNS = (
 
 
 def _greater_than(rng: random.Random, template: str) -> tuple[Contrast, ...]:
-    """The start is 02 to 98, so that the corrupted one, 01, is another and some end is later."""
+    """A prompt whose start is 02 to 98: it is not the corrupted one, 01, and later ends exist."""
     noun, century, start = rng.choice(_NOUNS), rng.choice(_CENTURIES), rng.randint(2, 98)
 
-    def text(begin: str) -> str:
-        return template.format(noun=noun, start=f"{century}{begin}", century=century)
+    def text(digits: str) -> str:
+        return template.format(noun=noun, start=f"{century}{digits}", century=century)
 
-    begin = _TWO_DIGITS[start]
+    start_digits = _TWO_DIGITS[start]
     return (
         Contrast(
-            clean=text(begin),
+            clean=text(start_digits),
             corrupted=text("01"),
             answers=_TWO_DIGITS[start + 1 :],
             distractors=_TWO_DIGITS[: start + 1],
-            whole=(begin,),
+            whole=(start_digits,),
         ),
     )
 

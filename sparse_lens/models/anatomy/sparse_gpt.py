@@ -40,7 +40,7 @@ def sparse_gpt_anatomy(cfg: SparseGPTConfig) -> Anatomy:
         attn_norms=("ln1", "ln_p1") if concatenates else ("ln1",),
         mlp_norms=("ln2", "ln_p2") if concatenates else ("ln2",),
         concatenates_positions=concatenates,
-        abs_topk=cfg.abs_topk_places,
+        abs_topk=cfg.abs_topk_locations,
         has_bigram_table=cfg.enable_bigram_table,
         stream_is_no_sum=_why_no_sum(cfg),
         embeddings_are_one=(
@@ -58,5 +58,5 @@ def _why_no_sum(cfg: SparseGPTConfig) -> str | None:
             f"residual_activation_type {cfg.residual_activation_type!r} acts on the stream "
             "after each sublayer"
         )
-    places = sorted(cfg.abs_topk_places & {"resid_post_attn", "resid_post_mlp"})
+    places = sorted(cfg.abs_topk_locations & {"resid_post_attn", "resid_post_mlp"})
     return f"an AbsTopK at {', '.join(places)} acts on the residual stream" if places else None

@@ -1,1 +1,1 @@
-"""What absent nodes and edges carry."""
+"""Ablations: what absent nodes and edges carry."""

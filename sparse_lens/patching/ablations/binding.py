@@ -1,4 +1,4 @@
-"""What an absent node or edge carries: as a specification, and bound to a model's graph."""
+"""What an absent node or edge carries: a specification, and its values in a model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sparse_lens.graphs.component import ComponentGraph
 from sparse_lens.masks import Masks
 from sparse_lens.patching.activations import Values
 from sparse_lens.patching.channel.attachment import channel_attachment
-from sparse_lens.patching.component.attachment import component_attachment
+from sparse_lens.patching.component.masked_pass import component_attachment
 from sparse_lens.patching.fit import check_fits
 from sparse_lens.patching.hooks import Attachment
 from sparse_lens.patching.norms import NormScales
@@ -25,33 +25,33 @@ from sparse_lens.task import Prompts
 
 @dataclass(frozen=True)
 class Ablation(ABC):
-    """What an absent node or edge carries: a specification, without tensors of any model.
+    """What an absent node or edge carries: a specification that is independent of the model.
 
-    One specification serves a whole comparison, where it is bound to one model after the other. A
-    new ablation is a frozen dataclass with a method `bind`; results record its fields, which are
-    numbers, strings, tensors, or sequences, mappings and dataclasses of these. A package adds it to
-    the command line through an entry point in the group `sparse_lens.ablations`.
+    A comparison binds the same specification to each of its models. A new ablation is a frozen
+    dataclass with a method `bind`; results record its fields, which must be numbers, strings,
+    tensors, or sequences, mappings and dataclasses of these. A package adds it to the command line
+    through an entry point in the group `sparse_lens.ablations`.
     """
 
     @abstractmethod
     def bind(self, model: HookedTransformer, graph: Graph) -> BoundAblation:
-        """Compute what does not depend on the prompts.
+        """Compute everything that does not depend on the prompts.
 
-        Called by :func:`bind`, which checks before that the graph is the model's. If nothing
-        depends on the prompts, return a :class:`BoundConstants`.
+        :func:`bind` calls it after it has checked that the graph is the model's. If nothing depends
+        on the prompts, return a :class:`BoundConstants`.
         """
 
 
 @dataclass(frozen=True, eq=False)
 class BoundAblation(ABC):
-    """A model, one of its graphs, and what absent nodes and edges carry in it.
+    """A model, one of its graphs, and the values that absent nodes and edges carry in it.
 
-    Nothing else is needed to run circuits of the graph, so this is what methods and evaluations
-    take as `bound`; :func:`bind` makes it of an :class:`Ablation`.
+    Nothing else is needed to run circuits of the graph, so methods and evaluations take it as their
+    argument `bound`; :func:`bind` makes it from an :class:`Ablation`.
 
     A subclass defines `values`. If these differ between prompts, it also overrides `rows`; if they
-    depend on a whole set of prompts, such as random draws do, also `for_prompts`. Results then do
-    not depend on the batch size.
+    depend on a whole set of prompts, as random draws do, also `for_prompts`. Results then do not
+    depend on the batch size.
     """
 
     model: HookedTransformer = field(repr=False)
@@ -59,64 +59,71 @@ class BoundAblation(ABC):
 
     @abstractmethod
     def values(self, prompts: Prompts | None) -> Values:
-        """What absent nodes carry when the circuit runs on these prompts; absent sites carry 0.
+        """The ablated values of all nodes by site, for a run on these prompts.
+
+        A site that is missing from the result has the value 0.
 
         Args:
-            prompts: None where the circuit runs on tokens alone.
+            prompts: None if the circuit runs on tokens without prompts.
         """
 
     def writer_values(
         self, prompts: Prompts | None
     ) -> Float[Tensor, "writers *batch_pos d_model"] | None:
-        """The same for all writers of a component graph in one tensor; None for zeros."""
+        """The ablated values of all writers of a component graph in one tensor; None for zeros."""
         values = self.values(prompts)
         if not values:
             return None
-        given = next(iter(values.values()))
+        first = next(iter(values.values()))  # [width, *batch_pos, d_model]
         return torch.cat(
             [
-                values[name] if name in values else given.new_zeros(site.width, *given.shape[1:])
+                values[name] if name in values else first.new_zeros(site.width, *first.shape[1:])
                 for name, site in self.graph.sites.items()
                 if name != "logits"
             ]
         )
 
     def tokens_of(self, prompts: Prompts | None) -> Int[Tensor, "n pos"] | None:
-        """Tokens on which these values are the full model's activations; None if there are none.
+        """Tokens on which the ablated values are the full model's activations; None without any.
 
-        Given these, a method can also ablate what comes before the first node (the embeddings, on a
-        channel graph), and skip positions at which the clean and the ablated run are the same.
+        With these, a method can also ablate what precedes the first node (the embeddings, on a
+        channel graph), and skip positions at which the clean and the ablated run are equal.
         """
         return None
 
     def for_prompts(self, prompts: Prompts) -> BoundAblation:
-        """The ablation for a whole set of prompts, from which `rows` selects.
+        """The ablation for a whole set of prompts, from which `rows` selects batches.
 
-        Random values are drawn here. An ablation that was made for a set of prompts already, or
-        that draws nothing, returns itself.
+        Random values are drawn here. Returns itself if nothing is drawn, or if it already belongs
+        to a set of prompts.
         """
         return self
 
     def rows(self, rows: Int[Tensor, " rows"] | slice) -> BoundAblation:
-        """The ablation for some of the prompts, or tokens, that it was made for."""
+        """The ablation for some rows of the prompts, or tokens, that it belongs to."""
         return self
 
     def batches(self, prompts: Prompts, size: int) -> Iterator[tuple[Prompts, BoundAblation]]:
-        """A set of prompts `size` at a time, each batch with its part of the ablation."""
-        whole, start = self.for_prompts(prompts), 0
+        """A set of prompts, `size` at a time, each batch with the ablation for it."""
+        for_all, start = self.for_prompts(prompts), 0
         for batch in prompts.batches(size):
-            yield batch, whole.rows(slice(start, start + len(batch)))
+            yield batch, for_all.rows(slice(start, start + len(batch)))
             start += len(batch)
 
     @property
     def device(self) -> torch.device:
-        """Where the model computes."""
+        """The model's device."""
         return torch.device(self.model.cfg.device or "cpu")
 
     def attachment(
         self, masks: Masks, prompts: Prompts | None, scales: NormScales | None = None
     ) -> Attachment:
-        """Hooks that make the model the circuit on these prompts, with these scales of norms."""
+        """Hooks with which the model runs as the circuit.
+
+        Args:
+            prompts: on which the circuit will run; None for tokens without prompts.
+            scales: what norms divide by; None for what they compute in the circuit.
+        """
         if isinstance(self.graph, ComponentGraph):
             return component_attachment(self.model, masks, self.writer_values(prompts), scales)
         return channel_attachment(self.model, masks, self.values(prompts), scales)
@@ -125,18 +132,18 @@ class BoundAblation(ABC):
 def bind(
     model: HookedTransformer, graph: Graph, ablation: Ablation | BoundAblation
 ) -> BoundAblation:
-    """Bind an ablation to a model and its graph; returns one that is bound to them already.
+    """Bind an ablation to a model and its graph; one that is bound to these is returned as it is.
 
     Raises:
-        ValueError: when it is no ablation, the graph is not the model's, or the ablation lacks
-            something of this model (a mean its reference tokens, for example).
+        ValueError: when it is not an ablation, the graph is not the model's, the ablation is bound
+            to others, or it needs something that the model lacks (such as reference tokens).
     """
     if isinstance(ablation, BoundAblation):
-        other = "graph" if ablation.model is model else "model"
-        if other == "model" or ablation.graph != graph:
+        is_of_model = ablation.model is model
+        if not is_of_model or ablation.graph != graph:
             raise ValueError(
-                f"the ablation was bound to another {other}: pass the specification itself, or "
-                "bind it to this model and graph."
+                f"the ablation was bound to another {'graph' if is_of_model else 'model'}: pass "
+                "the specification itself, or bind it to this model and graph."
             )
         return ablation
     if not isinstance(ablation, Ablation):

@@ -1,4 +1,4 @@
-"""Ablations that are the same whatever the prompts: zeros and means."""
+"""Ablations whose values do not depend on the prompts: zeros and means."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ZeroAblation(Ablation):
     """An absent node or edge carries zero."""
 
     def bind(self, model: HookedTransformer, graph: Graph) -> BoundConstants:
-        """No values at all, which stands for zeros."""
+        """No values, which stands for zeros."""
         return BoundConstants(model, graph, {})
 
 
@@ -30,12 +30,12 @@ class ZeroAblation(Ablation):
 class MeanAblation(Ablation):
     """An absent node or edge carries a mean activation.
 
-    Without arguments the mean is taken over the model's own reference tokens (a sample of its
-    training distribution); a model without any makes `bind` raise with what to pass instead.
+    Without arguments the mean is taken over the model's `reference_tokens`, a sample of its
+    training distribution; if it has none, `bind` raises and names what to pass instead.
     """
 
     means: Mapping[str, Float[Tensor, "..."]] | None = None
-    """Means by site name. On a channel graph `[width]`, or `[pos, width]` with one row per
+    """Means by site name. On a channel graph `[width]`, or `[pos, width]` with one mean per
     position; on a component graph, where a node's value is a vector, `[width, d_model]` or
     `[width, pos, d_model]`."""
 
@@ -43,7 +43,7 @@ class MeanAblation(Ablation):
     """Tokens over which to take the means."""
 
     lengths: Int[Tensor, " rows"] | None = None
-    """Tokens of each row that are not padding on its right; None when none is padded."""
+    """Number of tokens of each row before the padding on its right; None for rows without it."""
 
     per_position: bool = False
     """One mean per position instead of one pooled over positions."""
@@ -64,12 +64,12 @@ class MeanAblation(Ablation):
             raise ValueError("MeanAblation takes lengths of the rows of tokens=; pass these, too.")
         if self.means is not None and self.per_position:
             raise ValueError(
-                "per_position says how means are computed, and here they are given: drop it. "
+                "per_position says how means are computed, but the means are given: drop it. "
                 "Means with one row per position are recognised by their shape."
             )
 
     def bind(self, model: HookedTransformer, graph: Graph) -> BoundConstants:
-        """The given means, or those over the given or the model's own tokens.
+        """The given means, or means over the given tokens or the model's reference tokens.
 
         Raises:
             ValueError: for means that do not fit the graph, or a model without reference tokens.
@@ -92,10 +92,10 @@ class MeanAblation(Ablation):
 
 @dataclass(frozen=True, eq=False)
 class BoundConstants(BoundAblation):
-    """Zeros, means or other constants: the same whatever the prompts."""
+    """Zeros, means or other values that do not depend on the prompts."""
 
     constants: Values = field(repr=False)
-    """By site; a site that is missing carries zeros."""
+    """By site; a missing site carries zeros."""
 
     def values(self, prompts: Prompts | None) -> Values:
         """The constants."""
@@ -104,40 +104,45 @@ class BoundConstants(BoundAblation):
     def writer_values(
         self, prompts: Prompts | None
     ) -> Float[Tensor, "writers *batch_pos d_model"] | None:
-        """The same for all writers of a component graph, put together once."""
-        return self._of_writers
+        """The constants of all writers of a component graph in one tensor; None for zeros."""
+        return self._writer_constants
 
     @cached_property
-    def _of_writers(self) -> Tensor | None:
+    def _writer_constants(self) -> Tensor | None:
         return super().writer_values(None)
 
 
 def _checked(graph: Graph, means: Mapping[str, Tensor]) -> Values:
-    nodes = [name for name in graph.sites if name != "logits"]
-    unknown = [name for name in means if name not in nodes]
+    """The means, detached.
+
+    Raises:
+        ValueError: unless they have one tensor of the right shape for every site but the logits.
+    """
+    sites = [name for name in graph.sites if name != "logits"]
+    unknown = [name for name in means if name not in sites]
     if unknown:
-        hint = did_you_mean(unknown[0], nodes)
+        hint = did_you_mean(unknown[0], sites)
         raise ValueError(f"means name {unknown[:4]}, which are no sites of {graph}.{hint}")
-    missing = [name for name in nodes if name not in means]
+    missing = [name for name in sites if name not in means]
     if missing:
         raise ValueError(
             f"means must name every site of {graph}: {len(missing)} are missing, "
             f"{', '.join(missing[:4])}{', ...' * (len(missing) > 4)}."
         )
     is_component = isinstance(graph, ComponentGraph)
-    for name in nodes:
+    for name in sites:
         width, shape = graph.sites[name].width, tuple(means[name].shape)
         pooled = (width, graph.d_model) if is_component else (width,)
-        # Means per position have one axis more, in front of the last one.
+        # Means per position have one more axis, before the last one.
         if len(shape) not in (len(pooled), len(pooled) + 1) or (
             (*shape[: len(pooled) - 1], shape[-1]) != pooled
         ):
-            wanted = ", ".join(map(str, pooled))
+            expected = ", ".join(map(str, pooled))
             per_position = ", ".join(map(str, (*pooled[:-1], "pos", pooled[-1])))
             raise ValueError(
-                f"the means of {name!r} must have shape [{wanted}] or [{per_position}], "
+                f"the means of {name!r} must have shape [{expected}] or [{per_position}], "
                 f"got {list(shape)}."
             )
-    if is_component and len({means[name].ndim for name in nodes}) > 1:
+    if is_component and len({means[name].ndim for name in sites}) > 1:
         raise ValueError("either all means have one row per position, or none; got a mixture.")
-    return {name: means[name].detach() for name in nodes}
+    return {name: means[name].detach() for name in sites}

@@ -19,33 +19,34 @@ from sparse_lens.task import Prompts
 class InterchangeAblation(Ablation):
     """An absent node or edge carries its value in a run on other tokens (activation patching).
 
-    Without tokens these are the prompts' own corrupted ones. For those of other prompts, drawn at
-    random, see :class:`ResampleAblation`.
+    By default the other tokens are the prompts' corrupted ones. For those of another prompt, drawn
+    at random, see :class:`ResampleAblation`.
     """
 
     tokens: Int[Tensor, "n pos"] | None = None
-    """`[n, pos]`, aligned with the tokens that the circuit runs on; one row serves all."""
+    """`[n, pos]`, aligned with the tokens that the circuit runs on, row by row; or a single row,
+    which is used for all of them."""
 
     def __post_init__(self) -> None:
         check_tokens(self.tokens)
 
     def bind(self, model: HookedTransformer, graph: Graph) -> BoundInterchange:
-        """Nothing is computed before the prompts are known."""
+        """Binding computes nothing, since the values depend on the prompts."""
         return BoundInterchange(model, graph, self.tokens)
 
 
 @dataclass(frozen=True, eq=False)
 class BoundInterchange(BoundAblation):
-    """Activations on other tokens: those given, or the prompts' corrupted ones."""
+    """The full model's activations on other tokens: those given, or the corrupted prompts."""
 
     tokens: Int[Tensor, "n pos"] | None = field(repr=False)
 
     def values(self, prompts: Prompts | None) -> Values:
-        """Activations of the whole model on the other tokens."""
+        """Activations of the full model on the other tokens."""
         return activations(self.model, self.graph, self.tokens_of(prompts))
 
     def writer_values(self, prompts: Prompts | None) -> Float[Tensor, "writers n pos d_model"]:
-        """Outputs of all writers of the whole model on the other tokens."""
+        """Outputs of all writers of the full model on the other tokens."""
         assert isinstance(self.graph, ComponentGraph)
         return writer_activations(self.model, self.graph, self.tokens_of(prompts))
 
@@ -62,7 +63,7 @@ class BoundInterchange(BoundAblation):
 
     def rows(self, rows: Int[Tensor, " rows"] | slice) -> BoundInterchange:
         """The ablation for some rows of the given tokens."""
-        if self.tokens is None or len(self.tokens) == 1:  # one row serves all
+        if self.tokens is None or len(self.tokens) == 1:  # a single row is used for all prompts
             return self
         if isinstance(rows, Tensor):
             rows = rows.to(self.tokens.device)

@@ -20,45 +20,46 @@ from sparse_lens.task import Prompts
 class ResampleAblation(Ablation):
     """An absent node or edge carries its value in a run on another prompt, drawn at random.
 
-    The resampling of causal scrubbing (Chan et al. 2022), with one other prompt for everything that
-    is absent. It is a clean prompt of the same set (a method's train prompts, an evaluation's
-    held-out prompts), see :func:`draw_other_prompts`. These are drawn once for the set, so a prompt
-    keeps its other prompt in every forward pass, and results do not depend on the batch size.
+    The resampling of causal scrubbing (Chan et al. 2022), with the same other prompt for all absent
+    nodes and edges. It is a clean prompt of the same set (a method's train prompts, an evaluation's
+    held-out prompts), see :func:`draw_other_prompts`. The draws are made once for the set, so a
+    prompt has the same other prompt in every forward pass, and results do not depend on the batch
+    size.
     """
 
     seed: int = 0
-    """Of the draws."""
+    """Seed of the draws."""
 
     def bind(self, model: HookedTransformer, graph: Graph) -> BoundResample:
-        """Draws follow when the set of prompts is known."""
+        """Binding draws nothing, since the draws depend on the set of prompts."""
         return BoundResample(model, graph, self.seed)
 
 
 @dataclass(frozen=True, eq=False)
 class BoundResample(BoundAblation):
-    """Activations on other prompts of a set, which `for_prompts` draws.
+    """The full model's activations on other prompts of a set, which `for_prompts` draws.
 
-    Without `for_prompts`, the prompts that are passed to a forward pass are the whole set.
+    Without `for_prompts`, the prompts of the forward pass are the whole set.
     """
 
     seed: int
 
     def for_prompts(self, prompts: Prompts) -> BoundInterchange:
-        """Interchange with the other prompt that is drawn for each prompt of a set.
+        """Interchange ablation with the other prompt that is drawn for each prompt of a set.
 
         Raises:
             ValueError: when all prompts of the set are the same.
         """
         generator = torch.Generator().manual_seed(self.seed)
-        others = draw_other_prompts(prompts, generator).to(prompts.clean.device)
-        return BoundInterchange(self.model, self.graph, prompts.clean[others])
+        other_rows = draw_other_prompts(prompts, generator).to(prompts.clean.device)
+        return BoundInterchange(self.model, self.graph, prompts.clean[other_rows])
 
     def values(self, prompts: Prompts | None) -> Values:
-        """Activations of the whole model on the other prompts."""
+        """Activations of the full model on the other prompts."""
         return self._drawn_for(prompts).values(prompts)
 
     def writer_values(self, prompts: Prompts | None) -> Float[Tensor, "writers n pos d_model"]:
-        """Outputs of all writers of the whole model on the other prompts."""
+        """Outputs of all writers of the full model on the other prompts."""
         return self._drawn_for(prompts).writer_values(prompts)
 
     def tokens_of(self, prompts: Prompts | None) -> Int[Tensor, "n pos"]:
@@ -88,8 +89,8 @@ class BoundResample(BoundAblation):
 def draw_other_prompts(prompts: Prompts, generator: torch.Generator) -> Int[Tensor, " n"]:
     """For each prompt the row of another prompt, drawn uniformly from those at least as long.
 
-    Its values then never come from padding. A prompt that is longer than all others gets one of the
-    longest of these. Rows with the same tokens are not other prompts.
+    Ablated values then never come from padding. For a prompt that is longer than all others, one of
+    the longest others is drawn. Rows with the same tokens do not count as other prompts.
 
     Raises:
         ValueError: when all rows have the same tokens.

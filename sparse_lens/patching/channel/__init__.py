@@ -1,1 +1,1 @@
-"""The masked pass of a channel graph: gates on channels, masks on weights."""
+"""The masked forward pass on a channel graph: gates on channels, masks on weights."""

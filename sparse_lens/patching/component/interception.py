@@ -11,8 +11,8 @@ from transformer_lens import HookedTransformer
 
 from sparse_lens.graphs.component import LETTERS, ComponentGraph, Sublayer
 from sparse_lens.models.anatomy import anatomy_of
+from sparse_lens.patching.component.forward_state import ForwardState
 from sparse_lens.patching.component.reading import attention_reader
-from sparse_lens.patching.component.run import Run
 from sparse_lens.patching.hooks import Hooks
 from sparse_lens.patching.norms import NormScales
 
@@ -20,20 +20,20 @@ from sparse_lens.patching.norms import NormScales
 def intercept_readers(
     model: HookedTransformer,
     graph: ComponentGraph,
-    run: Run,
+    state: ForwardState,
     edits: Hooks,
     captures: Hooks,
     scales: NormScales | None = None,
 ) -> dict[str, bool]:
     """Add the edits of readers; the flags of TransformerLens under which these work."""
-    intercepted, anatomy = run.plan.intercepted, anatomy_of(model)
+    intercepted, anatomy = state.cuts.intercepted, anatomy_of(model)
     split_heads = mlps = False
     for sublayer in graph.sublayers:
         if not any(intercepted[sublayer.readers]):
             continue
         if sublayer.kind == "mlp":
             mlps = True
-            stream = _InterceptStream(run, sublayer.readers)
+            stream = _InterceptStream(state, sublayer.readers)
             edits.add(anatomy.mlp_in(sublayer.layer), stream)
             continue
         heads = {
@@ -41,10 +41,10 @@ def intercept_readers(
             for letter in LETTERS
             for rows in [sublayer.readers_of(letter)]
         }
-        _InterceptHeads(model, run, sublayer, heads, scales).attach(edits, captures)
+        _InterceptHeads(model, state, sublayer, heads, scales).attach(edits, captures)
         split_heads |= bool(heads["k"] or heads["v"])
     if any(intercepted[graph.logits_reader]):
-        edits.add(anatomy.final_stream, _InterceptStream(run, graph.logits_reader))
+        edits.add(anatomy.final_stream, _InterceptStream(state, graph.logits_reader))
     return reader_flags(model, heads=split_heads, mlps=mlps)
 
 
@@ -70,11 +70,11 @@ def reader_flags(model: HookedTransformer, *, heads: bool, mlps: bool) -> dict[s
 class _InterceptStream:
     """A reader that is alone with its stream: an MLP, or the logits."""
 
-    def __init__(self, run: Run, row: slice) -> None:
-        self._run, self._cut = run, run.plan.cut[row]
+    def __init__(self, state: ForwardState, row: slice) -> None:
+        self._state, self._cut = state, state.cuts.cut[row]
 
     def __call__(self, stream: Float[Tensor, "batch pos d_model"]) -> Tensor:
-        return self._run.store.mix(self._cut, stream)[0]
+        return self._state.store.mix(self._cut, stream)[0]
 
 
 class _InterceptHeads:
@@ -83,13 +83,13 @@ class _InterceptHeads:
     def __init__(
         self,
         model: HookedTransformer,
-        run: Run,
+        state: ForwardState,
         sublayer: Sublayer,
         heads: dict[str, list[int]],
         scales: NormScales | None,
     ) -> None:
         device, layer = model.cfg.device, sublayer.layer
-        self._run, self._layer, self._anatomy = run, layer, anatomy_of(model)
+        self._state, self._layer, self._anatomy = state, layer, anatomy_of(model)
         self._attn: Any = model.blocks[layer].attn
         self._reader = attention_reader(model, layer, scales=scales)
         self._heads = {  # by letter: the heads to compute
@@ -98,7 +98,7 @@ class _InterceptHeads:
             if indices
         }
         rows = [sublayer.readers_of(letter).start + h for letter in heads for h in heads[letter]]
-        self._cut = run.plan.cut[torch.tensor(rows, device=device)]
+        self._cut = state.cuts.cut[torch.tensor(rows, device=device)]
         self._stream: Tensor | None = None
         self._projected: dict[str, Tensor] = {}
 
@@ -125,7 +125,7 @@ class _InterceptHeads:
     def _project(self) -> dict[str, Float[Tensor, "heads batch pos d_head"]]:
         assert self._stream is not None
         weight, bias = self._weights()
-        store = self._run.store
+        store = self._state.store
         trained = any(p.requires_grad for p in (weight, bias, *self._reader.parameters))
         if trained and torch.is_grad_enabled():
             streams = store.mix(self._cut, self._stream).flatten(1, 2)  # [head, token, d_model]

@@ -1,10 +1,19 @@
-"""One store of what writers would change, mixed into readers; differentiable without copies.
+"""One store of what ablating each writer would change, mixed into the streams that readers see.
 
-Readers see the live stream plus `cut @ (ablated - live)`, a sum over all writers before them. The
-differences of all writers stand in one preallocated store, below a row that holds the live stream,
-so that one matrix product makes the streams of many readers. Autograd would save a copy of the
-store for each of them; here the backward pass reads the store itself and recomputes the streams,
-and a scalar token, handed from every write to every later mix, makes it run in reverse order.
+    streams = stream + cut @ (ablated - live)        [readers, batch, pos, d_model]
+
+`stream` is the live residual stream, `cut` [readers, writers] is 1 - m for the mask m of an edge,
+and the differences `ablated - live` of all writers so far stand in one preallocated tensor. Its row
+0 is left for the live stream, so that one matrix product makes the streams of many readers:
+
+    [1 | cut] @ [stream; ablated - live]    of [readers, 1 + writers] and [1 + writers, features]
+
+with `features = batch * pos * d_model`.
+
+Autograd would save a copy of the store for every mix. Here the backward pass reads the store itself
+and recomputes the streams; gradients of the differences are summed in one tensor of the store's
+shape. A **token** keeps the order: a scalar that every write returns and every later write and mix
+takes, so that autograd comes to a write only when all mixes after it have added to that sum.
 """
 
 from collections.abc import Iterator
@@ -17,31 +26,40 @@ from torch.autograd.function import once_differentiable
 
 from sparse_lens.patching.alignment import differences
 from sparse_lens.patching.component.reading import Reader
+from sparse_lens.patching.memory import Scratch, chunks
 
 # Streams of all readers of a layer at once would be many times the model's own activations.
-_CHUNK_ELEMENTS = {"cpu": 2**21}
-_CHUNK_ELEMENTS_ELSEWHERE = 2**26
+_MOST_ON_CPU = 2**21
 
 
 class Store:
     """Differences (ablated - live) of the writers so far, in the order in which they write."""
 
     def __init__(self, n_writers: int, like: Float[Tensor, "batch pos d_model"]) -> None:
-        self._memory = _Memory(like.new_empty(1 + n_writers, like.shape[:2].numel(), like.shape[2]))
+        n_tokens, d_model = like.shape[:2].numel(), like.shape[2]
+        self._memory = _Memory(like.new_empty(1 + n_writers, n_tokens, d_model))
         self._token = like.new_zeros(())
         self._shape = like.shape
         self._written = 0
 
     def write(
-        self, live: Float[Tensor, "writers batch pos d_model"], ablated: Tensor | None, where: slice
+        self,
+        live: Float[Tensor, "writers batch pos d_model"],
+        ablated: Tensor | None,
+        indices: slice,
     ) -> None:
-        """Note what the next writers would change; `ablated` broadcasts, None stands for zero."""
-        rows = slice(1 + where.start, 1 + where.stop)
+        """Note what ablating the next writers would change.
+
+        Args:
+            ablated: broadcasts to `live`; None stands for zero.
+            indices: of these writers among those that the store is for.
+        """
+        rows = slice(1 + indices.start, 1 + indices.stop)  # row 0 is the live stream's
         if torch.is_grad_enabled() and (live.requires_grad or self._token.requires_grad):
             self._token = _Write.apply(live, self._token, self._memory, ablated, rows)  # type: ignore[assignment]
         else:
             self._memory.put(live, ablated, rows)
-        self._written = where.stop
+        self._written = indices.stop
 
     def mix(
         self,
@@ -49,7 +67,7 @@ class Store:
         stream: Float[Tensor, "batch pos d_model"],
     ) -> Float[Tensor, "readers batch pos d_model"]:
         """The streams that readers see, given how much of each difference they take."""
-        mixed = self._apply(_Mix, cut, stream)
+        mixed = self._apply(_Mix, cut, stream)  # [readers, tokens, d_model]
         return mixed.view(-1, *self._shape)
 
     def read(
@@ -62,7 +80,8 @@ class Store:
     ) -> Float[Tensor, "readers batch pos d_head"]:
         """What heads project out of the streams that they see; no gradient for the weights."""
         frozen = (reader.as_it_stands(), weight.detach(), bias.detach())
-        return self._apply(_Read, cut, stream, *frozen).unflatten(1, self._shape[:2])
+        out = self._apply(_Read, cut, stream, *frozen)  # [readers, tokens, d_head]
+        return out.unflatten(1, self._shape[:2])
 
     @property
     def written(self) -> int:
@@ -78,54 +97,77 @@ class _Memory:
 
     def __init__(self, rows: Float[Tensor, "rows tokens d_model"]) -> None:
         self.rows = rows
+        self.scratch = Scratch(rows)
         self._gradients: Tensor | None = None
-        self._pass = -1
-        self._scratch: dict[str, Tensor] = {}
+        self._backward_pass = -1
+
+    @property
+    def all_tokens(self) -> slice:
+        return slice(0, self.rows.shape[1])
 
     def put(self, live: Tensor, ablated: Tensor | None, rows: slice) -> None:
         differences(ablated, live, out=self.rows[rows].view(live.shape))
 
-    def streams(self, cut: Tensor, stream: Tensor, tokens: slice, *, new: bool = False) -> Tensor:
-        """`stream + cut @ differences` of some tokens, [readers, tokens, d_model]."""
-        self.rows[0, tokens] = stream.reshape(self.rows.shape[1:])[tokens]
+    def streams(
+        self,
+        cut: Float[Tensor, "readers writers"],
+        stream: Float[Tensor, "batch pos d_model"],
+        tokens: slice,
+        *,
+        new: bool = False,
+    ) -> Float[Tensor, "readers tokens d_model"]:
+        """`stream + cut @ differences` of some tokens.
+
+        Args:
+            new: in memory of its own, which the next call does not overwrite.
+        """
+        self.rows[0, tokens] = stream.flatten(0, 1)[tokens]
+        # A 1 for the live stream. In the precision of the streams: masks may have a finer one.
         coefficients = torch.cat([cut.new_ones(len(cut), 1), cut], 1).to(self.rows.dtype)
-        rows = flat(self.rows[: coefficients.shape[1], tokens])
+        rows = flat(self.rows[: coefficients.shape[1], tokens])  # [1 + writers, tokens * d_model]
         shape = (len(cut), tokens.stop - tokens.start, self.rows.shape[2])
         out = rows.new_empty(shape) if new else self.scratch("streams", shape)
         torch.mm(coefficients, rows, out=flat(out))
         return out
 
-    def scratch(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """Memory that is overwritten the next time: fresh pages cost more than what they hold."""
-        size = torch.Size(shape).numel()
-        if name not in self._scratch or self._scratch[name].numel() < size:
-            self._scratch[name] = self.rows.new_empty(size)
-        return self._scratch[name][:size].view(shape)
-
     def gradients(self) -> Float[Tensor, "rows tokens d_model"]:
-        """Of the differences, in this backward pass; what an earlier one left is dropped."""
+        """Of the differences, in this backward pass; what an earlier one left is dropped.
+
+        An earlier one may have stopped before it came to the writers.
+        """
         current = torch._C._current_graph_task_id()
         if self._gradients is None:
             self._gradients = torch.zeros_like(self.rows)
-        elif self._pass != current:
+        elif self._backward_pass != current:
             self._gradients.zero_()
-        self._pass = current
+        self._backward_pass = current
         return self._gradients
 
     def pull_back(
-        self, ctx: Any, cut: Tensor, at_streams: Tensor, tokens: slice, grad_cut: Tensor | None
-    ) -> Tensor | None:
-        """Spread gradients at readers' streams: to `cut`, the writers, and the live stream."""
+        self,
+        ctx: Any,
+        cut: Float[Tensor, "readers writers"],
+        at_streams: Float[Tensor, "readers tokens d_model"],
+        tokens: slice,
+        grad_cut: Float[Tensor, "readers writers"] | None,
+    ) -> Float[Tensor, "tokens d_model"] | None:
+        """Spread gradients at readers' streams: to `cut`, the writers, and the live stream.
+
+        From streams = stream + cut @ D, with G = dL/dstreams and D, G flat:
+        dL/dcut = G D^T, dL/dD = cut^T G, and dL/dstream is the sum of G over readers.
+        """
         written = slice(1, 1 + cut.shape[1])
         if grad_cut is not None:
             grad_cut += flat(at_streams) @ flat(self.rows[written, tokens]).T
-        if ctx.needs_input_grad[2]:
+        if ctx.needs_input_grad[2]:  # the token's: what some writer put in needs a gradient
             gradients = flat(self.gradients()[written, tokens])
             gradients.addmm_(cut.T.to(gradients.dtype), flat(at_streams))
         return at_streams.sum(0) if ctx.needs_input_grad[1] else None
 
 
 class _Write(torch.autograd.Function):
+    """Writers' outputs enter the store; what comes out is the token for later mixes."""
+
     @staticmethod
     def forward(
         ctx: Any, live: Tensor, token: Tensor, memory: _Memory, ablated: Tensor | None, rows: slice
@@ -137,6 +179,7 @@ class _Write(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        # The difference is ablated - live, so its gradient reaches `live` with a minus.
         gradient = ctx.memory.gradients()[ctx.rows].neg().view(ctx.shape)
         return gradient, grad_outputs[0], None, None, None
 
@@ -148,7 +191,7 @@ class _Mix(torch.autograd.Function):
     def forward(ctx: Any, cut: Tensor, stream: Tensor, token: Tensor, memory: _Memory) -> Tensor:
         ctx.save_for_backward(cut)
         ctx.memory, ctx.shape = memory, stream.shape
-        return memory.streams(cut, stream, slice(0, memory.rows.shape[1]), new=True)
+        return memory.streams(cut, stream, memory.all_tokens, new=True)
 
     @staticmethod
     @once_differentiable
@@ -156,11 +199,10 @@ class _Mix(torch.autograd.Function):
         (cut,) = ctx.saved_tensors
         memory: _Memory = ctx.memory
         grad_cut = torch.zeros_like(cut) if ctx.needs_input_grad[0] else None
-        everything = slice(0, memory.rows.shape[1])
-        at_streams = grad_outputs[0].contiguous()
-        at_stream = memory.pull_back(ctx, cut, at_streams, everything, grad_cut)
+        at_streams = grad_outputs[0].contiguous()  # [readers, tokens, d_model]
+        at_stream = memory.pull_back(ctx, cut, at_streams, memory.all_tokens, grad_cut)
         at_stream = None if at_stream is None else at_stream.view(ctx.shape)
-        return grad_cut, at_stream, torch.zeros_like(memory.rows[0, 0, 0]), None
+        return grad_cut, at_stream, _token_like(memory), None
 
 
 class _Read(torch.autograd.Function):
@@ -193,27 +235,30 @@ class _Read(torch.autograd.Function):
         grad_cut = torch.zeros_like(cut) if ctx.needs_input_grad[0] else None
         at_stream = memory.rows.new_empty(memory.rows.shape[1:])
         for tokens in token_chunks(stream.flatten(0, 1), len(cut)):
-            streams = memory.streams(cut, stream, tokens)
-            grad_out = grad_outputs[0][:, tokens]
+            streams = memory.streams(cut, stream, tokens)  # again, rather than kept
+            at_out = grad_outputs[0][:, tokens]  # [readers, tokens, d_head]
             at_reads = memory.scratch("reads", (*streams.shape[:2], weight.shape[1]))
-            torch.bmm(grad_out, weight.mT, out=at_reads)
+            torch.bmm(at_out, weight.mT, out=at_reads)  # [readers, tokens, d_in]
             at_streams = ctx.reader.pull_back_(streams, at_reads, tokens).contiguous()
             part = memory.pull_back(ctx, cut, at_streams, tokens, grad_cut)
             if part is not None:
                 at_stream[tokens] = part
         grad_stream = at_stream.view(stream.shape) if ctx.needs_input_grad[1] else None
-        no_more = (None,) * 4
-        return grad_cut, grad_stream, torch.zeros_like(memory.rows[0, 0, 0]), *no_more
+        no_more = (None,) * 4  # memory, reader, weight, bias
+        return grad_cut, grad_stream, _token_like(memory), *no_more
 
 
 def token_chunks(stream: Float[Tensor, "tokens d_model"], readers: int) -> Iterator[slice]:
     """Some tokens after the other, so that the streams of many readers take little memory."""
-    limit = _CHUNK_ELEMENTS.get(stream.device.type, _CHUNK_ELEMENTS_ELSEWHERE)
-    step = max(1, limit // (readers * stream.shape[1]))
-    for start in range(0, len(stream), step):
-        yield slice(start, min(start + step, len(stream)))
+    elements = readers * stream.shape[1]
+    return chunks(len(stream), elements=elements, device=stream.device, most_on_cpu=_MOST_ON_CPU)
 
 
 def flat(rows: Float[Tensor, "rows tokens d_model"]) -> Float[Tensor, "rows features"]:
     """A view with one axis for tokens and channels."""
     return rows.view(len(rows), -1)
+
+
+def _token_like(memory: _Memory) -> Tensor:
+    """The gradient of a token, which has none: zero in the dtype of the store."""
+    return torch.zeros_like(memory.rows[0, 0, 0])

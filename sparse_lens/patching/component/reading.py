@@ -14,9 +14,9 @@ from transformer_lens.components.layer_norm import LayerNorm
 from transformer_lens.components.layer_norm_pre import LayerNormPre
 from transformer_lens.components.rms_norm import RMSNorm
 from transformer_lens.components.rms_norm_pre import RMSNormPre
-from transformer_lens.hook_points import HookPoint
 
 from sparse_lens.models.anatomy import Anatomy, anatomy_of
+from sparse_lens.patching.hookless import without_hooks
 from sparse_lens.patching.hooks import Edit
 from sparse_lens.patching.norms import FrozenScale, NormScales
 
@@ -74,27 +74,23 @@ def attention_reader(
     """
     block: Any = model.blocks[layer]
     anatomy = anatomy_of(model)
-    norms = {name: getattr(block, name) for name in anatomy.attn_norms}
-    frozen = {
-        name: FrozenScale(scales[hook_name])
-        for name in norms
-        for hook_name in [anatomy.norm_scale(layer, name)]
-        if scales and hook_name in scales
-    }
-    if frozen or detached_scale:
-        norms = {
-            name: without_hooks(norm, scale=frozen.get(name, _Detached()))
-            for name, norm in norms.items()
-        }
+    norms = {name: without_hooks(getattr(block, name)) for name in anatomy.attn_norms}
+    frozen: list[FrozenScale] = []
+    for name, norm in norms.items():
+        hook_name = anatomy.norm_scale(layer, name)
+        if scales and hook_name in scales:
+            frozen.append(FrozenScale(scales[hook_name]))
+            norm.hook_scale = frozen[-1]
+        elif detached_scale:
+            norm.hook_scale = _Detached()
     if not anatomy.attn_reads_norm:
-        return _BlockReader(block, anatomy, norms, list(frozen.values()))
+        return _BlockReader(block, anatomy, norms, frozen)
     if not norms:
         return _ModuleReader(nn.Identity())
-    (name,) = norms
-    norm = getattr(block, name)
+    (norm,) = norms.values()
     if type(norm) in _CENTRED and _is_plain(norm) and not frozen:
         return _NormReader(norm, centred=_CENTRED[type(norm)], detached_scale=detached_scale)
-    return _ModuleReader(without_hooks(norms[name]), list(frozen.values()))
+    return _ModuleReader(norm, frozen)
 
 
 def fused_norm(norm: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -216,11 +212,11 @@ class _BlockReader(_ModuleReader):
         norms: Mapping[str, Any],
         frozen: Sequence[FrozenScale],
     ) -> None:
-        bare = without_hooks(block)
-        self._norms = [without_hooks(norm) for norm in norms.values()]
-        for name, norm in zip(norms, self._norms, strict=True):
-            setattr(bare, name, norm)
-        super().__init__(bare, frozen)
+        copied = without_hooks(block)
+        for name, norm in norms.items():
+            setattr(copied, name, norm)
+        super().__init__(copied, frozen)
+        self._norms = list(norms.values())
         self._positions: Tensor | None = None
         if anatomy.concatenates_positions:
             _, positions = anatomy.embeddings
@@ -240,22 +236,6 @@ class _BlockReader(_ModuleReader):
 
     def _keep_positions(self, positions: Float[Tensor, "batch pos d_pos"]) -> None:
         self._positions = positions.flatten(0, 1)
-
-
-def without_hooks(module: nn.Module, *, scale: nn.Module | None = None) -> Any:
-    """A shallow copy that shares the parameters, and whose own hook points do nothing.
-
-    Args:
-        scale: of a norm, what its scale passes through.
-    """
-    bare = copy.copy(module)
-    bare._modules = {
-        name: nn.Identity() if isinstance(child, HookPoint) else child
-        for name, child in module._modules.items()
-    }
-    if scale is not None:
-        bare._modules["hook_scale"] = scale
-    return bare
 
 
 class _Detached(nn.Module):

@@ -1,4 +1,8 @@
-"""Writers of a component graph whose ablated values join the stream for everyone."""
+"""Writers of a component graph whose ablated values join the stream for everyone.
+
+Each edit here turns what a writer with gate n adds to the stream from `live` into
+n * live + (1 - n) * ablated = live + (1 - n) * (ablated - live).
+"""
 
 import torch
 from jaxtyping import Float, Int
@@ -7,7 +11,7 @@ from transformer_lens import HookedTransformer
 
 from sparse_lens.graphs.component import ComponentGraph
 from sparse_lens.models.anatomy import anatomy_of
-from sparse_lens.patching.component.run import Run
+from sparse_lens.patching.component.forward_state import ForwardState
 from sparse_lens.patching.component.writers import WriterOutputs
 from sparse_lens.patching.gating import gate_values
 from sparse_lens.patching.hooks import Hooks
@@ -16,102 +20,115 @@ from sparse_lens.patching.hooks import Hooks
 def gate_writers(
     model: HookedTransformer,
     graph: ComponentGraph,
-    run: Run,
+    state: ForwardState,
     outputs: WriterOutputs,
     edits: Hooks,
     captures: Hooks,
 ) -> None:
     """Add the edits of writers whose gates may be closed."""
-    gated, device, anatomy = run.plan.gated, model.cfg.device, anatomy_of(model)
+    cuts, anatomy = state.cuts, anatomy_of(model)
 
-    def chosen(columns: slice) -> Tensor:
-        return torch.tensor(gated[columns]).nonzero().flatten()
+    def gated_of(columns: slice) -> Tensor:
+        return torch.tensor(cuts.gated[columns]).nonzero().flatten()
 
-    inputs = chosen(slice(0, graph.n_inputs))
+    inputs = gated_of(slice(0, graph.n_inputs))
     if len(inputs):
-        gate = _GateEmbedding(run, outputs, inputs) if graph.split_embeddings else _Gate(run, 0)
+        split = graph.split_embeddings
+        gate = _GateEmbedding(state, outputs, inputs) if split else _Gate(state, 0)
         edits.add(anatomy.first_stream, gate)
         outputs.embedding.watch(captures)
     for sublayer in graph.sublayers:
-        layer, columns = sublayer.layer, sublayer.writers
-        heads = chosen(columns)
-        if not len(heads):
+        layer, first = sublayer.layer, sublayer.writers.start
+        indices = gated_of(sublayer.writers)
+        if not len(indices):
             continue
         if sublayer.kind == "mlp":
-            edits.add(anatomy.mlp_out(layer), _Gate(run, columns.start))
+            edits.add(anatomy.mlp_out(layer), _Gate(state, first))
             continue
-        if all(run.plan.stored[columns.start + head] for head in heads):
-            gate = _GateStoredHeads(run, heads + columns.start)
+        if all(cuts.stored[first + head] for head in indices):
+            gate = _GateStoredHeads(state, indices + first)
         else:
             outputs.heads[layer].watch(edits, captures)
-            gate = _GateHeads(run, outputs, layer, columns.start, heads.to(device))
+            gate = _GateHeads(state, outputs, layer, first, indices.to(model.cfg.device))
         edits.add(anatomy.attn_out(layer), gate)
 
 
 class _Gate:
     """The gate of a writer whose output passes a hook point of its own."""
 
-    def __init__(self, run: Run, writer: int) -> None:
-        self._run, self._writer = run, torch.tensor([writer])
+    def __init__(self, state: ForwardState, writer: int) -> None:
+        self._state, self._writer = state, torch.tensor([writer])
 
-    def __call__(self, found: Float[Tensor, "batch pos d_model"]) -> Tensor:
-        ablated = self._run.ablated(self._writer, found)
-        gate = self._run.plan.gates[self._writer.to(self._run.plan.gates.device)]
+    def __call__(
+        self, live: Float[Tensor, "batch pos d_model"]
+    ) -> Float[Tensor, "batch pos d_model"]:
+        ablated, gates = self._state.ablated(self._writer, live), self._state.cuts.gates
+        gate = gates[self._writer.to(gates.device)]
         if gate.requires_grad and ablated is not None:
             ablated = ablated.clone()  # else autograd would keep those of all writers for one
-        return gate_values(found, gate, None if ablated is None else ablated[0])
+        return gate_values(live, gate, None if ablated is None else ablated[0])
 
 
 class _GateEmbedding:
     """The gates of token and position embedding, in the stream that has their sum."""
 
-    def __init__(self, run: Run, outputs: WriterOutputs, chosen: Int[Tensor, " chosen"]) -> None:
-        self._run, self._outputs, self._chosen = run, outputs, chosen
+    def __init__(
+        self, state: ForwardState, outputs: WriterOutputs, inputs: Int[Tensor, " inputs"]
+    ) -> None:
+        self._state, self._outputs, self._inputs = state, outputs, inputs
 
-    def __call__(self, stream: Float[Tensor, "batch pos d_model"]) -> Tensor:
-        chosen = self._chosen.to(stream.device)
-        live = self._outputs.embedding.each(stream, chosen)
-        ablated = self._run.ablated(self._chosen, stream)
-        closed = 1 - self._run.plan.gates[chosen].to(stream.dtype)
+    def __call__(
+        self, stream: Float[Tensor, "batch pos d_model"]
+    ) -> Float[Tensor, "batch pos d_model"]:
+        inputs = self._inputs.to(stream.device)
+        live = self._outputs.embedding.each(stream, inputs)  # [inputs, batch, pos, d_model]
+        ablated = self._state.ablated(self._inputs, stream)
+        closed = 1 - self._state.cuts.gates[inputs].to(stream.dtype)
         change = -live if ablated is None else ablated - live
         return stream + torch.tensordot(closed, change, 1)
 
 
 class _GateHeads:
-    """The gates of a layer's heads, in the sum that they write."""
+    """The gates of a layer's heads, in the sum that they write.
+
+    The heads' live outputs are never made one by one: their weighted sum is a single product.
+    """
 
     def __init__(
         self,
-        run: Run,
+        state: ForwardState,
         outputs: WriterOutputs,
         layer: int,
         first: int,
-        chosen: Int[Tensor, " chosen"],
+        heads: Int[Tensor, " heads"],
     ) -> None:
-        self._run, self._heads = run, outputs.heads[layer]
-        self._chosen, self._writers = chosen, chosen.cpu() + first
+        self._state, self._outputs = state, outputs.heads[layer]
+        self._heads, self._writers = heads, heads.cpu() + first
 
-    def __call__(self, attn_out: Float[Tensor, "batch pos d_model"]) -> Tensor:
-        gates = self._run.plan.gates
-        closed = 1 - gates[self._writers.to(gates.device)]
-        changed = attn_out - self._heads.weighted(closed, self._chosen)
-        ablated = self._run.ablated(self._writers, attn_out)
+    def __call__(
+        self, attn_out: Float[Tensor, "batch pos d_model"]
+    ) -> Float[Tensor, "batch pos d_model"]:
+        gates = self._state.cuts.gates
+        closed = 1 - gates[self._writers.to(gates.device)]  # [heads]
+        without = attn_out - self._outputs.weighted(closed, self._heads)
+        ablated = self._state.ablated(self._writers, attn_out)
         if ablated is None:
-            return changed
-        return changed + torch.tensordot(closed.to(ablated.dtype), ablated, 1)
+            return without
+        return without + torch.tensordot(closed.to(ablated.dtype), ablated, 1)
 
 
 class _GateStoredHeads:
     """The same, for heads that the store has: what their gates change is a mixture of it."""
 
-    def __init__(self, run: Run, writers: Int[Tensor, " chosen"]) -> None:
-        self._run = run
-        stored = torch.tensor(run.plan.stored)
-        device = run.plan.gates.device
-        self._places = (stored.cumsum(0) - 1)[writers].to(device)
+    def __init__(self, state: ForwardState, writers: Int[Tensor, " heads"]) -> None:
+        self._state = state
+        stored, device = torch.tensor(state.cuts.stored), state.cuts.gates.device
+        self._in_store = (stored.cumsum(0) - 1)[writers].to(device)
         self._writers = writers.to(device)
 
-    def __call__(self, attn_out: Float[Tensor, "batch pos d_model"]) -> Tensor:
-        store, closed = self._run.store, 1 - self._run.plan.gates[self._writers]
-        share = closed.new_zeros(store.written).index_add(0, self._places, closed)
+    def __call__(
+        self, attn_out: Float[Tensor, "batch pos d_model"]
+    ) -> Float[Tensor, "batch pos d_model"]:
+        store, closed = self._state.store, 1 - self._state.cuts.gates[self._writers]
+        share = closed.new_zeros(store.written).index_add(0, self._in_store, closed)
         return store.mix(share[None], attn_out)[0]

@@ -102,7 +102,7 @@ class EmbeddingOutputs:
         captures.add(self._anatomy.first_stream, lambda _: self._parts.clear())
 
     def each(
-        self, stream: Float[Tensor, "batch pos d_model"], chosen: Int[Tensor, " chosen"]
+        self, stream: Float[Tensor, "batch pos d_model"], inputs: Int[Tensor, " inputs"]
     ) -> Float[Tensor, "inputs batch pos d_model"]:
         """The outputs of some of them, given the first stream."""
         if not self._split:
@@ -112,7 +112,7 @@ class EmbeddingOutputs:
                 "with split embeddings a circuit runs on tokens: neither start_at_layer nor the "
                 "generate method of a plain HookedTransformer says what each of the two wrote."
             )
-        return torch.stack(list(self._parts.values())).index_select(0, chosen)
+        return torch.stack(list(self._parts.values())).index_select(0, inputs)
 
 
 class HeadOutputs:
@@ -146,23 +146,23 @@ class HeadOutputs:
             captures.add(anatomy.norm_scale(layer, anatomy.attn_post_norm), self._keep_scale)
 
     def each(
-        self, attn_out: Float[Tensor, "batch pos d_model"], chosen: Int[Tensor, " chosen"]
+        self, attn_out: Float[Tensor, "batch pos d_model"], heads: Int[Tensor, " heads"]
     ) -> Float[Tensor, "heads batch pos d_model"]:
         """The outputs of some heads, while `attn_out` is written."""
-        z, weight = self._of(chosen)
+        z, weight = self._of(heads)
         batch, pos = z.shape[:2]
         z = rearrange(z, "batch pos head d_head -> head (batch pos) d_head")
         if self._factor is None:
             return torch.bmm(z, weight).unflatten(1, (batch, pos)).to(attn_out.dtype)
-        bias = self._shared_bias(z.dtype).expand(len(chosen), 1, -1)
+        bias = self._shared_bias(z.dtype).expand(len(heads), 1, -1)
         out = torch.baddbmm(bias, z, weight).unflatten(1, (batch, pos))  # [head, batch, pos, d]
         return self._through(out).to(attn_out.dtype)
 
     def weighted(
-        self, weights: Float[Tensor, " heads"], chosen: Int[Tensor, " chosen"]
+        self, weights: Float[Tensor, " heads"], heads: Int[Tensor, " heads"]
     ) -> Float[Tensor, "batch pos d_model"]:
         """The sum of some heads' outputs, each times its weight, in one product."""
-        z, weight = self._of(chosen)
+        z, weight = self._of(heads)
         weights = weights.to(z.dtype)
         # One product over all heads' channels: [batch, pos, head * d_head] @ [head * d_head, d].
         out = (z * weights[:, None]).flatten(2) @ weight.flatten(0, 1)
@@ -170,12 +170,12 @@ class HeadOutputs:
             return out
         return self._through(out + weights.sum() * self._shared_bias(z.dtype))
 
-    def _of(self, chosen: Int[Tensor, " chosen"]) -> tuple[Tensor, Tensor]:
+    def _of(self, heads: Int[Tensor, " heads"]) -> tuple[Tensor, Tensor]:
         assert self._z is not None
         z, weight = self._z, self._attn.W_O.to(self._z.dtype)
-        if len(chosen) == z.shape[2]:
+        if len(heads) == z.shape[2]:
             return z, weight
-        return z.index_select(2, chosen), weight.index_select(0, chosen)
+        return z.index_select(2, heads), weight.index_select(0, heads)
 
     def _shared_bias(self, dtype: torch.dtype) -> Tensor:
         return (self._attn.b_O / self._attn.W_O.shape[0]).to(dtype)

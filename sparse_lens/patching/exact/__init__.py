@@ -1,1 +1,1 @@
-"""What cutting each edge or ablating each node by itself does, without approximation."""
+"""The exact effects of cutting single edges and ablating single nodes."""

@@ -1,8 +1,9 @@
-"""What cutting each edge or ablating each node by itself does, without approximation.
+"""The exact effects of cutting single edges and ablating single nodes, without approximation.
 
-Where one thing alone is cut, everything before it is as in the run of the whole model. So a pass
-takes many cuts at once: the batch is repeated, and each copy has its own change added where it
-arrives.
+If one edge alone is cut, everything before its destination is as in the full model. What arrives
+there changes by what the edge carries of ablated - live, which is known from one run of the full
+model. A pass therefore measures many cuts: the batch is repeated, and each copy has the change of
+its own cut added at the cut's destination.
 """
 
 from collections.abc import Mapping
@@ -27,7 +28,7 @@ def exact_edge_effects(
     """Change of the objective, summed over prompts, when each edge alone is cut; by block.
 
     Args:
-        rows: of a pass; each is one prompt with one edge cut.
+        rows: batch size of a pass; each row is one prompt with one edge cut.
     """
     passes = Passes(bound, prompts, objective, rows)
     if isinstance(bound.graph, ComponentGraph):
@@ -41,11 +42,12 @@ def exact_node_effects(
 ) -> Mapping[str, Float[Tensor, " width"]]:
     """Change of the objective, summed over prompts, when each node alone is ablated; by site.
 
-    On a component graph there is none for the logits, and it is one pass a node: a node there may
-    act on others otherwise than through the stream.
+    On a component graph the logits have none, and each node takes a pass of its own, since a node
+    can act on others otherwise than through the residual stream.
 
     Args:
-        rows: of a pass on a channel graph; each is one prompt with one channel ablated.
+        rows: batch size of a pass on a channel graph; each row is one prompt with one channel
+            ablated.
     """
     passes = Passes(bound, prompts, objective, rows)
     if isinstance(bound.graph, ComponentGraph):

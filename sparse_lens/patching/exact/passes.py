@@ -1,4 +1,4 @@
-"""Forward passes in which each copy of a batch has a cut of its own."""
+"""Forward passes in which each copy of a batch of prompts has its own cut."""
 
 from collections.abc import Iterator
 
@@ -17,35 +17,41 @@ Indices = Int[Tensor, " cuts"]
 
 
 class Passes:
-    """Forward passes of several copies of a batch, compared with the whole model."""
+    """Forward passes of several copies of a batch, compared with the full model.
+
+    Args:
+        rows: batch size of a pass: prompts times copies.
+    """
 
     def __init__(
         self, bound: BoundAblation, prompts: Prompts, objective: Objective, rows: int
     ) -> None:
         self.bound, self.model = bound, bound.model
         self.prompts, self._objective = prompts, objective
-        self._logits = full_logits(self.model, prompts)
-        self._loss = self._of(self._logits, 1)
-        self._cuts = max(1, rows // len(prompts))
+        self._full_logits = full_logits(self.model, prompts)  # [n, vocab]
+        self._full_loss = self._losses(self._full_logits, 1)  # [n]
+        self._max_cuts = max(1, rows // len(prompts))
 
     def chunks(self, *indices: Int[Tensor, " n"]) -> Iterator[tuple[Indices, ...]]:
-        """Some of the cuts after the other."""
-        if len(indices[0]):  # a block may have no edge
-            yield from zip(*(index.split(self._cuts) for index in indices), strict=True)
+        """Indices of cuts, split into as many as a pass has copies."""
+        if len(indices[0]):  # a block can be without edges
+            yield from zip(*(index.split(self._max_cuts) for index in indices), strict=True)
 
     def effects(self, n_cuts: int, attachment: Attachment) -> Float[Tensor, " cuts"]:
-        """Changes of the objective, summed over prompts; copy after copy has its own cut."""
+        """By cut, the change of the objective, summed over prompts.
+
+        Args:
+            attachment: makes one cut in each copy of the prompts, which follow one another.
+        """
         with suspended(self.model), attachment.attached():
             logits = answer_logits(self.model, self._copies(n_cuts))
-        change = self._of(logits, n_cuts).view(n_cuts, -1) - self._loss
+        change = self._losses(logits, n_cuts).view(n_cuts, -1) - self._full_loss  # [cuts, n]
         return change.sum(1, dtype=torch.float32)
 
-    def _of(self, logits: Float[Tensor, "rows vocab"], copies: int) -> Float[Tensor, " rows"]:
-        return self._objective(logits, self._copies(copies), self._logits.repeat(copies, 1))
+    def _losses(self, logits: Float[Tensor, "rows vocab"], n_copies: int) -> Float[Tensor, " rows"]:
+        full = self._full_logits.repeat(n_copies, 1)
+        return self._objective(logits, self._copies(n_copies), full)
 
     def _copies(self, n: int) -> Prompts:
-        return self.prompts[torch.arange(len(self.prompts), device=self._device).repeat(n)]
-
-    @property
-    def _device(self) -> torch.device:
-        return self.prompts.clean.device
+        rows = torch.arange(len(self.prompts), device=self.prompts.clean.device)
+        return self.prompts[rows.repeat(n)]

@@ -1,4 +1,4 @@
-"""Gradients at what passes hook points, while the model's parameters are frozen."""
+"""Gradients of an objective with respect to values at hook points."""
 
 import torch
 from jaxtyping import Float
@@ -12,8 +12,8 @@ from sparse_lens.patching.run import answer_logits
 from sparse_lens.patching.suspension import suspended
 
 Captured = dict[str, list[Tensor]]
-"""What passed hook points in one forward pass, by name. A norm before attention has three values:
-TransformerLens calls it for queries, keys and values alike."""
+"""By name, the values that passed a hook point in one forward pass. A norm before attention has
+three: TransformerLens calls it once each for queries, keys and values."""
 
 
 def gradients_at(
@@ -23,29 +23,37 @@ def gradients_at(
     objective: Objective,
     attachment: Attachment,
 ) -> dict[str, Tensor]:
-    """Gradients of the summed objective with respect to what an attachment captures in `live`."""
+    """Gradients of the objective, summed over prompts, with respect to captured values.
+
+    Args:
+        live: filled by the captures of `attachment` during the run.
+        copies: the prompts to run on.
+
+    Returns:
+        By name as in `live`; the sum where a hook point was passed several times.
+    """
     with suspended(model), frozen(model), torch.enable_grad():
         with attachment.attached():
             logits = answer_logits(model, copies.prompts)
         loss = objective(logits, copies.prompts, copies.full_logits).sum()
-        found = [value for values in live.values() for value in values]
-        gradients = iter(torch.autograd.grad(loss, found, materialize_grads=True))
-    return {name: _total([next(gradients) for _ in values]) for name, values in live.items()}
+        inputs = [value for values in live.values() for value in values]
+        gradients = iter(torch.autograd.grad(loss, inputs, materialize_grads=True))
+    return {name: _sum([next(gradients) for _ in values]) for name, values in live.items()}
 
 
 def start_graph(stream: Float[Tensor, "batch pos d_model"]) -> Tensor:
-    """Parameters are frozen: gradients start at a stream."""
+    """The edit with which gradients start at a residual stream, since parameters are frozen."""
     return stream.detach().requires_grad_()
 
 
-def keep(values: Captured, name: str) -> Edit:
-    """A capture that notes what passes under a name."""
+def capture_into(values: Captured, name: str) -> Edit:
+    """A capture that appends what passes its hook point to `values[name]`."""
 
-    def note(value: Tensor) -> None:
+    def capture(value: Tensor) -> None:
         values.setdefault(name, []).append(value)
 
-    return note
+    return capture
 
 
-def _total(gradients: list[Tensor]) -> Tensor:
+def _sum(gradients: list[Tensor]) -> Tensor:
     return gradients[0] if len(gradients) == 1 else torch.stack(gradients).sum(0)

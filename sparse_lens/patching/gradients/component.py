@@ -4,46 +4,40 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from sparse_lens.graphs.component import LETTERS, ComponentGraph
 from sparse_lens.models.anatomy import Anatomy, anatomy_of
-from sparse_lens.objectives import Objective
-from sparse_lens.patching.ablations.binding import BoundAblation
-from sparse_lens.patching.component.changes import WriterChanges
 from sparse_lens.patching.component.interception import reader_flags
 from sparse_lens.patching.component.mixing import flat, token_chunks
 from sparse_lens.patching.component.reading import attention_reader
+from sparse_lens.patching.component.writer_changes import WriterChanges
+from sparse_lens.patching.gradients.attribution import Attribution
 from sparse_lens.patching.gradients.backward import (
     Captured,
+    capture_into,
     gradients_at,
-    keep,
     start_graph,
 )
-from sparse_lens.patching.gradients.copies import Copies, repeated
-from sparse_lens.patching.gradients.points import GradientPoints
+from sparse_lens.patching.gradients.copies import Copies
 from sparse_lens.patching.gradients.relp import add_relp_rules
 from sparse_lens.patching.hooks import Attachment, Hooks
 from sparse_lens.patching.run import run_live
-from sparse_lens.task import Prompts
 
 
 @torch.no_grad()
-def component_edge_effects(
-    bound: BoundAblation,
-    prompts: Prompts,
-    objective: Objective,
-    points: GradientPoints,
-    *,
-    relp: bool,
-    copies: int,
-) -> Float[Tensor, "readers writers"]:
-    """The sum over positions and channels of (ablated - live writer) * gradient at the reader."""
+def component_edge_effects(attribution: Attribution) -> Float[Tensor, "readers writers"]:
+    """The sum over tokens and channels of (ablated - live writer) * dL/d(stream of the reader).
+
+    For the readers and the writers before them this is one matrix product,
+    [readers, tokens * d_model] @ [tokens * d_model, writers].
+    """
+    bound, prompts, points = attribution.bound, attribution.prompts, attribution.points
     model, graph = bound.model, bound.graph
     assert isinstance(graph, ComponentGraph)
-    passes = repeated(model, prompts, objective, points, copies=copies)
     changes = WriterChanges(model, graph, bound.writer_values(prompts))
     if not points.begin_live:
         run_live(model, prompts, changes.attachment())
@@ -52,29 +46,35 @@ def component_edge_effects(
         columns = slice(0, graph.n_writers) if site is None else graph.node_slices[site]
         moved = slice(0, graph.n_inputs) if site is None else columns
         layer = 0 if site is None else graph.sites[site].layer or 0
-        for run in passes:
-            inputs = _ReaderInputs(model, graph, layer, relp=relp)
+        for copies in attribution.passes:
+            inputs = _ReaderInputs(model, graph, layer, relp=attribution.relp)
             edits, captures = Hooks(), Hooks()
-            if run.moved:
-                of_site = changes[moved].sum(0).view(*prompts.clean.shape, -1)
-                edits.add(_written_at(anatomy_of(model), graph, moved), run.moving(of_site))
-            if not changes.known:
+            if copies.moved:
+                site_change = changes[moved].sum(0).view(*prompts.clean.shape, -1)  # over writers
+                edits.add(_write_hook(anatomy_of(model), graph, moved), copies.moving(site_change))
+            if not changes.known:  # this pass is the live run: take the changes from it
                 changes.add(edits, captures)
             inputs.add(edits, captures)
             attachment = Attachment(
                 model, edits=edits.merged(), captures=captures.merged(), flags=inputs.flags
             )
-            gradients = gradients_at(inputs.live, model, run, objective, attachment)
-            streams = inputs.stream_gradients(gradients, run, columns.start)
+            gradients = gradients_at(inputs.live, model, copies, attribution.objective, attachment)
+            streams = inputs.stream_gradients(gradients, copies, columns.start)
             for readers, tokens, gradient in streams:
-                seen = slice(columns.start, min(columns.stop, graph.n_before(readers.start)))
-                change = flat(changes[seen, tokens])
-                effects[readers, seen] += flat(gradient.contiguous()) @ change.T
+                # All readers of a sublayer read from the same writers, those before them.
+                writers = slice(columns.start, min(columns.stop, graph.n_before(readers.start)))
+                change = flat(changes[writers, tokens])  # [writers, tokens * d_model]
+                effects[readers, writers] += flat(gradient.contiguous()) @ change.T
     return effects / len(points.shares)
 
 
 class _ReaderInputs:
-    """Where the gradients at the readers' inputs come from, from a layer on."""
+    """Gradients at the residual streams that the readers read, from a layer on.
+
+    For the MLPs and the logits they are taken at copies of the stream. For heads they are taken at
+    queries, keys and values, and pulled back through the projections and the norm, for all heads of
+    a layer together.
+    """
 
     def __init__(
         self, model: HookedTransformer, graph: ComponentGraph, first_layer: int, *, relp: bool
@@ -89,38 +89,38 @@ class _ReaderInputs:
         self.flags = reader_flags(model, heads=True, mlps=not graph.attn_only)
 
     def add(self, edits: Hooks, captures: Hooks) -> None:
-        """Add the hooks."""
+        """Add the hooks that capture what gradients are taken at."""
         anatomy = anatomy_of(self._model)
         edits.add(anatomy.attn_stream(self._layers.start), start_graph)
         if self._relp:
             add_relp_rules(self._model, edits, captures)
         for layer, reader in self._readers.items():
-            at = f"blocks.{layer}"
-            captures.add(anatomy.attn_stream(layer), keep(self._streams, at))
+            prefix = f"blocks.{layer}"
+            captures.add(anatomy.attn_stream(layer), capture_into(self._streams, prefix))
             captures.update_with(reader.captures)
             for letter in LETTERS:
-                projected = anatomy.projected(layer, letter)
-                captures.add(projected, keep(self.live, f"{at}.{letter}"))
+                hook_name = anatomy.projected(layer, letter)
+                captures.add(hook_name, capture_into(self.live, f"{prefix}.{letter}"))
             if not self._graph.attn_only:
-                captures.add(anatomy.mlp_in(layer), keep(self.live, f"{at}.mlp"))
-        captures.add(anatomy.final_stream, keep(self.live, "logits"))
+                captures.add(anatomy.mlp_in(layer), capture_into(self.live, f"{prefix}.mlp"))
+        captures.add(anatomy.final_stream, capture_into(self.live, "logits"))
 
     def stream_gradients(
         self, gradients: Mapping[str, Tensor], copies: Copies, writer: int
     ) -> Iterator[tuple[slice, slice, Float[Tensor, "readers tokens d_model"]]]:
-        """Readers and tokens, with the gradients at the stream that each of these readers sees.
+        """Readers and tokens, with the gradients at the stream that each of these readers reads.
 
-        A reader's tokens may come several times, for one copy after the other.
+        The same tokens can come several times, once per copy of the prompts.
 
         Args:
-            writer: readers before this one are left out.
+            writer: only readers that read from this writer (a column) are needed.
         """
         graph = self._graph
         for sublayer in graph.sublayers:
             if sublayer.layer not in self._layers or sublayer.n_before <= writer:
                 continue
             if sublayer.kind == "heads":
-                for tokens, gradient in self._heads(sublayer.layer, gradients, copies):
+                for tokens, gradient in self._head_gradients(sublayer.layer, gradients, copies):
                     yield sublayer.readers, tokens, gradient
             else:
                 gradient = copies.total(gradients[f"blocks.{sublayer.layer}.mlp"])
@@ -131,31 +131,35 @@ class _ReaderInputs:
             copies.total(gradients["logits"]).flatten(0, 1)[None],
         )
 
-    def _heads(
+    def _head_gradients(
         self, layer: int, gradients: Mapping[str, Tensor], copies: Copies
-    ) -> Iterator[tuple[slice, Tensor]]:
-        """Through the heads' projections and the norm, some tokens at a time."""
+    ) -> Iterator[tuple[slice, Float[Tensor, "readers tokens d_model"]]]:
+        """Gradients at the streams of a layer's heads, for chunks of tokens.
+
+        With q = norm(x) W + b, dL/dx is dL/dq W^T, pulled back through the norm.
+        """
         attn: Any = self._model.blocks[layer].attn
-        at_heads, weights = [], []
+        at_projected, weights = [], []
         for letter in LETTERS:
-            at = gradients[f"blocks.{layer}.{letter}"]  # [rows, pos, head, d_head]
-            at_heads.append(at.flatten(0, 1).transpose(0, 1))
+            gradient = gradients[f"blocks.{layer}.{letter}"]
+            at_projected.append(rearrange(gradient, "row pos head d_head -> head (row pos) d_head"))
             weights.append(getattr(attn, f"W_{letter.upper()}"))
-        at_head, weight = torch.cat(at_heads), torch.cat(weights).mT
+        # [readers, rows * pos, d_head] and [readers, d_head, d_model]
+        gradient, transposed_weight = torch.cat(at_projected), torch.cat(weights).mT
         stream = self._streams[f"blocks.{layer}"][0].detach().flatten(0, 1)
-        n_tokens = len(stream) // len(copies.shares)
+        n_tokens = len(stream) // len(copies.shares)  # of one copy
         for start in range(0, len(stream), n_tokens):
-            for tokens in token_chunks(stream[:n_tokens], len(at_head)):
-                here = slice(start + tokens.start, start + tokens.stop)
-                at_reads = torch.bmm(at_head[:, here], weight)
-                part = stream[None, here].clone()
-                yield tokens, self._readers[layer].pull_back_(part, at_reads, here)
+            for tokens in token_chunks(stream[:n_tokens], len(gradient)):
+                copy_tokens = slice(start + tokens.start, start + tokens.stop)
+                at_reads = torch.bmm(gradient[:, copy_tokens], transposed_weight)
+                chunk = stream[None, copy_tokens].clone()
+                yield tokens, self._readers[layer].pull_back_(chunk, at_reads, copy_tokens)
 
 
-def _written_at(anatomy: Anatomy, graph: ComponentGraph, writers: slice) -> str:
-    """Where the writers of one site join the stream."""
+def _write_hook(anatomy: Anatomy, graph: ComponentGraph, writers: slice) -> str:
+    """The hook point where the outputs of a site's writers are added to the stream."""
     if writers.start < graph.n_inputs:
         return anatomy.first_stream
     (sublayer,) = (sublayer for sublayer in graph.sublayers if sublayer.writers == writers)
-    written = anatomy.attn_out if sublayer.kind == "heads" else anatomy.mlp_out
-    return written(sublayer.layer)
+    hook_name = anatomy.attn_out if sublayer.kind == "heads" else anatomy.mlp_out
+    return hook_name(sublayer.layer)

@@ -1,4 +1,4 @@
-"""First-order effects of cutting edges and nodes: gradients against (ablated - live)."""
+"""First-order effects of cutting edges and ablating nodes, on both kinds of graphs."""
 
 from collections.abc import Mapping
 
@@ -8,6 +8,7 @@ from torch import Tensor
 from sparse_lens.graphs.component import EDGES, ComponentGraph
 from sparse_lens.objectives import Objective
 from sparse_lens.patching.ablations.binding import BoundAblation
+from sparse_lens.patching.gradients.attribution import Attribution
 from sparse_lens.patching.gradients.channel import channel_edge_effects, channel_node_effects
 from sparse_lens.patching.gradients.component import component_edge_effects
 from sparse_lens.patching.gradients.points import GradientPoints
@@ -25,21 +26,22 @@ def edge_effects(
 ) -> Mapping[str, Float[Tensor, "dst src"]]:
     """Estimated change of the objective, summed over prompts, when each edge is cut; by block.
 
-    Edge attribution patching (Syed et al. 2310.10348): the sum over positions and channels of the
-    change in what the edge carries * gradient where it arrives. With interchange ablation one run
-    gives the ablated values; one forward and backward pass gives all effects.
+    Edge attribution patching (Syed et al. 2310.10348): the sum over positions and channels of
+    (ablated - live) * gradient, where ablated and live are what the edge carries, and the gradient
+    is that of the objective at the edge's destination. With interchange ablation one run gives the
+    ablated values; one forward and backward pass gives all effects.
 
     Args:
-        points: where gradients are taken, instead of at the live run alone.
-        relp: propagate by the rules of RelP (see `sparse_lens.patching.gradients.relp`).
-        copies: of the prompts in one pass at most, each at its own point. Leave it at 1 where
-            hooks of others tell the rows of a batch apart.
+        points: the runs in which gradients are taken; None for the live run.
+        relp: compute gradients by the rules of RelP (see `sparse_lens.patching.gradients.relp`).
+        copies: the largest number of copies of the prompts in one pass, each at its own point.
+            Leave it at 1 if other hooks depend on a prompt's row in the batch.
     """
     points = points or GradientPoints()
+    attribution = Attribution(bound, prompts, objective, points, relp, max_copies=copies)
     if isinstance(bound.graph, ComponentGraph):
-        edges = component_edge_effects(bound, prompts, objective, points, relp=relp, copies=copies)
-        return {EDGES: edges}
-    return channel_edge_effects(bound, prompts, objective, points, relp=relp, copies=copies)
+        return {EDGES: component_edge_effects(attribution)}
+    return channel_edge_effects(attribution)
 
 
 def node_effects(
@@ -53,15 +55,16 @@ def node_effects(
 ) -> Mapping[str, Float[Tensor, " width"]]:
     """Estimated change of the objective, summed over prompts, when each node is ablated; by site.
 
-    On a component graph that is the sum over a writer's outgoing edges (ablating it cuts them
-    all); there is none for the logits. The arguments are those of :func:`edge_effects`.
+    On a component graph it is the sum over a writer's outgoing edges, since ablating it cuts them
+    all; the logits have none. The arguments are those of :func:`edge_effects`.
     """
     points = points or GradientPoints()
+    attribution = Attribution(bound, prompts, objective, points, relp, max_copies=copies)
     graph = bound.graph
     if isinstance(graph, ComponentGraph):
-        edges = component_edge_effects(bound, prompts, objective, points, relp=relp, copies=copies)
+        edges = component_edge_effects(attribution)
         effects = (edges * graph.block.support.to(edges.device)).sum(0)
         return {
-            name: effects[where] for name, where in graph.node_slices.items() if name != "logits"
+            name: effects[nodes] for name, nodes in graph.node_slices.items() if name != "logits"
         }
-    return channel_node_effects(bound, prompts, objective, points, relp=relp, copies=copies)
+    return channel_node_effects(attribution)

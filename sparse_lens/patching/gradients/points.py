@@ -1,4 +1,4 @@
-"""Where attribution takes its gradients."""
+"""The runs of the model in which attribution takes its gradients."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,14 +10,16 @@ from sparse_lens.graphs.base import Graph
 class GradientPoints:
     """Runs of the model whose gradients are averaged; by default the live run alone.
 
-    A share of 1 is the live run; at a share s below, what is moved has the value
-    s * live + (1 - s) * ablated. What is moved is the model's input (its token and position
-    embeddings), or one site of the graph after the other, each while the rest of the model runs
-    on from there, and then a site's gradients serve for what leaves that site.
+    In a run with share s, the moved values are s * live + (1 - s) * ablated, so that s = 1 is the
+    live run, and the rest of the model computes what follows from them.
     """
 
     shares: tuple[float, ...] = (1.0,)
+
     site_by_site: bool = False
+    """Move one site of the graph after the other, and use the gradients of a site's runs for its
+    nodes and their outgoing edges. Otherwise the model's input is moved (its token and position
+    embeddings), and its runs serve for all nodes and edges."""
 
     def __post_init__(self) -> None:
         if not self.shares or not all(0 <= share <= 1 for share in self.shares):
@@ -31,29 +33,29 @@ class GradientPoints:
         return not self.site_by_site and self.shares[0] == 1
 
     def n_runs(self, graph: Graph, *, edges: bool) -> int:
-        """How many runs, forward and backward, a batch of prompts takes."""
+        """Number of runs, forward and backward, per batch of prompts."""
         return len(self.shares) * len(self.moved(graph, edges=edges))
 
     def n_passes(self, graph: Graph, *, edges: bool, copies: int) -> int:
-        """In how many passes these are made, at so many copies of the batch a pass."""
+        """Number of passes in which these runs are made, with at most so many copies per pass."""
         return len(self.together(copies)) * len(self.moved(graph, edges=edges))
 
     def together(self, copies: int) -> Sequence[tuple[float, ...]]:
-        """The shares of each pass, at so many copies of the batch a pass.
+        """The shares of each pass, with at most so many copies of the batch per pass.
 
-        A live run at the beginning has a pass of its own: what it shows of the model, the others
-        need.
+        If the first run is the live one, it has a pass of its own, since the others need the live
+        values that are captured in it.
         """
-        alone = self.shares[:1] if self.begin_live else ()
-        rest = self.shares[len(alone) :]
-        passes = [rest[i : i + copies] for i in range(0, len(rest), copies)]
-        return [alone, *passes] if alone else passes
+        live = self.shares[:1] if self.begin_live else ()
+        others = self.shares[len(live) :]
+        passes = [others[i : i + copies] for i in range(0, len(others), copies)]
+        return [live, *passes] if live else passes
 
     def moved(self, graph: Graph, *, edges: bool) -> Sequence[str | None]:
-        """The sites that are moved in turn; None stands for the input.
+        """The sites that are moved, one after the other; None stands for the input.
 
         Args:
-            edges: only sites that edges leave.
+            edges: only sites with outgoing edges.
         """
         if not self.site_by_site:
             return (None,)

@@ -1,14 +1,14 @@
-"""Relevance patching: rules of relevance propagation in the place of some gradients.
+"""Relevance patching: rules of relevance propagation replace some gradients.
 
 RelP (Jafari et al. 2508.21258) is attribution patching with three changes to the backward pass:
 
-- LN-rule (Ali et al. 2022): the scale of every norm is a constant.
-- Identity-rule: an activation function passes on what it received times output / input, as if this
-  ratio were a constant. So it does with an AbsTopK.
-- Half-rule (Arras et al. 2019): both factors of a multiplicative gate get half of the gradient.
+- LN-rule (Ali et al. 2022): the scale of every norm counts as a constant.
+- Identity-rule: for an activation function y = f(x), the ratio y / x counts as a constant, so
+  dL/dx = (y / x) dL/dy. The same holds for an AbsTopK.
+- Half-rule (Arras et al. 2019): both factors of a multiplicative gate get half of their gradient.
 
-Linear maps keep their gradient (the 0-rule), and so does attention: the paper's AH-rule, which
-takes attention patterns as constants, would score every edge into a query or a key zero.
+Linear maps keep their gradient (the 0-rule), and so does attention: the paper's AH-rule, by which
+attention patterns count as constants, would give every edge into a query or a key the score 0.
 """
 
 from typing import Any
@@ -22,10 +22,10 @@ from sparse_lens.patching.hooks import Hooks
 
 
 def add_relp_rules(model: HookedTransformer, edits: Hooks, captures: Hooks) -> None:
-    """Add edits that leave all values as they are and change the gradients.
+    """Add edits that change the gradients by these rules, and no values.
 
     Raises:
-        ValueError: for a model with parts for which there is no rule.
+        ValueError: for a model with parts that have no rule.
     """
     cfg = model.cfg
     if cfg.num_experts or (cfg.act_fn or "").endswith("_ln"):
@@ -33,30 +33,35 @@ def add_relp_rules(model: HookedTransformer, edits: Hooks, captures: Hooks) -> N
         raise ValueError(f"RelP has no rule for {part}: pass relp=False.")
     for name in model.hook_dict:
         if name.endswith(".hook_scale"):
-            edits.add(name, torch.Tensor.detach)
+            edits.add(name, torch.Tensor.detach)  # LN-rule
     anatomy = anatomy_of(model)
     if anatomy.attn_only:
         return
     for layer, block in enumerate(model.blocks):
         neurons = _Neurons(block.mlp, gated=bool(cfg.gated_mlp))
-        captures.add(anatomy.neurons_pre(layer), neurons.keep_pre)
+        captures.add(anatomy.neurons_pre(layer), neurons.capture_pre)
         if cfg.gated_mlp:
-            captures.add(f"blocks.{layer}.mlp.hook_pre_linear", neurons.keep_linear)
+            captures.add(f"blocks.{layer}.mlp.hook_pre_linear", neurons.capture_linear)
         edits.add(anatomy.neurons(layer), neurons)
 
 
 class _Neurons:
-    """The activations of an MLP's neurons, by the identity-rule and the half-rule."""
+    """The edit of an MLP's neurons for the identity-rule and the half-rule.
+
+    With x the neurons' inputs, y their outputs (behind an AbsTopK, if any), f the activation
+    function and c constants: y is c x with c = y / x, and with a gate f(x) * l it is (c x) * l
+    with c = f(x) / x, whose gradient is halved.
+    """
 
     def __init__(self, mlp: Any, *, gated: bool) -> None:
         self._mlp, self._gated = mlp, gated
         self._pre: Tensor | None = None
         self._linear: Tensor | None = None
 
-    def keep_pre(self, pre: Tensor) -> None:
+    def capture_pre(self, pre: Tensor) -> None:
         self._pre = pre
 
-    def keep_linear(self, linear: Tensor) -> None:
+    def capture_linear(self, linear: Tensor) -> None:
         self._linear = linear
 
     def __call__(self, post: Tensor) -> Tensor:
@@ -70,10 +75,11 @@ class _Neurons:
 
 
 @torch.no_grad()
-def _ratio(after: Tensor, before: Tensor) -> Tensor:
-    """after / before, and 0 where nothing came in."""
-    return torch.where(before == 0, 0, after / before)
+def _ratio(y: Tensor, x: Tensor) -> Tensor:
+    """y / x as a constant; 0 where x is 0."""
+    return torch.where(x == 0, 0, y / x)
 
 
-def _with_gradient_of(other: Tensor, value: Tensor) -> Tensor:
-    return value.detach() + (other - other.detach())
+def _with_gradient_of(surrogate: Tensor, value: Tensor) -> Tensor:
+    """A tensor that equals `value` and has the gradient of `surrogate`."""
+    return value.detach() + (surrogate - surrogate.detach())

@@ -1,4 +1,4 @@
-"""The state of one module being written: its random numbers and the names it uses."""
+"""The state of the generator of one module: its random numbers and the names in use."""
 
 import random
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ _T = TypeVar("_T")
 class Pen:
     """Draws names, strings and choices for one module, from a vocabulary of its own.
 
-    A small vocabulary makes names recur, so that what a name is has to be looked up in the module
-    and cannot be learnt once for all.
+    With a small vocabulary names recur, so that a model has to look up in the module what a name
+    is, and cannot memorise it.
     """
 
     def __init__(self, rng: random.Random) -> None:
@@ -64,12 +64,12 @@ class Pen:
     def string(self, low: int = 1, high: int = 3) -> str:
         """A string literal in either style."""
         quote = self.quote()
-        inside = self.words(low, high)
+        text = self.words(low, high)
         if quote == '"' and self.chance(0.04):
-            inside += self.pick(("'s", "n't", "'"))
+            text += self.pick(("'s", "n't", "'"))
         elif quote == "'" and self.chance(0.04):
-            inside = f'"{inside}"'
-        return f"{quote}{inside}{quote}"
+            text = f'"{text}"'
+        return f"{quote}{text}{quote}"
 
     def number(self) -> str:
         """A number literal."""

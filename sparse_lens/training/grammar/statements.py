@@ -17,7 +17,7 @@ _OPERATORS = ("+=", "+=", "-=", "*=", "|=")
 
 
 def target(pen: Pen) -> str:
-    """What is assigned to."""
+    """The target of an assignment."""
     return pen.name() if pen.chance(0.7) else chain(pen)
 
 
@@ -32,7 +32,7 @@ def augmented(pen: Pen) -> str:
 
 
 def quoted_call(pen: Pen) -> str:
-    """A call whose last argument is a string: it closes as it was opened.
+    """A call whose last argument is a string, which closes with the mark that opened it.
 
     Strings in either style may come before it, so that only the last opening mark decides.
     """
@@ -71,18 +71,18 @@ def mapping_statement(pen: Pen) -> str:
 
 def swap(pen: Pen) -> str:
     """``a, b = b, a``, sometimes of attributes, subscripts or unrelated names."""
-    one, two, three, four = pen.names(4)
+    a, b, c, d = pen.names(4)
     draw = pen.random()
     if draw < 0.62:
-        return f"{one}, {two} = {two}, {one}"
+        return f"{a}, {b} = {b}, {a}"
     if draw < 0.8:
-        owner = pen.pick(("self", three))
-        return f"{owner}.{one}, {owner}.{two} = {owner}.{two}, {owner}.{one}"
+        owner = pen.pick(("self", c))
+        return f"{owner}.{a}, {owner}.{b} = {owner}.{b}, {owner}.{a}"
     if draw < 0.88:
-        return f"{three}[{one}], {three}[{two}] = {three}[{two}], {three}[{one}]"
+        return f"{c}[{a}], {c}[{b}] = {c}[{b}], {c}[{a}]"
     if draw < 0.93:
-        return f"{one}, {two} = {three}, {four}"
-    return f"{one}, {two} = {call(pen, 1)}"
+        return f"{a}, {b} = {c}, {d}"
+    return f"{a}, {b} = {call(pen, 1)}"
 
 
 def lambda_statement(pen: Pen) -> str:

@@ -4,7 +4,7 @@ import builtins
 import random
 from keyword import iskeyword
 
-# Kept for the tasks that test the models: none of these may be taught by the grammar.
+# Words of the tasks that models are tested on: the grammar must not contain them.
 _RESERVED = """
 name value data path key line result index item node size text file code args type mode level
 count start end prefix buffer state config message match event target source user width height
@@ -53,16 +53,16 @@ _CODAS = ("", "", "", "", "n", "r", "s", "t", "l", "m", "x", "nd", "ck", "rt")
 
 
 def _syllables(rng: random.Random) -> str:
-    number = rng.choice((1, 1, 2, 2, 2))
-    parts = [rng.choice(_BEGINNINGS) + rng.choice(_VOWELS) for _ in range(number)]
+    n_syllables = rng.choice((1, 1, 2, 2, 2))
+    parts = [rng.choice(_BEGINNINGS) + rng.choice(_VOWELS) for _ in range(n_syllables)]
     return "".join(parts) + rng.choice(_CODAS)
 
 
 def _word(rng: random.Random) -> str:
     while True:
         word = rng.choice(GRAMMAR_IDENTIFIERS) if rng.random() < 0.72 else _syllables(rng)
-        taken = word in RESERVED_IDENTIFIERS or iskeyword(word) or hasattr(builtins, word)
-        if not taken:
+        is_reserved = word in RESERVED_IDENTIFIERS or iskeyword(word) or hasattr(builtins, word)
+        if not is_reserved:
             return word
 
 
