@@ -112,7 +112,7 @@ def test_gates_start_in_the_order_of_a_warm_start() -> None:
         problem.model, problem.graph, planted.task(), ablation=problem.ablation
     ).scores.by_name()
     order = sorted(places, key=lambda name: abs(places[name]))
-    settings = BRIEF | {"n_steps": 1, "learning_rate": 0.0, "init_noise_scale": 0.0}
+    settings: dict[str, Any] = BRIEF | {"n_steps": 1, "learning_rate": 0.0, "init_noise_scale": 0.0}
     gates = discover(problem, warm_start=first, **settings).scores.by_name()
     started = [gates[name] for name in order]
     assert started == sorted(started)
@@ -155,7 +155,7 @@ def test_another_seed_draws_other_gates() -> None:
 
 def test_the_seed_draws_batches_too() -> None:
     problem = planted.problems()["dense, component, mean"]
-    settings = BRIEF | {"batch_size": 8, "init_noise_scale": 0.0}
+    settings: dict[str, Any] = BRIEF | {"batch_size": 8, "init_noise_scale": 0.0}
     one, again, other = (discover(problem, seed=seed, **settings) for seed in (0, 0, 1))
     assert one.history == again.history
     assert one.history[0]["objective"] != other.history[0]["objective"]
@@ -218,14 +218,14 @@ def test_gates_step_forward_and_slope_backward(temperature: float) -> None:
 def test_of_several_prices_the_run_with_the_smallest_circuit_counts() -> None:
     """All runs start alike and see the same batches; the history and the cost are of all."""
     problem = planted.problems()["sparse, channel, mean"]
-    settings = BRIEF | {"batch_size": 8, "removal_passes": 0}
+    settings: dict[str, Any] = BRIEF | {"batch_size": 8, "removal_passes": 0}
     prices = (1e-3, 1e-2, 1e-1)
-    alone = {k: discover(problem, **settings | {"k_coef": k}) for k in prices}
+    alone = {k: discover(problem, **{**settings, "k_coef": k}) for k in prices}
     sizes = {k: (found.circuit.n_edges, found.circuit.n_nodes) for k, found in alone.items()}
     assert len(set(sizes.values())) > 1
     for order in (prices, prices[::-1]):
         best = min(order, key=sizes.__getitem__)
-        found = discover(problem, **settings | {"k_coef": order})
+        found = discover(problem, **{**settings, "k_coef": order})
         assert found.circuit == alone[best].circuit
         assert found.scores.by_name() == alone[best].scores.by_name()
         assert found.history == tuple(row for k in order for row in alone[k].history)
@@ -246,7 +246,7 @@ def passes_to_bind(problem: Problem) -> int:
 def test_several_prices_without_validation_prompts() -> None:
     problem = planted.problems()["sparse, channel, mean"]
     train = planted.task().train
-    settings = BRIEF | {"k_coef": (1e-3, 1e-1)}
+    settings: dict[str, Any] = BRIEF | {"k_coef": (1e-3, 1e-1)}
     unchosen, chosen = (
         NodePruning(**settings).discover(
             problem.model, problem.graph, task, ablation=problem.ablation
@@ -260,7 +260,7 @@ def test_several_prices_without_validation_prompts() -> None:
 def test_what_the_ranking_leaves_in_is_removed() -> None:
     """Gates that have learned nothing rank the planted nodes anywhere."""
     problem = planted.problems()["sparse, channel, mean"]
-    settings = BRIEF | {"learning_rate": 0.0}
+    settings: dict[str, Any] = BRIEF | {"learning_rate": 0.0}
     rough, refined, by_edges = (
         discover(problem, **settings | more)
         for more in ({"removal_passes": 0}, {}, {"remove_edges": True})
@@ -278,7 +278,7 @@ def test_a_collapsed_run_says_so() -> None:
     problem = planted.problems()["sparse, channel, mean"]
     good = discover(problem, **QUICK)
     assert good.warnings == ()
-    settings = QUICK | {"k_coef": (0.01, 100.0)}
+    settings: dict[str, Any] = QUICK | {"k_coef": (0.01, 100.0)}
     found = discover(problem, **settings)
     (warning,) = found.warnings
     assert warning.startswith("k_coef=100: the run collapsed. The gates that it left open have a")
@@ -296,7 +296,7 @@ def test_the_price_follows_the_loss_that_is_to_be_held() -> None:
     """From far too low and far too high a price, where a fixed one keeps all or nothing."""
     problem = planted.problems()["sparse, channel, mean"]
     for k_coef, rises in ((1e-5, True), (3.0, False)):
-        settings = QUICK | {"k_coef": k_coef, "n_steps": 10, "removal_passes": 0}
+        settings: dict[str, Any] = QUICK | {"k_coef": k_coef, "n_steps": 10, "removal_passes": 0}
         prices = [row["k_coef"] for row in discover(problem, hold_loss=0.1, **settings).history]
         assert prices[0] == k_coef
         assert (prices[-1] > k_coef) == rises

@@ -39,7 +39,7 @@ def refined(
         meter: counts the passes through parts of the model.
         n_passes: how often, at most, the units are ranked and gone through.
         edges: whether to remove edges, too; the result is then an edge circuit.
-        margin: how many standard errors the loss on all prompts must stay below the target.
+        margin: how many standard errors of the mean both losses must stay below the target.
         calibrate: as when the circuit was chosen.
     """
     if not chosen.met_target or n_passes == 0:
@@ -48,12 +48,12 @@ def refined(
     kept = remove(judge, Kept.of(chosen.circuit), Nodes(), limit=target_loss, n_passes=n_passes)
     if edges:
         cut = remove(judge, as_edges(kept), Edges(), limit=target_loss, n_passes=n_passes)
-        if judge.if_within(cut, target_loss, judge.judge(kept)) is not None:
+        if judge.judge_within(cut, target_loss, judge.judge(kept)) is not None:
             kept = cut
     judged = judge.judge(kept)
     meter.forward_passes += judge.uncounted_passes
     return replace(
-        chosen, circuit=kept.circuit(), loss=judged.validation, calibration=judged.calibration
+        chosen, circuit=kept.circuit(), loss=judged.validation.mean, calibration=judged.calibration
     )
 
 
@@ -80,12 +80,12 @@ def _one_pass(
     judge: Judge, kept: Kept, current: Judged, removable: Removable[Unit], limit: float
 ) -> tuple[Kept, Judged]:
     units = removable.units(kept)
-    harms = [judge.judge(removable.without(kept, unit)).together for unit in units]
+    harms = [judge.judge(removable.without(kept, unit)).together.mean for unit in units]
     for index in sorted(range(len(units)), key=harms.__getitem__):
         if not removable.keeps(kept, units[index]):
             continue  # it went with another
         smaller = removable.without(kept, units[index])
-        judged = judge.if_within(smaller, limit, current)
+        judged = judge.judge_within(smaller, limit, current)
         if judged is not None:
             kept, current = smaller, judged
             judge.rebase(kept)

@@ -16,18 +16,32 @@ from sparse_lens.task import Task
 
 
 @dataclass(frozen=True)
+class Loss:
+    """The two-way task loss on some prompts."""
+
+    mean: float
+
+    bound: float
+    """The mean plus a margin for what a mean over so many prompts leaves uncertain."""
+
+    @classmethod
+    def of(cls, losses: Float[Tensor, " n"], margin: float) -> Loss:
+        """Of the losses of single prompts, with a margin in standard errors of the mean."""
+        return cls(float(losses.mean()), upper_bound(losses, margin))
+
+    def is_within(self, limit: float, before: Loss) -> bool:
+        """Whether mean and bound are at most a limit, or at most what they were before."""
+        return self.mean <= max(limit, before.mean) and self.bound <= max(limit, before.bound)
+
+
+@dataclass(frozen=True)
 class Judged:
-    """Two-way task losses of a circuit."""
+    """The losses of a circuit."""
 
-    together: float
-    """On train and validation prompts, the mean."""
+    together: Loss
+    """On train and validation prompts."""
 
-    cautious: float
-    """The same plus the margin for what a mean over so many prompts is not sure of."""
-
-    validation: float
-    """On the validation prompts alone."""
-
+    validation: Loss
     calibration: Calibration | None
 
 
@@ -57,30 +71,26 @@ class Judge:
         train, validation = (runs.logits(kept) for runs in self._runs)
         calibration = None if self._calibrate is None else self._calibrate(train, self._train)
         loss = TaskLoss() if calibration is None else calibration.loss
-        on_validation = loss(validation, self._validation)
-        losses: Float[Tensor, " n"] = torch.cat([loss(train, self._train), on_validation])
+        on_train, on_validation = loss(train, self._train), loss(validation, self._validation)
         return Judged(
-            together=float(losses.mean()),
-            cautious=upper_bound(losses, self._margin),
-            validation=float(on_validation.mean()),
+            together=Loss.of(torch.cat([on_train, on_validation]), self._margin),
+            validation=Loss.of(on_validation, self._margin),
             calibration=calibration,
         )
 
-    def if_within(self, kept: Kept, limit: float, before: Judged) -> Judged | None:
-        """The losses of a circuit that is at most at a limit, or no worse than one before it.
+    def judge_within(self, kept: Kept, limit: float, before: Judged) -> Judged | None:
+        """The losses of a circuit, or None for one that is neither within a limit nor no worse.
 
-        On all prompts together, with the margin, and on the validation prompts alone; the train
-        prompts are not run where these already say no.
+        It has to be so on the validation prompts and on all prompts together; the train prompts
+        are not run where the validation prompts decide.
         """
-        on_validation = max(limit, before.validation)
         if self._calibrate is None:
-            logits = self._runs[1].logits(kept)
-            if float(TaskLoss()(logits, self._validation).mean()) > on_validation:
+            losses = TaskLoss()(self._runs[1].logits(kept), self._validation)
+            if not Loss.of(losses, self._margin).is_within(limit, before.validation):
                 return None
         judged = self.judge(kept)
-        together = max(limit, before.cautious)
-        within = judged.cautious <= together and judged.validation <= on_validation
-        return judged if within else None
+        is_within = judged.validation.is_within(limit, before.validation)
+        return judged if is_within and judged.together.is_within(limit, before.together) else None
 
     def rebase(self, kept: Kept) -> None:
         """Let what differs from this circuit be all that the next ones compute."""

@@ -16,7 +16,7 @@ from sparse_lens.refinement import refined
 from sparse_lens.refinement.greedy import remove
 from sparse_lens.refinement.judge import Judge
 from sparse_lens.refinement.units import Edges, Nodes, Removable, as_edges
-from sparse_lens.search import ChosenCircuit, circuit_logits
+from sparse_lens.search import ChosenCircuit, circuit_logits, upper_bound
 from sparse_lens.task import Prompts, Task
 from tests import planted
 from tests.graphs.tiny import random_node_circuit
@@ -173,7 +173,7 @@ def test_the_same_goes_in_the_same_order_as_in_a_slow_version(case: str) -> None
     train, validation = (with_answers_of(bound, start, tiny.prompts(n=n, seed=n)) for n in (4, 3))
     task = Task("t", train=train, validation=validation)
     judge = Judge(bound, task, margin=0.0, calibrate=None)
-    limit = judge.judge(start).together + 0.05
+    limit = judge.judge(start).together.mean + 0.05
     recording = Recording(removable)
     found = remove(judge, start, recording, limit=limit, n_passes=2)
     order, circuit = obvious(bound, start, task, removable, limit, 2)
@@ -203,8 +203,20 @@ def test_what_is_above_the_limit_loses_only_what_does_harm() -> None:
     full = Kept.of(Circuit.full(problem.graph))
     before = judge.judge(full)
     after = judge.judge(remove(judge, full, Nodes(), limit=0.0, n_passes=3))
-    assert after.together <= before.together
-    assert after.validation <= before.validation
+    assert after.together.mean <= before.together.mean
+    assert after.validation.mean <= before.validation.mean
+
+
+@pytest.mark.parametrize("margin", [0.0, 2.0])
+def test_losses_stay_below_the_target_by_the_margin(margin: float) -> None:
+    problem = planted.problems()["sparse, channel, mean"]
+    bound, task, limit = bind(problem.model, problem.graph, problem.ablation), planted.task(), 0.3
+    judge = Judge(bound, task, margin=margin, calibrate=None)
+    start = Kept.of(Circuit.full(problem.graph))
+    kept = remove(judge, start, Nodes(), limit=limit, n_passes=1)
+    for prompts in ((task.train, task.split("validation")), (task.split("validation"),)):
+        losses = [TaskLoss()(circuit_logits(bound, kept.circuit(), part), part) for part in prompts]
+        assert upper_bound(torch.cat(losses), margin) <= limit
 
 
 def test_train_prompts_count_as_validation_prompts_do() -> None:
