@@ -1,5 +1,7 @@
-"""One thread a process, files with slow tests first, and where the reference data lies."""
+"""One thread a process, slow files first, reference data, and packages of others."""
 
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,3 +24,21 @@ def fixtures() -> Path:
     if not folder.is_dir():
         pytest.skip(f"reference data is not installed at {folder}")
     return folder
+
+
+@pytest.fixture
+def install_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., None]]:
+    """Install `their_package` with one entry point, for the time of a test."""
+
+    def install(group: str, entry_point: str, source: str = "") -> None:
+        (tmp_path / "their_package.py").write_text(source)
+        info = tmp_path / "their_package-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-package\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[{group}]\n{entry_point}\n")
+        monkeypatch.syspath_prepend(tmp_path)
+
+    yield install
+    sys.modules.pop("their_package", None)

@@ -1,7 +1,6 @@
 """What every method refuses and does, and which methods are installed."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -53,17 +52,11 @@ def test_our_methods_are_installed() -> None:
     assert all(issubclass(method, Method) for method in installed.values())
 
 
-def test_a_package_adds_a_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "their_package.py").write_text(
-        "from sparse_lens.baselines import RandomScores\n\nclass Theirs(RandomScores): ...\n"
-    )
-    info = tmp_path / "their_package-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-package\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[sparse_lens.methods]\ntheirs = their_package:Theirs\n")
+def test_a_package_adds_a_method(install_package) -> None:
     before = registry()
     assert "theirs" not in before
-    monkeypatch.syspath_prepend(tmp_path)
+    source = "from sparse_lens.baselines import RandomScores\n\nclass Theirs(RandomScores): ...\n"
+    install_package("sparse_lens.methods", "theirs = their_package:Theirs", source)
     installed = registry()
     assert installed["theirs"].__name__ == "Theirs"
     assert set(installed) == {"theirs", *before}

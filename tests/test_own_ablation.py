@@ -220,24 +220,13 @@ def test_it_can_be_compared_under(graph_of: Any, tmp_path: Path) -> None:
     assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 2 * n_lines
 
 
-def installed(folder: Path, entry_point: str) -> Path:
-    """A folder in which a package with an entry point is installed."""
-    (folder / "their_package.py").write_text(
-        "from sparse_lens.ablation import ZeroAblation\n\nclass Nothing(ZeroAblation): ...\n"
-    )
-    info = folder / "their_package-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-package\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[sparse_lens.ablations]\n{entry_point}\n")
-    return folder
+THEIRS = "from sparse_lens.ablation import ZeroAblation\n\nclass Nothing(ZeroAblation): ...\n"
 
 
-def test_a_package_adds_one_to_the_command_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_package_adds_one_to_the_command_line(install_package) -> None:
     ours = registry()
     assert list(ours) == ["mean", "zero", "interchange", "resample"]
-    monkeypatch.syspath_prepend(installed(tmp_path, "nothing = their_package:Nothing"))
+    install_package("sparse_lens.ablations", "nothing = their_package:Nothing", THEIRS)
     assert registry()["nothing"].__name__ == "Nothing"
     assert set(registry()) == {"nothing", *ours}
 
@@ -249,9 +238,7 @@ def test_a_package_adds_one_to_the_command_line(
         ("task = sparse_lens.task:Task", "'task' of their-package .* not a subclass of"),
     ],
 )
-def test_what_a_package_cannot_add(
-    entry_point: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(installed(tmp_path, entry_point))
+def test_what_a_package_cannot_add(entry_point: str, message: str, install_package) -> None:
+    install_package("sparse_lens.ablations", entry_point, THEIRS)
     with pytest.raises(ValueError, match=message):
         registry()
