@@ -70,7 +70,7 @@ class SparseGPTPass:
         steps.finish()
         return logits.value, steps
 
-    def at_answer(self, values: Float[Tensor, "n pos d"]) -> Float[Tensor, "n one d"]:
+    def at_answer(self, values: Float[Tensor, "_ pos d"]) -> Float[Tensor, "_ 1 d"]:
         """Of values at all positions, or of ones that are the same for all prompts or positions."""
         if values.shape[1] == 1:
             return values
