@@ -12,6 +12,12 @@ another package's. The command line, the records and the report need nothing els
 """
 
 from sparse_lens.evals.draws import Draws
+from sparse_lens.evals.questions.adversarial_subset import (
+    AdversarialSubset,
+    AdversaryResult,
+    Ascent,
+    adversarial_subset,
+)
 from sparse_lens.evals.questions.completeness import (
     Completeness,
     CompletenessResult,
@@ -37,6 +43,9 @@ DEFAULT_QUESTIONS = (ResampledValues(), FrozenNorms(), RandomSubsets(), Minimali
 
 __all__ = [
     "DEFAULT_QUESTIONS",
+    "AdversarialSubset",
+    "AdversaryResult",
+    "Ascent",
     "Completeness",
     "CompletenessResult",
     "Draws",
@@ -53,6 +62,7 @@ __all__ = [
     "ResampledValues",
     "Transfer",
     "TransferResult",
+    "adversarial_subset",
     "completeness",
     "kl_over_positions",
     "minimality",

@@ -13,6 +13,8 @@ from sparse_lens.evals.metrics import measure
 from sparse_lens.evals.question import Column, Question, registry
 from sparse_lens.evals.questions import (
     DEFAULT_QUESTIONS,
+    AdversarialSubset,
+    Ascent,
     Completeness,
     FrozenNorms,
     KLOverPositions,
@@ -23,6 +25,7 @@ from sparse_lens.evals.questions import (
     RecoveredFraction,
     ResampledValues,
     Transfer,
+    adversarial_subset,
     completeness,
     kl_over_positions,
     minimality,
@@ -44,6 +47,7 @@ from tests.evals.toy_comparison import BUDGETS, ByIndex, Half
 from tests.graphs.tiny import dense_model
 
 QUESTIONS = (
+    AdversarialSubset(steps=3, step_size=0.2, starts=1, draws=2),
     Completeness(draws=3, share=0.4),
     FrozenNorms(),
     KLOverPositions(),
@@ -74,7 +78,16 @@ def expected_answers(bound: Any, circuit: Circuit, method: Half) -> dict[str, di
     )
     subsets = partly_ablated(bound, circuit, held_out, share=0.4, draws=3, **common)
     recovered = recovered_fraction(bound, circuit, held_out)
+    ascent = Ascent(steps=3, step_size=0.2, starts=1)
+    adversary = adversarial_subset(bound, circuit, held_out, ascent=ascent, draws=2, **common)
     return {
+        "adversary": {
+            "n_nodes": [c.n_nodes for c in adversary.circuits],
+            "n_edges": [c.n_edges for c in adversary.circuits],
+            **adversary.worst.means(),
+            "random_task_loss": [m.means()["task_loss"] for m in adversary.random],
+            "random_accuracy": [m.means()["accuracy"] for m in adversary.random],
+        },
         "completeness": {
             "incompleteness": float(scores.mean()), "worst_incompleteness": float(scores.max()),
         },
