@@ -35,6 +35,7 @@ from sparse_lens.evals.questions.prompt_stability import (
 from sparse_lens.evals.questions.random_subsets import RandomSubsets, partly_ablated
 from sparse_lens.evals.questions.recovered_fraction import RecoveredFraction, recovered_fraction
 from sparse_lens.evals.questions.resampled_values import ResampledValues, resampled
+from sparse_lens.evals.questions.strict_edges import StrictEdges, by_its_edges
 from sparse_lens.evals.questions.transfer import Transfer, TransferResult, transfer
 from sparse_lens.evals.transfer_table import transfer_table
 
@@ -60,9 +61,11 @@ __all__ = [
     "RandomSubsets",
     "RecoveredFraction",
     "ResampledValues",
+    "StrictEdges",
     "Transfer",
     "TransferResult",
     "adversarial_subset",
+    "by_its_edges",
     "completeness",
     "kl_over_positions",
     "minimality",

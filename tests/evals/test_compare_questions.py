@@ -24,8 +24,10 @@ from sparse_lens.evals.questions import (
     RandomSubsets,
     RecoveredFraction,
     ResampledValues,
+    StrictEdges,
     Transfer,
     adversarial_subset,
+    by_its_edges,
     completeness,
     kl_over_positions,
     minimality,
@@ -57,6 +59,7 @@ QUESTIONS = (
     RandomSubsets(draws=3, share=0.4),
     RecoveredFraction(),
     ResampledValues(draws=2),
+    StrictEdges(),
     Transfer(),
 )
 """All that are ours."""
@@ -103,6 +106,11 @@ def expected_answers(bound: Any, circuit: Circuit, method: Half) -> dict[str, di
             "fraction": recovered.mean, "low": recovered.low, "high": recovered.high,
         },
         "resample": resampled(bound, circuit, held_out, draws=2, **common).means(),
+        "strict-edges": (
+            measure(bound, by_its_edges(circuit), held_out).means()
+            if circuit.is_node_circuit
+            else {}
+        ),
         "subsets": {
             "n_nodes": [c.n_nodes for c in subsets.circuits],
             "n_edges": [c.n_edges for c in subsets.circuits],
