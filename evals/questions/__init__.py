@@ -12,6 +12,12 @@ another package's. The command line, the records and the report need nothing els
 """
 
 from sparse_lens.evals.draws import Draws
+from sparse_lens.evals.questions.adversarial_subset import (
+    AdversarialSubset,
+    AdversaryResult,
+    Ascent,
+    adversarial_subset,
+)
 from sparse_lens.evals.questions.completeness import (
     Completeness,
     CompletenessResult,
@@ -29,6 +35,7 @@ from sparse_lens.evals.questions.prompt_stability import (
 from sparse_lens.evals.questions.random_subsets import RandomSubsets, partly_ablated
 from sparse_lens.evals.questions.recovered_fraction import RecoveredFraction, recovered_fraction
 from sparse_lens.evals.questions.resampled_values import ResampledValues, resampled
+from sparse_lens.evals.questions.strict_edges import StrictEdges, by_its_edges
 from sparse_lens.evals.questions.transfer import Transfer, TransferResult, transfer
 from sparse_lens.evals.transfer_table import transfer_table
 
@@ -37,6 +44,9 @@ DEFAULT_QUESTIONS = (ResampledValues(), FrozenNorms(), RandomSubsets(), Minimali
 
 __all__ = [
     "DEFAULT_QUESTIONS",
+    "AdversarialSubset",
+    "AdversaryResult",
+    "Ascent",
     "Completeness",
     "CompletenessResult",
     "Draws",
@@ -51,8 +61,11 @@ __all__ = [
     "RandomSubsets",
     "RecoveredFraction",
     "ResampledValues",
+    "StrictEdges",
     "Transfer",
     "TransferResult",
+    "adversarial_subset",
+    "by_its_edges",
     "completeness",
     "kl_over_positions",
     "minimality",

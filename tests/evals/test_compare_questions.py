@@ -13,6 +13,8 @@ from sparse_lens.evals.metrics import measure
 from sparse_lens.evals.question import Column, Question, registry
 from sparse_lens.evals.questions import (
     DEFAULT_QUESTIONS,
+    AdversarialSubset,
+    Ascent,
     Completeness,
     FrozenNorms,
     KLOverPositions,
@@ -22,7 +24,10 @@ from sparse_lens.evals.questions import (
     RandomSubsets,
     RecoveredFraction,
     ResampledValues,
+    StrictEdges,
     Transfer,
+    adversarial_subset,
+    by_its_edges,
     completeness,
     kl_over_positions,
     minimality,
@@ -44,6 +49,7 @@ from tests.evals.toy_comparison import BUDGETS, ByIndex, Half
 from tests.graphs.tiny import dense_model
 
 QUESTIONS = (
+    AdversarialSubset(steps=3, step_size=0.2, starts=1, draws=2),
     Completeness(draws=3, share=0.4),
     FrozenNorms(),
     KLOverPositions(),
@@ -53,6 +59,7 @@ QUESTIONS = (
     RandomSubsets(draws=3, share=0.4),
     RecoveredFraction(),
     ResampledValues(draws=2),
+    StrictEdges(),
     Transfer(),
 )
 """All that are ours."""
@@ -74,7 +81,16 @@ def expected_answers(bound: Any, circuit: Circuit, method: Half) -> dict[str, di
     )
     subsets = partly_ablated(bound, circuit, held_out, share=0.4, draws=3, **common)
     recovered = recovered_fraction(bound, circuit, held_out)
+    ascent = Ascent(steps=3, step_size=0.2, starts=1)
+    adversary = adversarial_subset(bound, circuit, held_out, ascent=ascent, draws=2, **common)
     return {
+        "adversary": {
+            "n_nodes": [c.n_nodes for c in adversary.circuits],
+            "n_edges": [c.n_edges for c in adversary.circuits],
+            **adversary.worst.means(),
+            "random_task_loss": [m.means()["task_loss"] for m in adversary.random],
+            "random_accuracy": [m.means()["accuracy"] for m in adversary.random],
+        },
         "completeness": {
             "incompleteness": float(scores.mean()), "worst_incompleteness": float(scores.max()),
         },
@@ -90,6 +106,11 @@ def expected_answers(bound: Any, circuit: Circuit, method: Half) -> dict[str, di
             "fraction": recovered.mean, "low": recovered.low, "high": recovered.high,
         },
         "resample": resampled(bound, circuit, held_out, draws=2, **common).means(),
+        "strict-edges": (
+            measure(bound, by_its_edges(circuit), held_out).means()
+            if circuit.is_node_circuit
+            else {}
+        ),
         "subsets": {
             "n_nodes": [c.n_nodes for c in subsets.circuits],
             "n_edges": [c.n_edges for c in subsets.circuits],
