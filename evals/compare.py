@@ -109,6 +109,11 @@ class Comparison(JobSettings):
         """
         return labelled("methods", self.methods, method_registry)
 
+    @property
+    def compared_methods(self) -> dict[str, Method]:
+        """The methods as jobs run them: the comparison's target and objective replace their own."""
+        return {label: self._compared(method) for label, method in self.named_methods.items()}
+
     def jobs(self) -> tuple[Job, ...]:
         """The jobs in the order in which one process runs them; loads each model once.
 
@@ -121,7 +126,7 @@ class Comparison(JobSettings):
         ]
         refuse_duplicates("models", [model.label for model in models])
         settings = self._job_settings()
-        methods = self._compared_methods()
+        methods = self.compared_methods
         return tuple(
             Job(settings=settings, model=model, task=task, label=label, method=method, seed=seed)
             for model in models
@@ -167,10 +172,6 @@ class Comparison(JobSettings):
         check_workers(workers, executor)
         return run_jobs(self.jobs(), out, workers=workers, executor=executor, progress=progress)
 
-    def _compared_methods(self) -> dict[str, Method]:
-        """The methods by label, with the comparison's target and objective for their own."""
-        return {label: self._compared(method) for label, method in self.named_methods.items()}
-
     def _compared(self, method: Method) -> Method:
         if takes_target(method):
             method = replace(method, target_loss=self.target_loss)  # type: ignore[call-arg]
@@ -178,7 +179,7 @@ class Comparison(JobSettings):
 
     def _check_objectives(self) -> None:
         """Refuse methods that differ in their objectives alone, which are replaced."""
-        given, compared = self.named_methods, self._compared_methods()
+        given, compared = self.named_methods, self.compared_methods
         for first, second in combinations(given, 2):
             differ = given[first].objective != given[second].objective
             if differ and compared[first] == compared[second]:
