@@ -34,6 +34,9 @@ class Discovery:
     history: tuple[Mapping[str, float], ...] = field(default=(), repr=False)
     """The course of an optimisation, a row a step."""
 
+    warnings: tuple[str, ...] = ()
+    """What went wrong on the way, in sentences, such as a run of gates that collapsed."""
+
     circuits: tuple[Circuit, ...] = field(default=(), repr=False)
     """Circuits that the method itself settled on, such as one for each threshold or target; a
     method that only ranks has none."""

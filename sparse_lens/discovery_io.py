@@ -48,6 +48,7 @@ def save(discovery: Discovery, path: str | os.PathLike[str]) -> None:
         "cost": asdict(discovery.cost),
         "versions": dict(discovery.versions),
         "history": [{k: float(v) for k, v in row.items()} for row in discovery.history],
+        "warnings": list(discovery.warnings),
         "circuits": [circuit_io.given_by(circuit) for circuit in discovery.circuits],
         "chosen": None,
     }
@@ -89,6 +90,7 @@ def load(path: str | os.PathLike[str], graph: Graph) -> Discovery:
         cost=Cost(**header["cost"]),
         seed=header["seed"],
         history=tuple(header["history"]),
+        warnings=tuple(header.get("warnings", ())),  # older files say nothing of them
         circuits=tuple(
             circuit_io.from_tensors(graph, given_by, _under(f"circuits.{i}.", tensors))
             for i, given_by in enumerate(header["circuits"])

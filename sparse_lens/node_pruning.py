@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,16 +10,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparse_lens.calibration import fit_calibration
+from sparse_lens.circuit import Circuit
 from sparse_lens.cost import CostMeter
+from sparse_lens.gate_warnings import gate_warnings
 from sparse_lens.graphs.base import Graph
 from sparse_lens.learning import PromptOrder, share_of_peak
 from sparse_lens.masks import Masks
 from sparse_lens.method import Method
+from sparse_lens.node_price import NodePrice
 from sparse_lens.objectives import Objective, TaskLoss
 from sparse_lens.patching import BoundAblation, answer_logits, frozen, full_logits_for, patched
 from sparse_lens.ranking_method import Ranking, RankingMethod, ranking_of
+from sparse_lens.refinement import refined
 from sparse_lens.scores import Scores
-from sparse_lens.search import Calibrate
+from sparse_lens.search import Calibrate, ChosenCircuit, circuit_logits
 from sparse_lens.task import Prompts, Task
 
 Row = dict[str, float]
@@ -33,16 +37,26 @@ class NodePruning(RankingMethod):
     sigmoid(tau / temperature). A closed gate puts the ablated value in place of the activation.
     The loss is the objective plus `k_coef` times the number of open gates. Afterwards nodes are
     ranked by tau, and the smallest number that meets the target on the validation prompts is kept.
+    Nodes that this circuit can do without are then removed one by one: see
+    :func:`sparse_lens.refinement.refined`.
 
-    The defaults are the centres of the paper's hyperparameter search, where it gives them.
+    The defaults are the centres of the paper's hyperparameter search, where it gives them, except
+    for `k_coef`.
     """
 
     objective: Objective = TaskLoss()
     """One that has no slope at the full model, where all gates start open, says nothing in the
     first steps of which gates to close: KLDivergence needs a `k_coef` or a warm start to match."""
 
-    k_coef: float = 1e-4
-    """Weight of the number of kept nodes in the loss."""
+    k_coef: float | tuple[float, ...] = (1e-3, 3e-3, 1e-2)
+    """Weight of the number of kept nodes in the loss. Which one is right depends on the model, the
+    task and the ablation, and no other setting matters as much; of several, each gets a run, and
+    the run with the smallest circuit is kept. The paper's centre is 1e-4."""
+
+    hold_loss: float | None = None
+    """The weight adapts, from `k_coef` on, so that the objective on the train prompts stays at this
+    (0.1 for a target of 0.15): see :class:`sparse_lens.node_price.NodePrice`. None for a weight
+    that stays."""
 
     init_noise_scale: float = 1e-2
     """Standard deviation of tau at the start."""
@@ -79,6 +93,13 @@ class NodePruning(RankingMethod):
     so that no node is kept or closed for how it rescales others. A circuit is chosen by its loss
     with norms as they are. Takes another forward pass a step."""
 
+    removal_passes: int = 3
+    """How often, at most, nodes of the chosen circuit are ranked by what it loses without them, and
+    removed as far as the target allows; 0 to leave the best of the ranking as they are."""
+
+    remove_edges: bool = False
+    """Afterwards remove edges in the same way: the result is an edge circuit."""
+
     calibrate: bool = False
     """Judge circuits after fitting scale and shift of the logit difference on the train prompts
     (16 LBFGS steps, as in the paper). Leave it off to compare with other methods, whose
@@ -90,19 +111,90 @@ class NodePruning(RankingMethod):
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.temperature <= 0:
             raise ValueError(f"temperature must be positive, got {self.temperature}.")
+        if not self._k_coefs:
+            raise ValueError("k_coef must be a number or several, got none.")
+        if self.hold_loss is not None and min(self.hold_loss, *self._k_coefs) <= 0:
+            raise ValueError(
+                "a weight that adapts to hold a loss needs both to be positive, got "
+                f"k_coef={self.k_coef} and hold_loss={self.hold_loss}."
+            )
 
     def rank(self, bound: BoundAblation, task: Task, *, seed: int, meter: CostMeter) -> Ranking:
-        """Learn a gate for every node; the history has a row a step."""
+        """Learn a gate for every node, in one run for each `k_coef`.
+
+        Of several runs that one counts whose circuit, as chosen on the validation prompts (or the
+        train prompts, where there are no others), has the fewest edges. The history has a row a
+        step, one run after the other.
+        """
         generator = torch.Generator().manual_seed(seed)
         start = self._start(bound, task, seed, generator, meter)
-        prompts = task.train.to(bound.device)
-        tau, history = self._learn(bound.for_prompts(prompts), start, prompts, generator, meter)
-        scores = Scores.of_nodes(bound.graph, bound.graph.unflatten(tau.cpu()), absolute=False)
-        return Ranking(scores, history=tuple(history))
+        # All runs start alike, and see the prompts in the same order.
+        runs = [
+            self._run(bound, task, k_coef, start, generator.clone_state(), meter)
+            for k_coef in self._k_coefs
+        ]
+        best = self._smallest(bound, task, runs) if len(runs) > 1 else runs[0]
+        return replace(
+            best,
+            history=tuple(row for run in runs for row in run.history),
+            warnings=tuple(warning for run in runs for warning in run.warnings),
+        )
+
+    def finish(
+        self, bound: BoundAblation, chosen: ChosenCircuit, task: Task, meter: CostMeter
+    ) -> ChosenCircuit:
+        """The chosen circuit without what it can do without."""
+        return refined(
+            bound,
+            chosen,
+            task,
+            target_loss=self.target_loss,
+            n_passes=self.removal_passes,
+            edges=self.remove_edges,
+            margin=self.target_margin,
+            calibrate=self._calibrate,
+            meter=meter,
+        )
 
     @property
     def _calibrate(self) -> Calibrate | None:
         return fit_calibration if self.calibrate else None
+
+    @property
+    def _k_coefs(self) -> tuple[float, ...]:
+        return self.k_coef if isinstance(self.k_coef, tuple) else (self.k_coef,)
+
+    def _smallest(self, bound: BoundAblation, task: Task, runs: list[Ranking]) -> Ranking:
+        """The run whose circuit is smallest, with this circuit where it may be chosen."""
+        has_validation = task.validation is not None
+        judging = task if has_validation else replace(task, validation=task.train)
+        choices = [self._choose(bound, run.scores, judging) for run in runs]
+        best = min(range(len(runs)), key=lambda i: _size(choices[i]))
+        return replace(runs[best], chosen=choices[best] if has_validation else None)
+
+    def _run(
+        self,
+        bound: BoundAblation,
+        task: Task,
+        k_coef: float,
+        start: Float[Tensor, " nodes"],
+        generator: torch.Generator,
+        meter: CostMeter,
+    ) -> Ranking:
+        """Gates that are learned with one weight of the number of nodes."""
+        graph, prompts = bound.graph, task.train.to(bound.device)
+        price = NodePrice(k_coef, self.hold_loss)
+        tau, history = self._learn(
+            bound.for_prompts(prompts), start, prompts, price, generator, meter
+        )
+        scores = Scores.of_nodes(graph, graph.unflatten(tau.cpu()), absolute=False)
+        assert scores.nodes is not None
+        gates = {site: values >= 0 for site, values in scores.nodes.items()}
+        logits = circuit_logits(bound, Circuit.from_node_masks(graph, gates), prompts)
+        loss = float(TaskLoss()(logits, prompts).mean())
+        label, target = f"k_coef={k_coef:g}", self.target_loss
+        warnings = gate_warnings(tau.cpu(), loss, target_loss=target, label=label)
+        return Ranking(scores, history=tuple(history), warnings=warnings)
 
     def _start(
         self,
@@ -124,12 +216,13 @@ class NodePruning(RankingMethod):
         bound: BoundAblation,
         start: Float[Tensor, " nodes"],
         prompts: Prompts,
+        price: NodePrice,
         generator: torch.Generator,
         meter: CostMeter,
     ) -> tuple[Float[Tensor, " nodes"], list[Row]]:
         """Parameters after training; among those that reached a limit, the steadier ones rank."""
         model = bound.model
-        tau = start.to(prompts.clean.device)
+        tau = start.to(prompts.clean.device, copy=True)
         tau.requires_grad_()
         optimizer = torch.optim.AdamW(
             [tau], lr=self.learning_rate, betas=self.betas, weight_decay=self.weight_decay
@@ -144,21 +237,30 @@ class NodePruning(RankingMethod):
                     group["lr"] = self.learning_rate * rate
                 optimizer.zero_grad()
                 rows = order.next().to(tau.device)
-                row, loss = self._loss(bound.rows(rows), tau, prompts[rows])
-                loss.backward()
+                loss, kept = self._loss(bound.rows(rows), tau, prompts[rows])
+                (loss + price.k_coef * kept).backward()
                 meter.backward_passes += 1
                 torch.nn.utils.clip_grad_norm_([tau], self.max_grad_norm)
                 optimizer.step()
                 with torch.no_grad():
                     tau.clamp_(-1, 1)
                     average.lerp_(tau, 0.05)
-                history.append({"step": float(step), **row})
+                history.append(
+                    {
+                        "step": float(step),
+                        "objective": loss.item(),
+                        "kept": kept.item(),
+                        "k_coef": price.k_coef,
+                    }
+                )
+                price.follow(loss.item())
         # tau ends at exactly 1 or -1 for many nodes: how long it has been there breaks the tie.
         return tau.detach() + 1e-4 * average, history
 
     def _loss(
         self, bound: BoundAblation, tau: Float[Tensor, " nodes"], batch: Prompts
-    ) -> tuple[Row, Tensor]:
+    ) -> tuple[Tensor, Tensor]:
+        """The objective, and the number of open gates."""
         model, graph = bound.model, bound.graph
         full = full_logits_for(self.objective, model, batch)
         gates = StraightThrough.apply(tau, self.temperature)
@@ -172,9 +274,7 @@ class NodePruning(RankingMethod):
             freeze_norm_scales=self.freeze_norm_scales,
         ):
             loss = self.objective(answer_logits(model, batch), batch, full).mean()
-        kept = torch.cat(list(masks.nodes.values())).sum()
-        row = {"objective": loss.item(), "kept": kept.item()}
-        return row, loss + self.k_coef * kept
+        return loss, torch.cat(list(masks.nodes.values())).sum()
 
 
 class StraightThrough(torch.autograd.Function):
@@ -191,6 +291,11 @@ class StraightThrough(torch.autograd.Function):
         (tau,) = ctx.saved_tensors
         sigmoid = (tau / ctx.temperature).sigmoid()
         return grad_outputs[0] * sigmoid * (1 - sigmoid) / ctx.temperature, None
+
+
+def _size(chosen: ChosenCircuit) -> tuple[bool, int, int]:
+    """Circuits that meet the target come first, then those of few edges."""
+    return not chosen.met_target, chosen.circuit.n_edges, chosen.circuit.n_nodes
 
 
 def _standing(scores: Scores, method: Method) -> Float[Tensor, " nodes"]:

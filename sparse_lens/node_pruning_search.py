@@ -31,7 +31,7 @@ Range = tuple[float, float]
 
 PAPER_SPACE: Mapping[str, Range] = MappingProxyType(
     {
-        "k_coef": (1e-5, 1e-3),
+        "k_coef": (1e-5, 3e-2),
         "learning_rate": (1e-3, 1e-1),
         "init_noise_scale": (1e-3, 1e-1),
         "init_noise_bias": (1e-2, 1.0),
@@ -59,6 +59,9 @@ class NodePruningSearch(Method):
     """The loss that every run works on, in place of that of `base`."""
 
     base: NodePruning = field(default_factory=NodePruning)
+    """What every run has in common. Of several values of `k_coef` the middle one is the first run's
+    where `space` names it, since each run then has its own."""
+
     space: Mapping[str, Range] = field(default_factory=lambda: dict(PAPER_SPACE))
     """By field of `base`, the range to search; what is not named stays as it is in `base`."""
 
@@ -79,7 +82,7 @@ class NodePruningSearch(Method):
         if self.n_trials < 1:
             raise ValueError(f"n_trials must be at least 1, got {self.n_trials}.")
         for name, (low, high) in self.space.items():
-            value = getattr(self.base, name, None)
+            value = getattr(self._base, name, None)
             if not isinstance(value, (int, float)) or isinstance(value, bool):
                 raise ValueError(f"space names {name!r}, which is no number of NodePruning.")
             if not 0 < low < high:
@@ -136,7 +139,7 @@ class NodePruningSearch(Method):
         """The base's own settings first, then what optuna suggests."""
         values = {}
         for name, (low, high) in self.space.items():
-            if isinstance(getattr(self.base, name), int):
+            if isinstance(getattr(self._base, name), int):
                 values[name] = trial.suggest_int(name, round(low), round(high), log=True)
             else:
                 values[name] = trial.suggest_float(name, low, high, log=True)
@@ -145,8 +148,11 @@ class NodePruningSearch(Method):
     @property
     def _base(self) -> NodePruning:
         """What every run has in common."""
-        target = self.base.target_loss if self.target_loss is None else self.target_loss
-        return replace(self.base, objective=self.objective, target_loss=target)
+        base, target = self.base, self.target_loss
+        if "k_coef" in self.space and isinstance(base.k_coef, tuple):
+            base = replace(base, k_coef=sorted(base.k_coef)[len(base.k_coef) // 2])
+        target = base.target_loss if target is None else target
+        return replace(base, objective=self.objective, target_loss=target)
 
     def _value(self, discovery: Discovery) -> float:
         chosen = discovery.chosen
@@ -181,7 +187,7 @@ class NodePruningSearch(Method):
         waiting = optuna.trial.TrialState.WAITING
         if not any(t.state.is_finished() or t.state == waiting for t in study.trials):
             # Also when the first was interrupted: the journal keeps it as running for ever.
-            study.enqueue_trial({name: getattr(self.base, name) for name in self.space})
+            study.enqueue_trial({name: getattr(self._base, name) for name in self.space})
         return study
 
 

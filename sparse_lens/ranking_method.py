@@ -16,7 +16,7 @@ from sparse_lens.graphs.base import Graph
 from sparse_lens.method import Method, check_task
 from sparse_lens.patching import BoundAblation, bind
 from sparse_lens.scores import Scores
-from sparse_lens.search import Calibrate, choose_circuit
+from sparse_lens.search import MARGIN, Calibrate, ChosenCircuit, choose_circuit
 from sparse_lens.task import Task
 
 
@@ -28,6 +28,12 @@ class Ranking:
 
     history: tuple[Mapping[str, float], ...] = ()
     """The course of an optimisation, a row a step."""
+
+    chosen: ChosenCircuit | None = None
+    """The circuit that the target asks for, where the method had to find it already."""
+
+    warnings: tuple[str, ...] = ()
+    """What went wrong, in sentences."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,10 @@ class RankingMethod(Method):
     target_loss: float = 0.15
     """Two-way task loss, in nats on the validation prompts, that the chosen circuit meets."""
 
+    target_margin: float = MARGIN
+    """Standard errors of its mean by which the loss stays below the target, where any circuit's
+    does: see :func:`sparse_lens.search.choose_circuit`."""
+
     @abstractmethod
     def rank(self, bound: BoundAblation, task: Task, *, seed: int, meter: CostMeter) -> Ranking:
         """Rank the nodes or the edges of `bound.graph` by the task's train prompts.
@@ -53,6 +63,12 @@ class RankingMethod(Method):
 
     def check(self, graph: Graph, task: Task) -> None:
         """Raise a ValueError, before anything is computed, for what cannot be ranked."""
+
+    def finish(
+        self, bound: BoundAblation, chosen: ChosenCircuit, task: Task, meter: CostMeter
+    ) -> ChosenCircuit:
+        """What becomes of the chosen circuit in the end: itself, if not overridden."""
+        return chosen
 
     def discover(
         self,
@@ -79,13 +95,8 @@ class RankingMethod(Method):
             ranking = self.rank(bound, task, seed=seed, meter=meter)
             chosen = None
             if task.validation is not None:
-                chosen = choose_circuit(
-                    bound,
-                    ranking.scores,
-                    task,
-                    target_loss=self.target_loss,
-                    calibrate=self._calibrate,
-                )
+                chosen = ranking.chosen or self._choose(bound, ranking.scores, task)
+                chosen = self.finish(bound, chosen, task, meter)
             cost = meter.cost()
         return Discovery(
             method=self,
@@ -95,6 +106,18 @@ class RankingMethod(Method):
             cost=cost,
             seed=seed,
             history=ranking.history,
+            warnings=ranking.warnings,
+        )
+
+    def _choose(self, bound: BoundAblation, scores: Scores, task: Task) -> ChosenCircuit:
+        """The smallest circuit of the best that meets the target on the validation prompts."""
+        return choose_circuit(
+            bound,
+            scores,
+            task,
+            target_loss=self.target_loss,
+            margin=self.target_margin,
+            calibrate=self._calibrate,
         )
 
     @property

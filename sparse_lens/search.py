@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -17,6 +19,9 @@ from sparse_lens.scores import Scores
 from sparse_lens.task import Prompts, Task
 
 BATCH_SIZE = 256
+
+MARGIN = 1.0
+"""Standard errors of its mean by which a circuit's loss stays below the target, by default."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,16 +51,23 @@ def choose_circuit(
     task: Task,
     *,
     target_loss: float,
+    margin: float = MARGIN,
     calibrate: Calibrate | None = None,
 ) -> ChosenCircuit:
     """The smallest circuit of the best nodes or edges that meets a loss on the validation prompts.
 
+    Of many circuits the smallest that meets a target on a few prompts is one that was lucky on
+    these. So a circuit has to meet it by a margin; only where none does, the target itself counts.
+
     Args:
         target_loss: largest two-way task loss that will do, in nats.
+        margin: how many standard errors of the mean the loss must stay below that.
         calibrate: fits a calibration of each circuit's logits on the train prompts first.
     """
     train, validation = task.train.to(bound.device), task.split("validation").to(bound.device)
     graph = bound.graph
+    means: dict[int, float] = {}
+    bounds: dict[int, float] = {}
 
     def circuit_of(size: int) -> Circuit:
         return scores.top(n_edges=size) if scores.nodes is None else scores.top(n_nodes=size)
@@ -65,16 +77,36 @@ def choose_circuit(
             return None
         return calibrate(circuit_logits(bound, circuit, train), train)
 
-    def loss_at(size: int) -> float:
+    def measure(size: int) -> None:
         circuit = circuit_of(size)
         calibration = calibration_of(circuit)
         loss = TaskLoss() if calibration is None else calibration.loss
-        return float(loss(circuit_logits(bound, circuit, validation), validation).mean())
+        losses = loss(circuit_logits(bound, circuit, validation), validation)
+        means[size], bounds[size] = float(losses.mean()), upper_bound(losses, margin)
+
+    def measured(by_size: dict[int, float]) -> Callable[[int], float]:
+        def loss_at(size: int) -> float:
+            if size not in by_size:
+                measure(size)
+            return by_size[size]
+
+        return loss_at
 
     largest = graph.n_nodes if scores.nodes is not None else graph.n_edges
-    size, met_target, tried = smallest_size(loss_at, largest, target=target_loss)
+    size, met, _ = smallest_size(measured(bounds), largest, target=target_loss)
+    if not met:
+        size, met, _ = smallest_size(measured(means), largest, target=target_loss)
     circuit = circuit_of(size)
-    return ChosenCircuit(circuit, dict(tried)[size], met_target, tried, calibration_of(circuit))
+    return ChosenCircuit(circuit, means[size], met, tuple(means.items()), calibration_of(circuit))
+
+
+def upper_bound(losses: Float[Tensor, " n"], margin: float) -> float:
+    """The mean of some prompts' losses plus `margin` standard errors of it.
+
+    One prompt says nothing of the error, which then counts as none.
+    """
+    error = float(losses.std()) / math.sqrt(len(losses)) if len(losses) > 1 else 0.0
+    return float(losses.mean()) + margin * error
 
 
 @torch.no_grad()
@@ -105,23 +137,20 @@ def circuit_logits(
 
 
 def smallest_size(
-    loss_at: Callable[[int], float],
-    largest: int,
-    *,
-    target: float,
-    grid_size: int = 24,
-    rounds: int = 2,
+    loss_at: Callable[[int], float], largest: int, *, target: float, n_sizes: int = 48
 ) -> tuple[int, bool, tuple[tuple[int, float], ...]]:
     """The smallest size found whose loss is at most `target`.
 
-    The loss need not fall with size, so bisection alone could settle anywhere: a geometric grid
-    over all sizes is measured first, then, `rounds` times, a finer grid between the smallest size
-    that meets the target and the next smaller one measured, and that gap is closed by bisection.
+    The loss need not fall with size, so bisection alone could settle anywhere. Measured are all
+    halves of `largest`, and then, again and again, the middle (of the logarithm) of every gap
+    between sizes below the smallest that meets the target, next to the lowest losses first. When
+    `n_sizes` are measured, the gap below that size is closed by bisection.
 
     Args:
         loss_at: measures a size; called once per size.
         largest: the full graph's size.
         target: largest loss that will do.
+        n_sizes: how many sizes to measure at most before bisection.
 
     Returns:
         The size (or `largest` when no measured size meets the target), whether it does, and
@@ -130,41 +159,36 @@ def smallest_size(
     if largest < 0:
         raise ValueError(f"sizes run from 0 to largest, got largest={largest}.")
     measured: dict[int, float] = {}
-
-    def measure(sizes: list[int]) -> None:
-        for size in sizes:
-            if size not in measured:
+    halves = {largest >> i for i in range(largest.bit_length() + 1)}
+    for size in sorted(halves, reverse=True):
+        measured[size] = loss_at(size)
+    best = min(_meeting(measured, target), default=largest)
+    while len(measured) < n_sizes and (middles := _middles(measured, best)):
+        for size in middles[: n_sizes - len(measured)]:
+            if size < best:
                 measured[size] = loss_at(size)
-
-    measure([largest, *_geometric(0, largest, grid_size)])
-    for _ in range(rounds):
-        below, best = _bracket(measured, target)
-        if best is None:
-            return largest, False, tuple(measured.items())
-        measure(_geometric(below, best, grid_size // 3))
-    while True:
-        below, best = _bracket(measured, target)
-        if best is None or best - below <= 1:
-            break
-        measure([(below + best) // 2])
-    assert best is not None
+                best = size if measured[size] <= target else best
+    if not _meeting(measured, target):
+        return largest, False, tuple(measured.items())
+    while best > 0 and best - 1 not in measured:
+        below = max(size for size in measured if size < best)
+        middle = (below + best) // 2
+        measured[middle] = loss_at(middle)
+        best = middle if measured[middle] <= target else best
     return best, True, tuple(measured.items())
 
 
-def _bracket(measured: dict[int, float], target: float) -> tuple[int, int | None]:
-    """The smallest size that meets the target, and the largest measured below it (or -1)."""
-    meeting = [size for size, loss in measured.items() if loss <= target]
-    if not meeting:
-        return -1, None
-    best = min(meeting)
-    return max((size for size in measured if size < best), default=-1), best
+def _meeting(measured: Mapping[int, float], target: float) -> list[int]:
+    return [size for size, loss in measured.items() if loss <= target]
 
 
-def _geometric(low: int, high: int, count: int) -> list[int]:
-    """Sizes strictly between low and high (and 0), evenly spaced in their logarithm."""
-    start = max(low, 0)
-    if high - start < 2:
-        return [0] if low < 0 < high else []
-    ratio = (high + 1) / (start + 1)
-    sizes = [round((start + 1) * ratio ** (i / count)) - 1 for i in range(count)]
-    return sorted({size for size in sizes if low < size < high})
+def _middles(measured: Mapping[int, float], best: int) -> list[int]:
+    """The middles of the gaps between sizes up to the best one, most promising first."""
+    sizes = sorted(size for size in measured if size <= best)
+    lowest_next_to: dict[int, float] = {}
+    for low, high in itertools.pairwise(sizes):
+        middle = round(math.sqrt((low + 1) * (high + 1))) - 1
+        if low < middle < high:
+            losses = (loss for loss in (measured[low], measured[high]) if not math.isnan(loss))
+            lowest_next_to[middle] = min(losses, default=math.inf)
+    return sorted(lowest_next_to, key=lambda size: (lowest_next_to[size], size))

@@ -53,6 +53,7 @@ def discovery_on(graph, *, nodes: bool = True, **changes: Any) -> Discovery:
         "history": ({"step": 0.0, "loss": 1 / 7}, {"step": 1.0, "loss": float("inf")}),
         "circuits": (Circuit.empty(graph), random_edge_circuit(graph, 0.3, 2), circuit),
         "versions": {"sparse-lens": "0.0", "torch": "9"},
+        "warnings": ("k_coef=1: the run collapsed.",),
     }
     return Discovery(**(values | changes))
 
@@ -63,7 +64,8 @@ def test_what_is_saved_is_loaded(graph, nodes, tmp_path):
     saved = discovery_on(graph, nodes=nodes)
     saved.save(tmp_path / "discovery")
     loaded = Discovery.load(tmp_path / "discovery", graph)
-    for name in ("method", "task", "cost", "seed", "history", "circuits", "versions"):
+    names = ("method", "task", "cost", "seed", "history", "warnings", "circuits", "versions")
+    for name in names:
         assert getattr(loaded, name) == getattr(saved, name), name
     for name in ("circuit", "loss", "met_target", "tried", "calibration"):
         assert getattr(loaded.chosen, name) == getattr(saved.chosen, name), name

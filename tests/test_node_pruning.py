@@ -1,5 +1,6 @@
 """Node pruning finds exactly what was planted, and says how it went."""
 
+import math
 from typing import Any
 
 import pytest
@@ -9,9 +10,11 @@ from sparse_lens.ablation import ZeroAblation
 from sparse_lens.baselines.attribution import AttributionPatching
 from sparse_lens.calibration import fit_calibration
 from sparse_lens.circuit import Circuit
+from sparse_lens.cost import metered
 from sparse_lens.discovery import Discovery
 from sparse_lens.graphs import ChannelGraph
 from sparse_lens.method import Method
+from sparse_lens.node_price import NodePrice
 from sparse_lens.node_pruning import NodePruning, StraightThrough
 from sparse_lens.node_pruning_search import NodePruningSearch
 from sparse_lens.objectives import KLDivergence, NegatedLogitDifference, TaskLoss
@@ -109,7 +112,7 @@ def test_gates_start_in_the_order_of_a_warm_start() -> None:
         problem.model, problem.graph, planted.task(), ablation=problem.ablation
     ).scores.by_name()
     order = sorted(places, key=lambda name: abs(places[name]))
-    settings = BRIEF | {"n_steps": 1, "learning_rate": 0.0, "init_noise_scale": 0.0}
+    settings: dict[str, Any] = BRIEF | {"n_steps": 1, "learning_rate": 0.0, "init_noise_scale": 0.0}
     gates = discover(problem, warm_start=first, **settings).scores.by_name()
     started = [gates[name] for name in order]
     assert started == sorted(started)
@@ -152,7 +155,7 @@ def test_another_seed_draws_other_gates() -> None:
 
 def test_the_seed_draws_batches_too() -> None:
     problem = planted.problems()["dense, component, mean"]
-    settings = BRIEF | {"batch_size": 8, "init_noise_scale": 0.0}
+    settings: dict[str, Any] = BRIEF | {"batch_size": 8, "init_noise_scale": 0.0}
     one, again, other = (discover(problem, seed=seed, **settings) for seed in (0, 0, 1))
     assert one.history == again.history
     assert one.history[0]["objective"] != other.history[0]["objective"]
@@ -190,6 +193,9 @@ def test_without_validation_prompts_nodes_are_ranked_and_none_chosen() -> None:
         ({"n_steps": 0}, "n_steps must be at least 1, got 0"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"temperature": 0.0}, "temperature must be positive, got 0.0"),
+        ({"k_coef": ()}, "k_coef must be a number or several, got none"),
+        ({"hold_loss": 0.0}, "both to be positive, got .* hold_loss=0.0"),
+        ({"hold_loss": 0.1, "k_coef": (0.1, 0.0)}, r"both to be positive, got k_coef=\(0.1, 0.0\)"),
     ],
 )
 def test_settings_are_checked(settings: dict[str, Any], message: str) -> None:
@@ -207,3 +213,102 @@ def test_gates_step_forward_and_slope_backward(temperature: float) -> None:
     smooth = tau.detach().requires_grad_()
     (slope,) = torch.autograd.grad(((smooth / temperature).sigmoid() * upstream).sum(), smooth)
     torch.testing.assert_close(got, slope)
+
+
+def test_of_several_prices_the_run_with_the_smallest_circuit_counts() -> None:
+    """All runs start alike and see the same batches; the history and the cost are of all."""
+    problem = planted.problems()["sparse, channel, mean"]
+    settings: dict[str, Any] = BRIEF | {"batch_size": 8, "removal_passes": 0}
+    prices = (1e-3, 1e-2, 1e-1)
+    alone = {k: discover(problem, **{**settings, "k_coef": k}) for k in prices}
+    sizes = {k: (found.circuit.n_edges, found.circuit.n_nodes) for k, found in alone.items()}
+    assert len(set(sizes.values())) > 1
+    for order in (prices, prices[::-1]):
+        best = min(order, key=sizes.__getitem__)
+        found = discover(problem, **{**settings, "k_coef": order})
+        assert found.circuit == alone[best].circuit
+        assert found.scores.by_name() == alone[best].scores.by_name()
+        assert found.history == tuple(row for k in order for row in alone[k].history)
+        assert [row["k_coef"] for row in found.history] == [k for k in order for _ in range(3)]
+        assert found.cost.backward_passes == 9
+        bound_once = 2 * passes_to_bind(problem)
+        alone_passes = sum(each.cost.forward_passes for each in alone.values())
+        assert found.cost.forward_passes == alone_passes - bound_once
+
+
+def passes_to_bind(problem: Problem) -> int:
+    """Forward passes that the means take."""
+    with metered(problem.model) as meter:
+        bind(problem.model, problem.graph, problem.ablation)
+        return meter.forward_passes
+
+
+def test_several_prices_without_validation_prompts() -> None:
+    problem = planted.problems()["sparse, channel, mean"]
+    train = planted.task().train
+    settings: dict[str, Any] = BRIEF | {"k_coef": (1e-3, 1e-1)}
+    unchosen, chosen = (
+        NodePruning(**settings).discover(
+            problem.model, problem.graph, task, ablation=problem.ablation
+        )
+        for task in (Task("t", train=train), Task("t", train=train, validation=train))
+    )
+    assert unchosen.chosen is None
+    assert unchosen.scores.by_name() == chosen.scores.by_name()
+
+
+def test_what_the_ranking_leaves_in_is_removed() -> None:
+    """Gates that have learned nothing rank the planted nodes anywhere."""
+    problem = planted.problems()["sparse, channel, mean"]
+    settings: dict[str, Any] = BRIEF | {"learning_rate": 0.0}
+    rough, refined, by_edges = (
+        discover(problem, **settings | more)
+        for more in ({"removal_passes": 0}, {}, {"remove_edges": True})
+    )
+    assert refined.scores.by_name() == rough.scores.by_name()
+    assert rough.circuit.n_nodes > problem.circuit.n_nodes
+    assert refined.circuit == problem.circuit
+    assert refined.cost.forward_passes > rough.cost.forward_passes
+    assert not by_edges.circuit.is_node_circuit
+    assert by_edges.circuit.n_edges < refined.circuit.n_edges
+
+
+def test_a_collapsed_run_says_so() -> None:
+    """A node costs more than the whole task."""
+    problem = planted.problems()["sparse, channel, mean"]
+    good = discover(problem, **QUICK)
+    assert good.warnings == ()
+    settings: dict[str, Any] = QUICK | {"k_coef": (0.01, 100.0)}
+    found = discover(problem, **settings)
+    (warning,) = found.warnings
+    assert warning.startswith("k_coef=100: the run collapsed. The gates that it left open have a")
+    assert found.circuit == good.circuit
+
+
+def test_an_unfinished_run_says_so() -> None:
+    problem = planted.problems()["sparse, channel, mean"]
+    (warning,) = discover(problem, **QUICK | {"n_steps": 1}).warnings
+    n = problem.graph.n_nodes
+    assert warning.startswith(f"k_coef=0.01: the run is unfinished. {n} gates are neither")
+
+
+def test_the_price_follows_the_loss_that_is_to_be_held() -> None:
+    """From far too low and far too high a price, where a fixed one keeps all or nothing."""
+    problem = planted.problems()["sparse, channel, mean"]
+    for k_coef, rises in ((1e-5, True), (3.0, False)):
+        settings: dict[str, Any] = QUICK | {"k_coef": k_coef, "n_steps": 10, "removal_passes": 0}
+        prices = [row["k_coef"] for row in discover(problem, hold_loss=0.1, **settings).history]
+        assert prices[0] == k_coef
+        assert (prices[-1] > k_coef) == rises
+        fixed = [row["k_coef"] for row in discover(problem, **settings).history]
+        assert fixed == [k_coef] * 10
+
+
+def test_the_price_moves_by_the_running_mean() -> None:
+    price = NodePrice(1.0, hold=0.1)
+    price.follow(0.1)
+    assert price.k_coef == pytest.approx(1.0)
+    price.follow(0.6)  # a mean of 0.9 * 0.1 + 0.1 * 0.6, half as much again as 0.1
+    assert math.log(price.k_coef) == pytest.approx(-0.02 * 0.5)
+    price.follow(100.0)
+    assert math.log(price.k_coef) == pytest.approx(-0.02 * 1.5), "one step is bounded"

@@ -13,7 +13,7 @@ import sparse_lens as sl
 from sparse_lens.node_pruning_search import NodePruningSearch
 from tests import planted
 
-BASE = sl.NodePruning(n_steps=20, learning_rate=3e-2, batch_size=32)
+BASE = sl.NodePruning(n_steps=20, learning_rate=3e-2, batch_size=32, k_coef=1e-4, removal_passes=0)
 SPACE = {"k_coef": (1e-4, 1e-1), "learning_rate": (1e-3, 1e-1), "n_steps": (5.0, 30.0)}
 SEARCH = NodePruningSearch(base=BASE, space=SPACE, n_trials=4)
 
@@ -140,3 +140,15 @@ def test_other_goals(setting, goal):
 def test_what_is_no_search_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         NodePruningSearch(**options)
+
+
+def test_of_several_prices_of_the_base_the_first_run_has_the_middle_one(setting):
+    base = replace(BASE, k_coef=(1e-2, 1e-4, 1e-3))
+    found = discover(replace(SEARCH, base=base, n_trials=1), setting)
+    assert found.history[0]["k_coef"] == 1e-3
+    assert found.circuit == discover(replace(BASE, k_coef=1e-3), setting).circuit
+    # What is not searched stays as it is.
+    several = replace(SEARCH, base=base, space={"learning_rate": (1e-3, 1e-1)}, n_trials=1)
+    assert discover(several, setting).cost.backward_passes == 3 * BASE.n_steps
+    with pytest.raises(ValueError, match="no number"):
+        replace(SEARCH, space={"betas": (0.1, 1.0)})

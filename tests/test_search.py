@@ -13,7 +13,7 @@ from sparse_lens.circuit import Circuit
 from sparse_lens.objectives import TaskLoss
 from sparse_lens.patching import bind, run_circuit
 from sparse_lens.scores import Scores
-from sparse_lens.search import choose_circuit, circuit_logits, smallest_size
+from sparse_lens.search import choose_circuit, circuit_logits, smallest_size, upper_bound
 from sparse_lens.task import Prompts, Task
 from tests import planted
 
@@ -71,6 +71,36 @@ def test_a_dip_that_bisection_walks_past_is_found() -> None:
     """Sizes 50 to 70 do, 71 to 899 do not: halving from the whole would settle at 900."""
     size, met, _ = search(lambda size: float(not (50 <= size <= 70 or size >= 900)), 1000, 0.5)
     assert (size, met) == (50, True)
+
+
+def test_sizes_below_the_first_one_found_are_scanned() -> None:
+    """As attribution's loss went: bisection from above ends at 437, and 245 would do."""
+    meeting = {*range(230, 280), *range(430, 4417)}
+    size, met, _ = search(lambda size: 0.1 if size in meeting else 0.16, 4416, 0.15)
+    assert met
+    assert size == 230
+
+
+def test_near_misses_are_looked_at_first() -> None:
+    """With sizes left for a part of the gaps, those whose ends nearly meet the target."""
+    meeting = {*range(90, 96), *range(5000, 10001)}
+
+    def found(near: range) -> int:
+        def loss_at(size: int) -> float:
+            return 0.1 if size in meeting else 0.2 if size in near else 1.0
+
+        return smallest_size(loss_at, 10_000, target=0.15, n_sizes=33)[0]
+
+    assert found(near=range(70, 160)) == 90
+    assert found(near=range(700, 1600)) == 5000
+
+
+def test_more_sizes_find_what_fewer_miss() -> None:
+    def loss_at(size: int) -> float:
+        return float(not (1000 <= size <= 1200 or size >= 5000))
+
+    few, many = (smallest_size(loss_at, 10_000, target=0.5, n_sizes=n)[0] for n in (16, 60))
+    assert (few, many) == (5000, 1000)
 
 
 def test_a_target_that_nothing_meets() -> None:
@@ -132,6 +162,35 @@ def test_the_smallest_circuit_that_does_is_chosen(problem: planted.Problem) -> N
     loss = float(TaskLoss()(logits[:, -1], validation).mean())
     assert chosen.loss == pytest.approx(loss, rel=1e-4)
     assert dict(chosen.tried)[len(problem.names)] == chosen.loss
+
+
+def test_a_margin_keeps_circuits_that_were_lucky_out() -> None:
+    """The loss has to stay below the target by its standard error, unless none does."""
+    bound = bind(CHANNEL.model, CHANNEL.graph, CHANNEL.ablation)
+    scores, validation = planted_first(CHANNEL), TASK.split("validation")
+    plain = choose_circuit(bound, scores, TASK, target_loss=0.15, margin=0.0)
+    losses = TaskLoss()(circuit_logits(bound, plain.circuit, validation), validation)
+    error = float(losses.std()) / len(losses) ** 0.5
+    above = plain.loss + 0.9 * error
+    assert (
+        choose_circuit(bound, scores, TASK, target_loss=above, margin=0.0).circuit == plain.circuit
+    )
+    careful = choose_circuit(bound, scores, TASK, target_loss=above, margin=1.0)
+    assert careful.circuit != plain.circuit
+    assert careful.met_target
+    assert careful.loss <= above
+    # What no circuit meets by the margin, one may meet without.
+    least = min(loss for _, loss in careful.tried)
+    barely = choose_circuit(bound, scores, TASK, target_loss=least + 1e-6, margin=50.0)
+    assert barely.met_target
+    assert barely.loss <= least + 1e-6
+
+
+def test_the_bound_is_the_mean_and_standard_errors() -> None:
+    losses = torch.tensor([0.0, 1.0, 2.0, 3.0])
+    assert upper_bound(losses, 0.0) == 1.5
+    assert upper_bound(losses, 2.0) == pytest.approx(1.5 + 2 * (5 / 3) ** 0.5 / 2)
+    assert upper_bound(losses[:1], 2.0) == 0.0
 
 
 def test_a_target_out_of_reach_gives_the_full_circuit_and_says_so() -> None:

@@ -10,6 +10,8 @@ the rest of the model runs on. The other modules compute the same numbers, or de
   `component.masked_pass`; `channel` is for channels and weights.
 - **Many circuits at once** that differ a little, for ACDC: `incremental`
   (:class:`CircuitVariants`).
+- **One circuit again and again** as it loses nodes or edges, for greedy removal: `removal`
+  (:func:`circuit_runs`).
 - **What single nodes and edges do**: `gradients` to first order, for all of them in one backward
   pass (:func:`edge_effects`, :func:`node_effects`); `exact` by a run for each
   (:func:`exact_edge_effects`, :func:`exact_node_effects`).
@@ -53,6 +55,8 @@ from sparse_lens.patching.gradients.points import GradientPoints
 from sparse_lens.patching.hooks import counted, frozen
 from sparse_lens.patching.incremental.circuit_variants import CircuitVariants
 from sparse_lens.patching.norms import has_norms
+from sparse_lens.patching.removal.kept import Kept
+from sparse_lens.patching.removal.runs import CircuitRuns, circuit_runs
 from sparse_lens.patching.run import (
     answer_logits,
     circuit_activations,
@@ -65,8 +69,10 @@ from sparse_lens.patching.suspension import has_hooks_of_others, suspended
 
 __all__ = [
     "BoundAblation",
+    "CircuitRuns",
     "CircuitVariants",
     "GradientPoints",
+    "Kept",
     "Values",
     "acting_rows",
     "activations",
@@ -74,6 +80,7 @@ __all__ = [
     "bind",
     "check_prompts",
     "circuit_activations",
+    "circuit_runs",
     "counted",
     "edge_effects",
     "exact_edge_effects",

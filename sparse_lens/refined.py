@@ -1,0 +1,109 @@
+"""Any method, and afterwards the removal of what its circuit can do without."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+
+import torch
+from transformer_lens import HookedTransformer
+
+from sparse_lens.ablation import Ablation
+from sparse_lens.baselines.attribution import AttributionPatching
+from sparse_lens.cost import metered
+from sparse_lens.discovery import Discovery
+from sparse_lens.graphs.base import Graph
+from sparse_lens.method import Method
+from sparse_lens.objectives import Objective
+from sparse_lens.patching import BoundAblation, bind
+from sparse_lens.refinement import refined
+from sparse_lens.search import MARGIN, choose_circuit
+from sparse_lens.task import Task
+
+
+@dataclass(frozen=True)
+class Refined(Method):
+    """The circuit of another method without the nodes, or edges, that it can do without.
+
+    Nodes are removed one by one, those first without which the circuit loses least, while it meets
+    the target on train and validation prompts: see :func:`sparse_lens.refinement.refined`. So
+    methods are compared with and without it. Scores, history and warnings are those of the method.
+    """
+
+    objective: Objective | None = None  # type: ignore[assignment]
+    """The loss that the method works on; None for its own."""
+
+    method: Method = field(default_factory=AttributionPatching)
+
+    target_loss: float = 0.15
+    """Two-way task loss, in nats, that the method's circuit meets, and what is left of it."""
+
+    target_margin: float = MARGIN
+    """Standard errors of its mean by which the loss stays below the target."""
+
+    n_passes: int = 3
+    """How often, at most, nodes (and edges) are ranked and gone through."""
+
+    edges: bool = False
+    """Afterwards remove edges in the same way: the result is an edge circuit."""
+
+    def __post_init__(self) -> None:
+        if self.n_passes < 1:
+            raise ValueError(f"n_passes must be at least 1, got {self.n_passes}.")
+
+    def discover(
+        self,
+        model: HookedTransformer,
+        graph: Graph,
+        task: Task,
+        *,
+        ablation: Ablation | BoundAblation,
+        seed: int = 0,
+    ) -> Discovery:
+        """Run the method, then remove, at the cost of both.
+
+        Raises:
+            ValueError: when the task has no validation split, or for what the method refuses.
+        """
+        task.split("validation")
+        with torch.enable_grad(), metered(model) as meter:
+            bound = bind(model, graph, ablation)
+            before = meter.forward_passes
+            found = self._method.discover(model, graph, task, ablation=bound, seed=seed)
+            meter.forward_passes = before + found.cost.forward_passes
+            meter.backward_passes += found.cost.backward_passes
+            chosen = found.chosen
+            if chosen is None or not _has_field(self.method, "target_loss"):
+                chosen = choose_circuit(
+                    bound,
+                    found.scores,
+                    task,
+                    target_loss=self.target_loss,
+                    margin=self.target_margin,
+                )
+            chosen = refined(
+                bound,
+                chosen,
+                task,
+                target_loss=self.target_loss,
+                margin=self.target_margin,
+                n_passes=self.n_passes,
+                edges=self.edges,
+                meter=meter,
+            )
+            cost = meter.cost()
+        return replace(found, method=self, chosen=chosen, cost=cost)
+
+    @property
+    def _method(self) -> Method:
+        """The method with the objective and the target that it is to have."""
+        method = self.method
+        if self.objective is not None:
+            method = replace(method, objective=self.objective)
+        for name in ("target_loss", "target_margin"):
+            if _has_field(method, name):
+                method = replace(method, **{name: getattr(self, name)})
+        return method
+
+
+def _has_field(method: Method, name: str) -> bool:
+    return any(each.name == name for each in fields(method))
