@@ -64,7 +64,8 @@ class Comparison(JobSettings):
     """Function that makes a model's graph."""
 
     seeds: int | Sequence[int] = field(default=1, kw_only=True)
-    """The number of seeds, counted from 0, or the seeds."""
+    """The number of seeds, counted from 0, or the seeds. A method that is deterministic
+    (`Method.is_deterministic`) runs once for each model and task, with the first of them."""
 
     splits: SplitSizes = field(default=USUAL_SIZES, kw_only=True)
     """Number of prompts per split, for tasks given by name."""
@@ -132,7 +133,7 @@ class Comparison(JobSettings):
             for model in models
             for task in self._task_sources()
             for label, method in methods.items()
-            for seed in self._seeds()
+            for seed in (self._seeds()[:1] if method.is_deterministic else self._seeds())
         )
 
     def run(

@@ -38,6 +38,9 @@ class Setting:
     target_loss: float
     """What the chosen circuit had to meet."""
 
+    deterministic: bool = False
+    """Whether the method has no randomness, and so no seeds."""
+
     @classmethod
     def of(cls, record: Record) -> Setting:
         """The setting of a record."""
@@ -47,6 +50,7 @@ class Setting:
             ablation=str(record.ablation["type"]),
             ablation_hash=json_hash(record.ablation),
             target_loss=record.target_loss,
+            deterministic=record.deterministic,
         )
 
 
@@ -337,7 +341,9 @@ def _sentence(ratio: Ratio) -> str:
         tasks = f"{n_tasks} tasks, 95% interval over tasks {spread.low:.3g} to {spread.high:.3g}"
     else:
         tasks = "one task"
-    if n_seeds > 1:
+    if ratio.setting.deterministic:
+        seeds = "deterministic"
+    elif n_seeds > 1:
         seeds = f"{n_seeds} seeds, {spread.minimum:.3g} to {spread.maximum:.3g}"
     else:
         seeds = "one seed"

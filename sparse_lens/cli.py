@@ -127,7 +127,9 @@ def compare(
             "logit-difference, probability-difference; none leaves each method its own."
         ),
     ] = None,
-    seeds: Annotated[int | None, typer.Option(help="How many seeds.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="How many seeds; a deterministic method runs once.")
+    ] = None,
     target_loss: Annotated[float | None, typer.Option(help="Nats that circuits must meet.")] = None,
     questions: Annotated[
         list[str] | None,

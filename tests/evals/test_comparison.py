@@ -21,6 +21,7 @@ from sparse_lens.evals.results import Results
 from sparse_lens.graphs import ChannelGraph, ComponentGraph
 from sparse_lens.method import registry
 from sparse_lens.models.checkpoint import save_sparse_gpt
+from sparse_lens.refined import Refined
 from tests.evals import toy_comparison as toy
 from tests.evals.toy_comparison import BUDGETS, ByIndex
 
@@ -168,6 +169,37 @@ def test_the_short_door_takes_every_field():
         name: hint.__forward_arg__ for name, hint in ComparisonSettings.__annotations__.items()
     }
     assert hints == optional
+
+
+def test_a_deterministic_method_runs_once():
+    installed: dict[str, Any] = dict(registry())
+    methods: dict[str, Any] = {
+        **{name: cls() for name, cls in installed.items()},
+        "other": ByIndex(),
+        "refined random": Refined(method=installed["random"]()),
+    }
+    jobs = Comparison([toy.model()], [toy.task()], methods, seeds=[5, 3]).jobs()
+    seeds: dict[str, list[int]] = {}
+    for job in jobs:
+        seeds.setdefault(job.label, []).append(job.seed)
+        assert job.blank().deterministic == job.method.is_deterministic
+    once = {"attribution-patching", "acdc", "magnitude", "refined"}  # refined: attribution
+    assert seeds == {name: [5] if name in once else [5, 3] for name in methods}
+
+
+@pytest.mark.parametrize("name", ["attribution-patching", "acdc", "magnitude"])
+def test_a_deterministic_method_finds_the_same_with_another_seed(name):
+    cls: Any = registry()[name]
+    method = cls()
+    model, task = toy.model(), toy.task()
+    graph = ComponentGraph.from_model(model)
+    first, second = (
+        method.discover(model, graph, task, ablation=sl.MeanAblation(), seed=seed)
+        for seed in (0, 7)
+    )
+    assert first.circuit == second.circuit
+    for block, scores in first.scores.edges.items():
+        assert torch.equal(scores, second.scores.edges[block])
 
 
 def test_another_comparison_of_one():
