@@ -91,7 +91,8 @@ def test_embedding_and_logits_of_a_component_graph_always_stay() -> None:
 
 def test_the_history_has_a_row_a_step() -> None:
     problem = planted.problems()["dense, component, mean"]
-    found = discover(problem, **QUICK | {"n_steps": 7})
+    n_train = len(planted.task().train)
+    found = discover(problem, **QUICK | {"n_steps": 7, "batch_size": n_train})
     assert [row["step"] for row in found.history] == list(range(7))
     full = Circuit.full(problem.graph)
     bound = bind(problem.model, problem.graph, problem.ablation)

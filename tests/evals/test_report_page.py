@@ -4,12 +4,13 @@ Needs playwright and a Chromium (`CHROMIUM=/path/to/it` where it has another nam
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sparse_lens.evals.questions import Completeness
 from sparse_lens.evals.records import Record
 from sparse_lens.evals.report import write_report
 from sparse_lens.evals.results import Results, drawing_path
@@ -35,9 +36,10 @@ def record(model: str, task: str, method: str, seed: int) -> Record:
     chosen, *others = made.measurements
     sizes = {"n_edges": 123_456, "connected_edges": 123_455, "n_nodes": 12_345}
     chosen = replace(
-        chosen, **sizes, weights_inside=1_234_567, task_loss=10.123, kl=12.345, accuracy=1.0,
-        incompleteness=12.345, worst_incompleteness=23.456,
-    )  # fmt: skip
+        chosen, **sizes, weights_inside=1_234_567, task_loss=10.123, kl=12.345, accuracy=1.0
+    )
+    columns = [asdict(column) for column in Completeness().columns]
+    answers = {column["answer"]: 12.345 for column in columns}
     return replace(
         made,
         model=model,
@@ -46,6 +48,8 @@ def record(model: str, task: str, method: str, seed: int) -> Record:
         seconds=12_345.6 + seed,
         forward_passes=123_456,
         measurements=(chosen, *others),
+        answers={**made.answers, "completeness": answers},
+        columns={**made.columns, "completeness": columns},
     )
 
 
