@@ -111,6 +111,11 @@ class AttributionPatching(RankingMethod):
         if self.relp and self.estimator == "exact":
             raise ValueError("relp=True changes gradients, and the exact estimator takes none.")
 
+    @property
+    def is_deterministic(self) -> bool:
+        """Always: nothing is drawn."""
+        return True
+
     def check(self, graph: Graph, task: Task) -> None:
         """Refuse greedy selection where nodes are scored; warn of an objective without slope.
 

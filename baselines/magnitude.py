@@ -41,6 +41,11 @@ class MagnitudeScores(RankingMethod):
     edges: bool = False
     """Score the edges of a channel graph instead of its nodes."""
 
+    @property
+    def is_deterministic(self) -> bool:
+        """Always: scores depend on the weights alone."""
+        return True
+
     def rank(self, bound: BoundAblation, task: Task, *, seed: int, meter: CostMeter) -> Ranking:
         """Score by the size of weights; nothing is run."""
         return Ranking(magnitude_scores(bound.model, bound.graph, edges=self.edges))

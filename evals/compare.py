@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from itertools import combinations
 from pathlib import Path
 from typing import TypedDict
 
@@ -27,6 +28,7 @@ from sparse_lens.evals.tasks.splits import USUAL_SIZES
 from sparse_lens.graphs.channel import ChannelGraph
 from sparse_lens.method import Method
 from sparse_lens.method import registry as method_registry
+from sparse_lens.objectives import Objective, TaskLoss
 from sparse_lens.task import Task
 
 
@@ -39,8 +41,9 @@ class Comparison(JobSettings):
     the held-out prompts. `dataclasses.replace` makes variations of a comparison.
 
     Raises:
-        ValueError: for an unknown task, a method or graph of the wrong type, a target that is not
-            positive, duplicate labels, or nothing to compare.
+        ValueError: for an unknown task, a method, objective or graph of the wrong type, a target
+            that is not positive, duplicate labels, methods that the objective makes the same, or
+            nothing to compare.
     """
 
     models: Sequence[str | Path | HookedTransformer]
@@ -52,11 +55,17 @@ class Comparison(JobSettings):
     methods: Sequence[Method] | Mapping[str, Method]
     """A mapping by label, or a list that is labelled by registered names."""
 
+    objective: Objective | None = field(default=TaskLoss(), kw_only=True)
+    """The loss that every method works on, in place of its own `objective`. By default the task
+    loss, since circuits are judged by it, and a method that minimises another loss would be at a
+    disadvantage. None leaves each method its own."""
+
     graph: GraphOf = field(default=ChannelGraph.from_model, kw_only=True)
     """Function that makes a model's graph."""
 
     seeds: int | Sequence[int] = field(default=1, kw_only=True)
-    """The number of seeds, counted from 0, or the seeds."""
+    """The number of seeds, counted from 0, or the seeds. A method that is deterministic
+    (`Method.is_deterministic`) runs once for each model and task, with the first of them."""
 
     splits: SplitSizes = field(default=USUAL_SIZES, kw_only=True)
     """Number of prompts per split, for tasks given by name."""
@@ -84,7 +93,11 @@ class Comparison(JobSettings):
                 "graph makes each model's graph, as ComponentGraph.from_model does, got "
                 f"{self.graph!r}."
             )
-        _ = self.named_methods
+        if not (self.objective is None or isinstance(self.objective, Objective)):
+            raise ValueError(
+                f"objective is an object such as TaskLoss(), or None, got {self.objective!r}."
+            )
+        self._check_objectives()
         refuse_duplicates("tasks", [task.name for task in self._task_sources()])
         refuse_duplicates("seeds", [str(seed) for seed in seeds])
 
@@ -96,6 +109,11 @@ class Comparison(JobSettings):
             ValueError: when two have the same label.
         """
         return labelled("methods", self.methods, method_registry)
+
+    @property
+    def compared_methods(self) -> dict[str, Method]:
+        """The methods as jobs run them: the comparison's target and objective replace their own."""
+        return {label: self._compared(method) for label, method in self.named_methods.items()}
 
     def jobs(self) -> tuple[Job, ...]:
         """The jobs in the order in which one process runs them; loads each model once.
@@ -109,18 +127,13 @@ class Comparison(JobSettings):
         ]
         refuse_duplicates("models", [model.label for model in models])
         settings = self._job_settings()
-        methods = {
-            label: replace(method, target_loss=self.target_loss)  # type: ignore[call-arg]
-            if takes_target(method)
-            else method
-            for label, method in self.named_methods.items()
-        }
+        methods = self.compared_methods
         return tuple(
             Job(settings=settings, model=model, task=task, label=label, method=method, seed=seed)
             for model in models
             for task in self._task_sources()
             for label, method in methods.items()
-            for seed in self._seeds()
+            for seed in (self._seeds()[:1] if method.is_deterministic else self._seeds())
         )
 
     def run(
@@ -160,6 +173,22 @@ class Comparison(JobSettings):
         check_workers(workers, executor)
         return run_jobs(self.jobs(), out, workers=workers, executor=executor, progress=progress)
 
+    def _compared(self, method: Method) -> Method:
+        if takes_target(method):
+            method = replace(method, target_loss=self.target_loss)  # type: ignore[call-arg]
+        return method if self.objective is None else replace(method, objective=self.objective)
+
+    def _check_objectives(self) -> None:
+        """Refuse methods that differ in their objectives alone, which are replaced."""
+        given, compared = self.named_methods, self.compared_methods
+        for first, second in combinations(given, 2):
+            differ = given[first].objective != given[second].objective
+            if differ and compared[first] == compared[second]:
+                raise ValueError(
+                    f"methods {first!r} and {second!r} differ in their objectives alone, and "
+                    f"{self.objective} replaces both: pass objective=None to leave each its own."
+                )
+
     def _seeds(self) -> Sequence[int]:
         return range(self.seeds) if isinstance(self.seeds, int) else self.seeds
 
@@ -180,6 +209,7 @@ class ComparisonSettings(TypedDict, total=False):
     budgets: EdgeBudgets
     random_draws: int
     questions: Sequence[Question] | Mapping[str, Question]
+    objective: Objective | None
     graph: GraphOf
     seeds: int | Sequence[int]
     splits: SplitSizes
@@ -201,8 +231,8 @@ def compare(
     """Find and measure circuits for every model, task, method and seed.
 
     `Comparison(models, tasks, methods, **settings).run(out, ...)` in one call: see the fields of
-    `Comparison` for the settings (`graph`, `ablation`, `seeds`, `target_loss`, `questions`, ...),
-    and `Comparison.run` for the other arguments.
+    `Comparison` for the settings (`graph`, `ablation`, `seeds`, `target_loss`, `objective`,
+    `questions`, ...), and `Comparison.run` for the other arguments.
     """
     comparison = Comparison(models, tasks, methods, **settings)
     return comparison.run(out, workers=workers, executor=executor, progress=progress)

@@ -127,6 +127,10 @@ class Record:
     """Class name under `type`, and every field, of each question by its name. They are asked where
     the target was met."""
 
+    deterministic: bool = False
+    """Whether the method has no randomness: this job alone then stands for all seeds of the
+    comparison, and `seed` is that of the random controls."""
+
     order: int = 0
     """Of the job in the comparison that wrote it, from 0, whenever the job ended."""
 
@@ -209,6 +213,11 @@ class Record:
 
     error: str | None = None
     """Traceback of a failed job."""
+
+    @property
+    def seed_name(self) -> str:
+        """The seed in words, or that the method has none."""
+        return "deterministic" if self.deterministic else f"seed {self.seed}"
 
     @property
     def chosen(self) -> Measurement:

@@ -41,6 +41,9 @@ class Setting:
     target_loss: float
     """What the chosen circuit had to meet."""
 
+    deterministic: bool = False
+    """Whether the method has no randomness, and so no seeds."""
+
     @classmethod
     def of(cls, record: Record) -> Setting:
         """The setting of a record."""
@@ -50,6 +53,7 @@ class Setting:
             ablation=str(record.ablation["type"]),
             ablation_hash=json_hash(record.ablation),
             target_loss=record.target_loss,
+            deterministic=record.deterministic,
         )
 
 
@@ -209,6 +213,8 @@ def over_tasks(ratio: Ratio) -> str:
 
 def over_seeds(ratio: Ratio) -> str:
     """The range of a ratio over seeds, in words."""
+    if ratio.setting.deterministic:
+        return "deterministic"
     if len(ratio.by_seed) == 1:
         return "one seed"
     spread = ratio.spread

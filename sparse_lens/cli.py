@@ -120,7 +120,16 @@ def compare(
         str | None,
         typer.Option(help="mean, zero, interchange, resample, or one that another package brings."),
     ] = None,
-    seeds: Annotated[int | None, typer.Option(help="How many seeds.")] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            help="The loss that all methods work on: task-loss (the default), kl, "
+            "logit-difference, probability-difference; none leaves each method its own."
+        ),
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="How many seeds; a deterministic method runs once.")
+    ] = None,
     target_loss: Annotated[float | None, typer.Option(help="Nats that circuits must meet.")] = None,
     questions: Annotated[
         list[str] | None,
@@ -132,7 +141,8 @@ def compare(
         typer.Option(
             "--set",
             metavar="NAME.FIELD=VALUE",
-            help="Any field of a method or a question; can be repeated.",
+            help="Any field of a method or a question, objectives, ablations and methods by name; "
+            "can be repeated.",
         ),
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
@@ -153,6 +163,7 @@ def compare(
         methods=methods,
         graph=graph,
         ablation=ablation,
+        objective=objective,
         questions=questions,
         steps=steps,
         assignments=fields or (),

@@ -28,6 +28,14 @@ class Method(ABC):
     objective: Objective
     """The loss that the method works on."""
 
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether `discover` finds the same whatever its seed: a comparison then runs it once.
+
+        False if not overridden.
+        """
+        return False
+
     @abstractmethod
     def discover(
         self,
@@ -43,7 +51,7 @@ class Method(ABC):
         Args:
             graph: of this model; which nodes and edges there are to choose from.
             ablation: what absent nodes and edges carry.
-            seed: of everything random.
+            seed: of everything random; without effect where the method is deterministic.
         """
 
 

@@ -1,7 +1,9 @@
 """Differentiable losses on the logits at the answer position, one value per example."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar
 
 import torch
@@ -104,6 +106,17 @@ class NegatedProbabilityDifference(Objective):
         full_logits: Float[Tensor, "n vocab"] | None = None,
     ) -> Float[Tensor, " n"]:
         return -probability_difference(logits, prompts)
+
+
+OBJECTIVES: Mapping[str, type[Objective]] = MappingProxyType(
+    {
+        "task-loss": TaskLoss,
+        "kl": KLDivergence,
+        "logit-difference": NegatedLogitDifference,
+        "probability-difference": NegatedProbabilityDifference,
+    }
+)
+"""By their names on the command line."""
 
 
 def probability_difference(

@@ -50,6 +50,11 @@ class Refined(Method):
         if self.n_passes < 1:
             raise ValueError(f"n_passes must be at least 1, got {self.n_passes}.")
 
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether the method is: removal draws nothing."""
+        return self.method.is_deterministic
+
     def discover(
         self,
         model: HookedTransformer,

@@ -23,6 +23,12 @@ from sparse_lens.models.checkpoint import save_sparse_gpt
 from tests.evals import toy_comparison as toy
 from tests.evals import toy_records, toy_tokenizers
 
+SEEDED = (
+    *("--tasks", "for_while", "--methods", "attribution-patching,random", "--no-report"),
+    *("--seeds", "2"),
+)
+"""A method that has no randomness, which runs once, and one that runs with every seed."""
+
 QUICKLY = ("--tasks", "for_while", "--methods", "attribution-patching", "--no-report")
 
 
@@ -47,17 +53,19 @@ def run(*arguments: str) -> tuple[int, str, str]:
 
 
 def test_rows_summary_and_files(models: str, tmp_path: Path):
-    code, printed, _ = run("--models", models, *QUICKLY, "--seeds", "2", "--out", str(tmp_path))
+    code, printed, _ = run("--models", models, *SEEDED, "--out", str(tmp_path))
     assert code == 0
     rows = [line for line in printed.splitlines() if " for_while " in line and "job" not in line]
     assert [row.split()[:4] for row in rows] == [
-        [model, "for_while", "attribution-patching", seed]
+        [model, "for_while", *run]
         for model in ("one", "two")
-        for seed in ("0", "1")
+        for run in (("attribution-patching", "none"), ("random", "0"), ("random", "1"))
     ]
     assert "No task can be done by all models" in printed
     results = Results.load(tmp_path)
-    assert [(r.model, r.seed) for r in results] == [("one", 0), ("one", 1), ("two", 0), ("two", 1)]
+    assert [(r.model, r.deterministic, r.seed) for r in results] == [
+        (model, *run) for model in ("one", "two") for run in ((True, 0), (False, 0), (False, 1))
+    ]
     for record, row in zip(results, rows, strict=True):
         chosen = record.chosen
         mark = "" if record.met_on_held_out else "!" if record.met_on_validation else "*"
@@ -65,18 +73,16 @@ def test_rows_summary_and_files(models: str, tmp_path: Path):
         assert row.split()[5] == f"{chosen.task_loss:.3f}"
         assert results.circuit_path(record).is_file()
     assert not (tmp_path / "report.html").exists()
-    code, printed, _ = run("--models", models, *QUICKLY, "--seeds", "2", "--out", str(tmp_path))
-    assert (code, printed.count("  before")) == (0, 4)
+    code, printed, _ = run("--models", models, *SEEDED, "--out", str(tmp_path))
+    assert (code, printed.count("  before")) == (0, 6)
 
 
 def test_rows_in_a_file_say_how_far_it_is(models: str, tmp_path: Path):
-    code, printed, _ = run(
-        "--models", models.split(",")[0], *QUICKLY, "--seeds", "2", "--out", str(tmp_path)
-    )
+    code, printed, _ = run("--models", models.split(",")[0], *SEEDED, "--out", str(tmp_path))
     assert code == 0
     rows = [line for line in printed.splitlines() if " for_while " in line]
-    assert [row.split()[-3] for row in rows] == ["1/2", "2/2"]
-    assert rows[1].endswith("0:00:00 left")
+    assert [row.split()[-3] for row in rows] == ["1/3", "2/3", "3/3"]
+    assert rows[2].endswith("0:00:00 left")
     assert "\x1b" not in printed, "no colours, and no bar that moves"
 
 
@@ -192,7 +198,7 @@ def test_a_failed_job_gives_exit_code_1(models: str, tmp_path: Path):
         "--set", "attribution-patching.selection=greedy",  # of nodes
     )  # fmt: skip
     assert code == 1
-    assert "failed: one, for_while, attribution-patching, seed 0" in printed
+    assert "failed: one, for_while, attribution-patching, deterministic" in printed
     assert "1 job failed" in printed
     assert Results.load(tmp_path).failed[0].error is not None
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sparse_lens import objectives
 from sparse_lens.objectives import (
     KLDivergence,
     NegatedLogitDifference,
@@ -193,3 +194,12 @@ def test_losses_are_at_least_float32(
     answers = torch.tensor([1, 2])
     prompts = Prompts(clean=clean, corrupted=clean, answers=answers, distractors=answers + 1)
     assert objective(logits, prompts, logits.flip(0)).dtype == expected
+
+
+def test_every_objective_has_a_name():
+    defined = [
+        value
+        for value in vars(objectives).values()
+        if isinstance(value, type) and issubclass(value, objectives.Objective)
+    ]
+    assert set(objectives.OBJECTIVES.values()) == set(defined) - {objectives.Objective}

@@ -83,6 +83,11 @@ class ACDC(Method):
                 f"{self.max_tokens} and {self.n_bisections}."
             )
 
+    @property
+    def is_deterministic(self) -> bool:
+        """Always: edges are tried in a fixed order."""
+        return True
+
     def discover(
         self,
         model: HookedTransformer,

@@ -82,6 +82,7 @@ class Job:
             graph_edges=model.graph_edges,
             ablation=describe(settings.ablation),
             seed=self.seed,
+            deterministic=self.method.is_deterministic,
             target_loss=settings.target_loss,
             questions=describe(settings.named_questions),
             budgets=describe(settings.budgets),

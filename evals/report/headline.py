@@ -89,11 +89,12 @@ def _title(cells: Cells, summary: Summary) -> str:
 def _subtitle(cells: Cells) -> str:
     records = cells.records
     targets = shared([record.target_loss for record in records])
+    n_seeds = len({record.seed for record in records if not record.deterministic})
     return (
         f"Smallest circuits with a two-way loss of at most {escape(targets)} nats a prompt, for "
         f"{counted(len(cells.tasks), 'task')}, {counted(len(cells.models), 'model')}, "
         f"{counted(len(cells.settings), 'method')} and "
-        f"{counted(len({record.seed for record in records}), 'seed')}; measured on prompts that "
+        f"{counted(n_seeds, 'seed') if n_seeds else 'no randomness'}; measured on prompts that "
         "no circuit was chosen on. The two-way loss is the cross-entropy of the answer against its "
         "distractor alone, as if there were no other tokens; guessing between the two has 0.69 "
         "nats."
@@ -194,7 +195,8 @@ def measured(cells: Cells) -> str:
             ]
         ),
         "Questions": shared([_questions(r.questions) for r in done if r.questions]),
-        "Seeds": shared(sorted({record.seed for record in done})),
+        "Seeds": shared(sorted({record.seed for record in done if not record.deterministic})),
+        "Deterministic": shared([record.method for record in done if record.deterministic]),
         "Search": "the same for every model and task; every choice on the validation prompts",
         "Device": shared([record.device for record in done]),
         "Versions": shared([_pairs(record.versions) for record in done]),

@@ -126,7 +126,7 @@ def circuit_caption(cell: Cell, network: Network | None) -> str:
         f"KL {m.kl:.3f}",
         f"accuracy {m.accuracy:.1%}",
         f"ablated: loss {m.necessity_task_loss:.3f}",
-        f"seed {record.seed}",
+        record.seed_name,
     ]
     text = " · ".join(parts)
     if not record.met_on_held_out:
@@ -146,7 +146,7 @@ def failures(cells: Cells) -> str:
         return ""
     items = []
     for record in failed:
-        where = f"{record.task}, {record.model}, {record.method}, seed {record.seed}"
+        where = f"{record.task}, {record.model}, {record.method}, {record.seed_name}"
         last = ((record.error or "").strip().splitlines() or [""])[-1]
         items.append(
             f"<details><summary>{escape(where)}: {escape(last)}</summary>"

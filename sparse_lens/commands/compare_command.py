@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,8 +11,10 @@ from typing import Any, TypeVar
 from rich.console import Console
 
 from sparse_lens.ablation import registry as ablation_registry
+from sparse_lens.commands.assignments import assign, split_assignment
 from sparse_lens.commands.compare_console import Display
 from sparse_lens.commands.compare_presets import PRESETS
+from sparse_lens.commands.names import made, named
 from sparse_lens.evals import tasks as task_registry
 from sparse_lens.evals.compare import Comparison
 from sparse_lens.evals.harness.sources import GraphOf
@@ -22,9 +22,11 @@ from sparse_lens.evals.question import registry as question_registry
 from sparse_lens.evals.results import Results
 from sparse_lens.graphs.channel import ChannelGraph
 from sparse_lens.graphs.component import ComponentGraph
+from sparse_lens.method import Method
 from sparse_lens.method import registry as method_registry
 from sparse_lens.models import zoo
 from sparse_lens.models.tokenizer import load_tokenizer
+from sparse_lens.objectives import OBJECTIVES, Objective
 
 GRAPHS: Mapping[str, GraphOf] = {
     "channel": ChannelGraph.from_model,
@@ -43,6 +45,7 @@ def comparison_of(
     methods: Sequence[str] | None = None,
     graph: str | None = None,
     ablation: str | None = None,
+    objective: str | None = None,
     questions: Sequence[str] | None = None,
     steps: int | None = None,
     assignments: Sequence[str] = (),
@@ -52,13 +55,15 @@ def comparison_of(
 
     Args:
         console: where tasks are named that `all` leaves out.
+        objective: a name, or `none` to leave each method its own. One that an assignment gives to a
+            method stays that method's.
         models: like `tasks`, `methods` and `questions` as typed: each string may hold several
             names, separated by commas.
         steps: of all methods that learn.
         assignments: `NAME.FIELD=VALUE`, of a method or a question.
         settings: other fields of the comparison, as they are.
     """
-    comparison = _named("preset", PRESETS, preset)
+    comparison = named("preset", PRESETS, preset)
     changes = {name: value for name, value in settings.items() if value is not None}
     if models is not None:
         changes["models"] = _names(models)
@@ -67,9 +72,12 @@ def comparison_of(
     if changes.get("tasks") == ("all",):
         changes["tasks"] = _tasks_that_fit(changes.get("models", comparison.models), console)
     if graph is not None:
-        changes["graph"] = _named("graph", GRAPHS, graph)
+        changes["graph"] = named("graph", GRAPHS, graph)
     if ablation is not None:
-        changes["ablation"] = _named("ablation", ablation_registry(), ablation)()
+        changes["ablation"] = made("ablation", ablation_registry(), ablation)
+    if objective is not None:
+        cls = named("objective", {**OBJECTIVES, "none": None}, objective)
+        changes["objective"] = None if cls is None else cls()
     changes["methods"] = comparison.named_methods
     if methods is not None:
         changes["methods"] = _chosen(
@@ -81,8 +89,13 @@ def comparison_of(
         changes["questions"] = _chosen(
             "question", names, comparison.named_questions, question_registry()
         )
+    if any(split_assignment(assignment)[1] == "objective" for assignment in assignments):
+        # The comparison's objective would replace what is assigned, so it is handed out before.
+        common = changes.get("objective", comparison.objective)
+        changes["methods"] = _with_objective(changes["methods"], common)
+        changes["objective"] = None
     for assignment in assignments:
-        _assign(assignment, changes["methods"], changes["questions"])
+        assign(assignment, changes["methods"], changes["questions"])
     if steps is not None:
         changes["methods"] = _with_steps(changes["methods"], steps)
     return replace(comparison, **changes)
@@ -140,12 +153,6 @@ def _question_names(given: Sequence[str]) -> tuple[str, ...]:
     return () if names == ("none",) else names
 
 
-def _named(what: str, known: Mapping[str, Value], name: str) -> Value:
-    if name not in known:
-        raise ValueError(f"no {what} {name!r}; there are {', '.join(known)}.")
-    return known[name]
-
-
 def _chosen(
     what: str,
     names: Iterable[str],
@@ -154,50 +161,25 @@ def _chosen(
 ) -> dict[str, Value]:
     """Those of some names: as the preset has them, else with their fields at the defaults."""
     return {
-        name: in_preset[name] if name in in_preset else _named(what, installed, name)()
+        name: in_preset[name] if name in in_preset else made(what, installed, name)
         for name in names
     }
 
 
-def _with_field(name: str, value: Value, field: str, new: Any) -> Value:
-    known = [f.name for f in dataclasses.fields(value)]  # type: ignore[arg-type]
-    if field not in known:
-        raise ValueError(f"{name} has no field {field!r}; it has {', '.join(known)}.")
-    return replace(value, **{field: new})  # type: ignore[type-var]
+def _with_objective(
+    methods: Mapping[str, Method], objective: Objective | None
+) -> dict[str, Method]:
+    """The methods with an objective in place of their own; None leaves them as they are."""
+    if objective is None:
+        return dict(methods)
+    return {name: replace(method, objective=objective) for name, method in methods.items()}
 
 
-def _with_steps(methods: Mapping[str, Value], steps: int) -> dict[str, Value]:
+def _with_steps(methods: Mapping[str, Any], steps: int) -> dict[str, Any]:
     learning = [name for name, method in methods.items() if hasattr(method, "n_steps")]
     if not learning:
         raise ValueError(f"--steps: none of {', '.join(methods)} takes steps.")
     return {
-        name: _with_field(name, method, "n_steps", steps) if name in learning else method
+        name: replace(method, n_steps=steps) if name in learning else method
         for name, method in methods.items()
     }
-
-
-def _assign(assignment: str, methods: dict[str, Any], questions: dict[str, Any]) -> None:
-    """Replace the method or the question whose field is set."""
-    target, equals, text = assignment.partition("=")
-    name, dot, field = target.partition(".")
-    if not (equals and dot):
-        raise ValueError(
-            f"--set takes NAME.FIELD=VALUE, as in node-pruning.k_coef=1e-3; got {assignment!r}."
-        )
-    value = _named("method or question in this comparison", {**methods, **questions}, name)
-    owner = methods if name in methods else questions
-    literal = _literal(assignment, text, getattr(value, field, None))
-    owner[name] = _with_field(name, value, field, literal)
-
-
-def _literal(assignment: str, text: str, current: Any) -> Any:
-    """A literal; where the field holds a string now, also a bare word."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        if isinstance(current, str):
-            return text
-        raise ValueError(
-            f"--set {assignment!r}: {text!r} is not a number, True, False, None, a quoted string "
-            "or a tuple of these."
-        ) from None

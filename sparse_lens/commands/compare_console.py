@@ -123,7 +123,7 @@ class Display:
                 self._console.print(Text(statement))
         for record in results.failed:
             last = (record.error or "").strip().splitlines()[-1:]
-            where = f"{record.model}, {record.task}, {record.method}, seed {record.seed}"
+            where = f"{record.model}, {record.task}, {record.method}, {record.seed_name}"
             self._print(Text(f"failed: {where}: {' '.join(last)}", style="red"))
 
     def _print(self, text: Text) -> None:
@@ -139,7 +139,8 @@ def _evidence(results: Results, summary: Summary) -> list[str]:
 
 
 def _row(record: Record, *, resumed: bool) -> Text:
-    name = [record.model, record.task, record.method, str(record.seed)]
+    seed = "none" if record.deterministic else str(record.seed)
+    name = [record.model, record.task, record.method, seed]
     if record.status == "failed":
         return Text(_line([*name, "failed"]), style="red")
     chosen = record.chosen
@@ -197,7 +198,7 @@ def _means_table(summary: Summary) -> Table:
             _size(geometric_mean([mean.nodes for mean in means])),
             _size(geometric_mean([mean.edges for mean in means])),
             f"{means[0].graph_nodes:,}/{means[0].graph_edges:,}",
-            " ".join(_size(mean.edges) for mean in means),
+            "" if means[0].setting.deterministic else " ".join(_size(m.edges) for m in means),
             str(sum(len(mean.unmet) for mean in means)),
             str(sum(len(mean.missed) for mean in means)),
             str(sum(len(mean.zero) for mean in means)),

@@ -5,13 +5,14 @@ import inspect
 import json
 import math
 import pickle
-from dataclasses import fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import pytest
 import torch
 
 import sparse_lens as sl
+from sparse_lens.commands.compare_presets import PRESETS
 from sparse_lens.evals.compare import Comparison, ComparisonSettings
 from sparse_lens.evals.harness.jobs import Job, run_job
 from sparse_lens.evals.harness.settings import JobSettings
@@ -20,6 +21,7 @@ from sparse_lens.evals.results import Results
 from sparse_lens.graphs import ChannelGraph, ComponentGraph
 from sparse_lens.method import registry
 from sparse_lens.models.checkpoint import save_sparse_gpt
+from sparse_lens.refined import Refined
 from tests.evals import toy_comparison as toy
 from tests.evals.toy_comparison import BUDGETS, ByIndex
 
@@ -114,12 +116,90 @@ def test_a_job_holds_one_model_and_the_settings_that_it_needs():
     assert ByIndex().target_loss == 0.15
 
 
+@dataclass(frozen=True)
+class ByDivergence(ByIndex):
+    """Works on the divergence from the full model unless it is told otherwise."""
+
+    objective: sl.Objective = field(default_factory=sl.KLDivergence)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, [sl.TaskLoss(), sl.TaskLoss()]),
+        ({"objective": sl.KLDivergence()}, [sl.KLDivergence(), sl.KLDivergence()]),
+        ({"objective": None}, [sl.TaskLoss(), sl.KLDivergence()]),
+    ],
+)
+def test_all_methods_work_on_one_objective(settings, expected):
+    methods = [ByIndex(), ByDivergence()]
+    jobs = Comparison([toy.model()], [toy.task()], methods, **settings).jobs()
+    assert [job.method.objective for job in jobs] == expected
+    recorded = [job.blank().hyperparameters["objective"]["type"] for job in jobs]
+    assert recorded == [type(objective).__name__ for objective in expected]
+    assert methods[1].objective == sl.KLDivergence()
+
+
+def test_the_objective_reaches_every_installed_method():
+    methods: dict[str, Any] = {name: cls() for name, cls in registry().items()}  # type: ignore[call-arg]
+    objective = sl.NegatedLogitDifference()
+    jobs = Comparison([toy.model()], [toy.task()], methods, objective=objective).jobs()
+    assert {job.label: job.method.objective for job in jobs} == dict.fromkeys(methods, objective)
+
+
+def test_methods_that_differ_in_their_objective_alone_keep_it_or_are_refused():
+    methods = [ByIndex(), ByIndex(objective=sl.KLDivergence())]
+    with pytest.raises(
+        ValueError, match=r"differ in their objectives alone, .* pass objective=None"
+    ):
+        Comparison([toy.model()], [toy.task()], methods)
+    jobs = Comparison([toy.model()], [toy.task()], methods, objective=None).jobs()
+    assert [job.method for job in jobs] == methods
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_methods_of_the_presets_have_the_comparisons_objective_already(preset):
+    methods = PRESETS[preset].named_methods.values()
+    assert {method.objective for method in methods} == {PRESETS[preset].objective}
+
+
 def test_the_short_door_takes_every_field():
     optional = {f.name: f.type for f in fields(Comparison) if f.kw_only}
     hints = {
         name: hint.__forward_arg__ for name, hint in ComparisonSettings.__annotations__.items()
     }
     assert hints == optional
+
+
+def test_a_deterministic_method_runs_once():
+    installed: dict[str, Any] = dict(registry())
+    methods: dict[str, Any] = {
+        **{name: cls() for name, cls in installed.items()},
+        "other": ByIndex(),
+        "refined random": Refined(method=installed["random"]()),
+    }
+    jobs = Comparison([toy.model()], [toy.task()], methods, seeds=[5, 3]).jobs()
+    seeds: dict[str, list[int]] = {}
+    for job in jobs:
+        seeds.setdefault(job.label, []).append(job.seed)
+        assert job.blank().deterministic == job.method.is_deterministic
+    once = {"attribution-patching", "acdc", "magnitude", "refined"}  # refined: attribution
+    assert seeds == {name: [5] if name in once else [5, 3] for name in methods}
+
+
+@pytest.mark.parametrize("name", ["attribution-patching", "acdc", "magnitude"])
+def test_a_deterministic_method_finds_the_same_with_another_seed(name):
+    cls: Any = registry()[name]
+    method = cls()
+    model, task = toy.model(), toy.task()
+    graph = ComponentGraph.from_model(model)
+    first, second = (
+        method.discover(model, graph, task, ablation=sl.MeanAblation(), seed=seed)
+        for seed in (0, 7)
+    )
+    assert first.circuit == second.circuit
+    for block, scores in first.scores.edges.items():
+        assert torch.equal(scores, second.scores.edges[block])
 
 
 def test_another_comparison_of_one():
@@ -165,6 +245,7 @@ def test_labels():
         ({"methods": {"mine": ByIndex}}, "methods are objects such as NodePruning.., got <class"),
         ({"graph": "component"}, "as ComponentGraph.from_model does, got 'component'"),
         ({"ablation": "mean"}, "ablation is an object such as ZeroAblation.., got 'mean'"),
+        ({"objective": "kl"}, "objective is an object such as TaskLoss.., or None, got 'kl'"),
         ({"random_draws": -1}, "random_draws must be 0 or more, got -1"),
         ({"questions": ["minimality"]}, "questions are objects such as Minimality.., got 'minim"),
         ({"questions": Minimality()}, "questions must be a list, got Minimality"),

@@ -99,7 +99,9 @@ def test_the_saved_results_can_be_read():
     rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
     by_id = {record.job_id: record for record in Results.load(folder)}
     assert len(rows) == len(by_id) == 160
-    assert all(json.loads(json.dumps(by_id[row["job_id"]].to_json())) == row for row in rows)
+    for row in rows:  # they were written before the fields that are missing in them
+        again = json.loads(json.dumps(by_id[row["job_id"]].to_json()))
+        assert {name: again[name] for name in row} == row
 
 
 def test_what_is_no_record_or_no_results(tmp_path):

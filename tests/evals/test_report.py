@@ -67,6 +67,22 @@ def rows(page: str, *, controls: bool = False) -> list[list[str]]:
     ]
 
 
+def test_seeds_are_those_of_methods_with_randomness():
+    kept = [
+        replace(record, deterministic=record.method == "attribution-patching")
+        for record in toy_records.records()
+        if record.method == "random" or (record.method, record.seed) == ("attribution-patching", 0)
+    ]
+    page = report_html(Results(tuple(kept)))
+    text = text_of(page)
+    assert "2 methods and 2 seeds;" in text
+    assert "Seeds 0, 1 Deterministic attribution-patching" in text
+    for (*_, method), entry in circuits(page).items():  # 0 is attribution, which comes first
+        assert ("· deterministic" in entry["caption"]) == (method == "0")
+    once = [record for record in kept if record.deterministic]
+    assert "1 method and no randomness;" in text_of(report_html(Results(tuple(once))))
+
+
 def test_the_headline_is_the_geometric_mean(made_up):
     """Over tasks and seeds, by hand; every model can do both tasks."""
     text = text_of(made_up)

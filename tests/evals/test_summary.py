@@ -87,6 +87,20 @@ def test_means_and_ratio_by_hand():
     )
 
 
+def test_a_deterministic_method_has_no_seeds():
+    records = [
+        record(model, "a", n, deterministic=True, seed=seed, method=method)
+        for method, seed in (("once", 3), ("other", 3))
+        for model, n in (("sparse", 2), ("dense", 8))
+    ]
+    records += [record("sparse", "a", 2, seed=4), record("dense", "a", 4, seed=4)]
+    assert summarize(records).statements == (
+        "once: dense needs 4 times as many edges as sparse (one task; deterministic).",
+        "other: dense needs 4 times as many edges as sparse (one task; deterministic).",
+        "m: dense needs 2 times as many edges as sparse (one task; one seed).",
+    )
+
+
 def test_spread_over_seeds():
     table = {("sparse", 0): 2, ("dense", 0): 4, ("sparse", 1): 2, ("dense", 1): 16}
     records = [record(model, "a", n, seed=seed) for (model, seed), n in table.items()]
