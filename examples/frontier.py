@@ -42,7 +42,9 @@ def main(out: Path) -> None:
         [*EMBEDDED, *(out / name for name in SWEEP)],
         ["bracket_brace", "lambda_func", "for_while", "indent_for", "else_elif"],
         [
-            sl.NodePruning(n_steps=300, batch_size=32, learning_rate=1e-2, k_coef=1e-3),
+            sl.NodePruning(
+                n_steps=300, batch_size=32, learning_rate=1e-2, k_coef=1e-3, removal_passes=0
+            ),
             AttributionPatching(),
         ],
         out=out / "circuits",
