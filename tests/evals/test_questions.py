@@ -214,7 +214,9 @@ def test_necessity_is_what_the_rest_does(graph_of: Any, make: Any) -> None:
         assert metrics.task_loss.tolist() == pytest.approx(expected, abs=1e-5)
     count = (lambda c: c.n_nodes) if circuit.is_node_circuit else (lambda c: c.n_edges)
     assert len({count(rest) for rest in rests}) == 1
-    assert len(set(rests)) > 1
+    # This small component graph has one circuit with as many nodes at each site.
+    has_choice = not circuit.is_node_circuit or isinstance(circuit.graph, ChannelGraph)
+    assert (len(set(rests)) > 1) == has_choice
     assert necessity(bound, circuit, PROMPTS, draws=2, seed=1).random.circuits == rests[1:]
 
 
