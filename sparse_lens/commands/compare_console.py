@@ -169,24 +169,29 @@ def _line(cells: list[str]) -> str:
 def _means_table(summary: Summary) -> Table:
     n_tasks = len(summary.common_tasks)
     tasks = "task" if n_tasks == 1 else f"{n_tasks} tasks"
+    nonzero = {model.model: model.nonzero_fraction for model in summary.models}
+    sizes = {mean.model: (mean.graph_nodes, mean.graph_edges) for mean in summary.means}
+    graphs = "; ".join(
+        f"{escape(model)}: {nonzero[model]:.1%} of the weights nonzero, {nodes:,} nodes and "
+        f"{edges:,} edges in all"
+        for model, (nodes, edges) in sizes.items()
+    )
     table = Table(
         "method",
         "model",
-        "nonzero weights",
         "nodes",
         "edges",
-        "graph",
         "edges by seed",
         "unmet",
         "missed",
         "no edge",
         title=f"Sizes (geometric means) on the {tasks} that all models can do",
-        caption="graph: all nodes/edges; of the targets, unmet counts as the full graph, "
-        "missed with its own size, no edge as one",
+        caption=f"{graphs}. Of the targets, unmet counts as the full graph, missed with its own "
+        "size, no edge as one.",
         box=SIMPLE_HEAD,
         pad_edge=False,
+        collapse_padding=True,
     )
-    nonzero = {model.model: model.nonzero_fraction for model in summary.models}
     groups: dict[tuple[str, str], list[MeanSize]] = {}
     for mean in summary.means:
         groups.setdefault((mean.setting.method, mean.model), []).append(mean)
@@ -194,16 +199,14 @@ def _means_table(summary: Summary) -> Table:
         table.add_row(
             escape(method),
             escape(model),
-            f"{nonzero[model]:.1%}",
             _size(geometric_mean([mean.nodes for mean in means])),
             _size(geometric_mean([mean.edges for mean in means])),
-            f"{means[0].graph_nodes:,}/{means[0].graph_edges:,}",
             "" if means[0].setting.deterministic else " ".join(_size(m.edges) for m in means),
             str(sum(len(mean.unmet) for mean in means)),
             str(sum(len(mean.missed) for mean in means)),
             str(sum(len(mean.zero) for mean in means)),
         )
-    for column in (*table.columns[:2], table.columns[5]):
+    for column in table.columns[:2]:
         column.no_wrap = True
     for column in table.columns[2:]:
         column.justify = "right"
