@@ -22,9 +22,9 @@ def gate_warnings(
         loss: two-way task loss of the circuit of open gates on the train prompts.
         label: says of which run.
     """
-    found = []
+    warnings = []
     if loss > COLLAPSED * target_loss:
-        found.append(
+        warnings.append(
             f"{label}: the run collapsed. The gates that it left open have a loss of {loss:.3g} on "
             f"the train prompts, far above the target of {target_loss:g}, and its ranking means "
             "little: lower k_coef."
@@ -32,8 +32,8 @@ def gate_warnings(
     undecided = int((tau.abs() < UNDECIDED).count_nonzero())
     n_open = int((tau >= UNDECIDED).count_nonzero())
     if undecided > n_open:
-        found.append(
+        warnings.append(
             f"{label}: the run is unfinished. {undecided} gates are neither closed nor open, more "
             f"than the {n_open} that are open: take more steps, or a higher learning rate."
         )
-    return tuple(found)
+    return tuple(warnings)

@@ -73,14 +73,14 @@ class Refined(Method):
         with torch.enable_grad(), metered(model) as meter:
             bound = bind(model, graph, ablation)
             before = meter.forward_passes
-            found = self._method.discover(model, graph, task, ablation=bound, seed=seed)
-            meter.forward_passes = before + found.cost.forward_passes
-            meter.backward_passes += found.cost.backward_passes
-            chosen = found.chosen
+            discovery = self._method.discover(model, graph, task, ablation=bound, seed=seed)
+            meter.forward_passes = before + discovery.cost.forward_passes
+            meter.backward_passes += discovery.cost.backward_passes
+            chosen = discovery.chosen
             if chosen is None or not _has_field(self.method, "target_loss"):
                 chosen = choose_circuit(
                     bound,
-                    found.scores,
+                    discovery.scores,
                     task,
                     target_loss=self.target_loss,
                     margin=self.target_margin,
@@ -96,7 +96,7 @@ class Refined(Method):
                 meter=meter,
             )
             cost = meter.cost()
-        return replace(found, method=self, chosen=chosen, cost=cost)
+        return replace(discovery, method=self, chosen=chosen, cost=cost)
 
     @property
     def _method(self) -> Method:

@@ -18,6 +18,7 @@ from sparse_lens.evals.tasks import (
     SplitSizes,
     constant_answer_accuracy,
 )
+from sparse_lens.evals.tasks.families.booleans import value as value_of
 from sparse_lens.evals.tasks.families.names import MEN, WOMEN
 from sparse_lens.task import SPLITS, Prompts
 from tests.evals import toy_comparison as toy
@@ -306,3 +307,9 @@ def test_a_tokenizer_that_puts_a_space_before_every_text():
     task = tasks.build("gendered_pronoun", tokenizer, **SIZES)
     answers = {str(tokenizer.decode([token])).strip() for token in task.train.answers.tolist()}
     assert answers == {"she", "he"}
+
+
+@pytest.mark.parametrize("expression", ["x and True", "True or -1", "not 1 < 2"])
+def test_what_is_no_boolean_expression_is_refused(expression: str) -> None:
+    with pytest.raises(ValueError, match="has and, or, not and constants, got"):
+        value_of(expression)

@@ -67,18 +67,26 @@ def _flipped(words: list[str]) -> list[str]:
 
 
 def value(expression: str) -> bool:
-    """The value of a Boolean expression in Python's syntax."""
+    """The value of a Boolean expression in Python's syntax.
+
+    Raises:
+        ValueError: for anything but `and`, `or`, `not` and constants.
+    """
     return _value(ast.parse(expression, mode="eval").body)
 
 
 def _value(node: ast.expr) -> bool:
     if isinstance(node, ast.BoolOp):
         combine = all if isinstance(node.op, ast.And) else any
-        return combine(map(_value, node.values))
-    if isinstance(node, ast.UnaryOp):
+        return combine([_value(part) for part in node.values])  # a list, so that each is checked
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
         return not _value(node.operand)
-    assert isinstance(node, ast.Constant)
-    return bool(node.value)
+    if isinstance(node, ast.Constant):
+        return bool(node.value)
+    raise ValueError(
+        f"a Boolean expression has and, or, not and constants, got {ast.unparse(node)!r}; write "
+        "names out as True or False."
+    )
 
 
 def _in_wording(name: str, question: str, text: str) -> PromptSpec:

@@ -90,14 +90,14 @@ class SparseGPTPass:
         return self._backgrounds[key]
 
     def _aligned(self, bound: BoundAblation) -> dict[tuple[str, At], Tensor]:
-        values, found = bound.values(self.prompts), {}
+        values, ablated = bound.values(self.prompts), {}
         batch, pos = self.shape
         for name, site in self.graph.sites.items():
             given = values.get(name, self.stream["all"].new_zeros(site.width))
             given = aligned(given, repr(name), leading=0, batch=batch, pos=pos)
-            found[name, "all"] = like(given, self.stream["all"])
-            found[name, "answer"] = self.at_answer(found[name, "all"])
-        return found
+            ablated[name, "all"] = like(given, self.stream["all"])
+            ablated[name, "answer"] = self.at_answer(ablated[name, "all"])
+        return ablated
 
 
 class _CircuitPass:
