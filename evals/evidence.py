@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
+from sparse_lens.evals.question import Column
 from sparse_lens.evals.records import Record
 from sparse_lens.evals.summary import RANDOM, Setting, Summary
 
@@ -18,8 +18,8 @@ class Check:
     words: str
     """After "meet the target"."""
 
-    passes: Callable[[Record], bool | None]
-    """Whether the circuit of a record meets its target so; None where that was not asked."""
+
+HELD_OUT = Check("held-out", "on prompts that no circuit was chosen on")
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Evidence:
     """Circuits searched for: those found, and the unmet targets."""
 
     outcomes: tuple[Outcome, ...]
-    """Of the checks that were asked of any circuit, in the order of `CHECKS`."""
+    """Of the checks that were asked of any circuit: held-out prompts, then those of questions."""
 
     @property
     def kl(self) -> tuple[float, ...]:
@@ -82,11 +82,11 @@ def counted_records(records: Iterable[Record], summary: Summary) -> tuple[Record
 def evidence(records: Sequence[Record]) -> Evidence:
     """The outcomes of all checks that were asked of some jobs' circuits."""
     circuits = tuple(record for record in records if record.met_on_validation)
-    outcomes = []
-    for check in CHECKS:
-        results = [passed for r in circuits if (passed := check.passes(r)) is not None]
-        if results:
-            outcomes.append(Outcome(check, sum(results), len(results)))
+    results: dict[Check, list[bool]] = {}
+    for record in circuits:
+        for check, passed in _checks(record):
+            results.setdefault(check, []).append(passed)
+    outcomes = [Outcome(check, sum(passed), len(passed)) for check, passed in results.items()]
     return Evidence(circuits, len(records), tuple(outcomes))
 
 
@@ -122,43 +122,13 @@ def _range(values: Sequence[float], form: str) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _on_held_out(record: Record) -> bool:
-    return record.met_on_held_out
-
-
-def _task_loss(
-    question: str, over_draws: Callable[[Sequence[float]], float]
-) -> Callable[[Record], bool | None]:
-    """Whether the task loss in the answers to a question, named by its class, meets the target."""
-
-    def passes(record: Record) -> bool | None:
-        for name, fields in record.questions.items():
-            losses = record.answers.get(name, {}).get("task_loss")
-            if fields["type"] == question and losses is not None:
-                losses = losses if isinstance(losses, list) else [losses]
-                return over_draws(losses) <= record.target_loss
-        return None
-
-    return passes
-
-
-HELD_OUT = Check("held-out", "on prompts that no circuit was chosen on", _on_held_out)
-CHECKS = (
-    HELD_OUT,
-    Check(
-        "other values",
-        "with other prompts' values in place of what is ablated",
-        _task_loss("ResampledValues", fmean),
-    ),
-    Check(
-        "frozen norms",
-        "with the scales of norms as in the full model",
-        _task_loss("FrozenNorms", fmean),
-    ),
-    Check(
-        "subsets",
-        "with random parts of the rest ablated and all else kept, in every draw",
-        _task_loss("RandomSubsets", max),
-    ),
-)
-"""In the order of the report's columns."""
+def _checks(record: Record) -> Iterator[tuple[Check, bool]]:
+    """What a record's circuit was checked for, and whether it meets its target so."""
+    yield HELD_OUT, record.met_on_held_out
+    for question, columns in record.columns.items():
+        for column in (Column(**fields) for fields in columns):
+            answer = record.answers.get(question, {}).get(column.answer)
+            if column.target_words and answer is not None:
+                losses = answer if isinstance(answer, list) else [answer]
+                check = Check(question.replace("-", " "), column.target_words)
+                yield check, column.aggregate(losses) <= record.target_loss

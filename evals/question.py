@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, Literal
 
 from jaxtyping import Float
@@ -30,6 +31,12 @@ ROBUSTNESS = "does it hold: two-way loss"
 
 MINIMAL_AND_COMPLETE = "is it all, and no more"
 """Group of columns: whether the circuit has too many or too few nodes."""
+
+AGGREGATES: dict[str, Callable[[Sequence[int | float]], float]] = {
+    "mean": fmean,
+    "max": max,
+    "min": min,
+}
 
 Answers = Mapping[str, Any]
 """Numbers by name, or lists with one number per draw; any JSON value is allowed."""
@@ -94,6 +101,15 @@ class Column:
 
     over_draws: Literal["mean", "max", "min"] = "mean"
     """How the numbers of all seeds and draws are aggregated."""
+
+    target_words: str = ""
+    """Of a two-way loss with which a circuit should still meet its target: under what, in words
+    that follow "meet the target". The report counts the circuits that do. Empty for other
+    numbers."""
+
+    def aggregate(self, numbers: Sequence[int | float]) -> float:
+        """One number out of those of several seeds or draws."""
+        return AGGREGATES[self.over_draws](numbers)
 
 
 @dataclass(frozen=True)

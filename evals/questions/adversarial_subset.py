@@ -125,6 +125,7 @@ class AdversarialSubset(Question):
             Column(
                 answer="task_loss",
                 heading="adversary",
+                target_words="with the worst part of the rest ablated",
                 title="two-way loss with the worst part of the rest ablated",
                 group=ROBUSTNESS,
                 meaning=(

@@ -35,6 +35,7 @@ class FrozenNorms(Question):
             Column(
                 answer="task_loss",
                 heading="frozen",
+                target_words="with the scales of norms as in the full model",
                 title="two-way loss with the scales of norms as in the full model",
                 group=ROBUSTNESS,
                 meaning=(

@@ -72,6 +72,8 @@ class RandomSubsets(Question):
                 title="the same, of the worst part",
                 group=ROBUSTNESS,
                 over_draws="max",
+                target_words="with random parts of the rest ablated and all else kept, in every "
+                "draw",
             ),
         )
 

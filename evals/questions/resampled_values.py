@@ -48,6 +48,7 @@ class ResampledValues(Question):
             Column(
                 answer="task_loss",
                 heading="resampled",
+                target_words="with other prompts' values in place of what is ablated",
                 title="two-way loss with absent values from other, randomly drawn prompts",
                 group=ROBUSTNESS,
                 meaning=(

@@ -39,6 +39,7 @@ class StrictEdges(Question):
             Column(
                 answer="task_loss",
                 heading="own edges",
+                target_words="with only their own edges alive",
                 title="two-way loss when only the circuit's own edges are alive",
                 group=ROBUSTNESS,
                 meaning=(

@@ -11,13 +11,6 @@ from sparse_lens.evals.question import Column as AnswerColumn
 from sparse_lens.evals.records import MeasurementKind, Record
 from sparse_lens.evals.report.cells import Cell, Cells, Value
 
-AGGREGATES: dict[str, Callable[[Sequence[int | float]], float]] = {
-    "mean": fmean,
-    "max": max,
-    "min": min,
-}
-"""How the numbers of all seeds and draws are aggregated, by `Column.over_draws` of answers."""
-
 
 @dataclass(frozen=True)
 class Column:
@@ -123,7 +116,7 @@ def _answered(name: str, column: AnswerColumn) -> Column:
         column.title,
         lambda cell: cell.answers(name, column.answer),
         column.form,
-        AGGREGATES[column.over_draws],
+        column.aggregate,
     )
 
 

@@ -6,7 +6,7 @@ from html import escape
 from statistics import fmean
 
 from sparse_lens.evals.evidence import (
-    CHECKS,
+    Check,
     Evidence,
     counted_records,
     evidence,
@@ -30,53 +30,51 @@ def evidence_section(cells: Cells, summary: Summary) -> str:
     if not sentences:
         return ""
     listed = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
-    asked = {outcome.check.heading for outcome in everything.outcomes}
-    columns = [check.heading for check in CHECKS if check.heading in asked]
+    checks = [outcome.check for outcome in everything.outcomes]
     rows = []
     for setting in cells.settings:
         for model in cells.models:
             jobs = [r for r in records if (Setting.of(r), r.model) == (setting, model)]
             if jobs:
-                rows.append(_row(cells.setting_name(setting), model, jobs, columns))
+                rows.append(_row(cells.setting_name(setting), model, jobs, checks))
     return (
         "<h2>Evidence and doubts</h2>"
         f"<p>{counted(len(everything.circuits), 'circuit')} met the target on validation prompts "
         f"and are counted here.</p><ul>{listed}</ul>"
-        f'<div class="card table">{_table(rows, columns)}</div>'
+        f'<div class="card table">{_table(rows, checks)}</div>'
         '<p class="note">Circuits that meet the target under each check, of those asked; KL in '
         "nats and most likely tokens as means over circuits, on held-out prompts.</p>"
     )
 
 
-def _table(rows: list[str], columns: list[str]) -> str:
-    checks = "".join(f'<th title="{_words(heading)}">{escape(heading)}</th>' for heading in columns)
+def _table(rows: list[str], checks: list[Check]) -> str:
+    headings = "".join(
+        f'<th title="circuits that meet the target {escape(check.words)}">'
+        f"{escape(check.heading)}</th>"
+        for check in checks
+    )
     return (
         '<table><thead><tr><th class="text">Method</th><th class="text">Model</th>'
         '<th title="geometric mean over tasks and seeds">nodes</th>'
         '<th title="geometric mean over tasks and seeds">edges</th>'
         '<th title="circuits that met the target on validation prompts">validation</th>'
-        f'{checks}<th title="KL(full || circuit), nats">KL</th>'
+        f'{headings}<th title="KL(full || circuit), nats">KL</th>'
         '<th title="KL(full || empty circuit), nats">KL of empty</th>'
         '<th title="the same most likely token as the full model">top token</th></tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table>"
     )
 
 
-def _words(heading: str) -> str:
-    words = next(check.words for check in CHECKS if check.heading == heading)
-    return escape(f"circuits that meet the target {words}")
-
-
-def _row(method: str, model: str, records: list[Record], columns: list[str]) -> str:
+def _row(method: str, model: str, records: list[Record], checks: list[Check]) -> str:
     of_row = evidence(records)
-    found = {outcome.check.heading: outcome for outcome in of_row.outcomes}
+    outcomes = {outcome.check: outcome for outcome in of_row.outcomes}
     numbers = [
         three_digits(geometric_mean([nodes_counted(record) for record in records])),
         three_digits(geometric_mean([edges_counted(record) for record in records])),
         f"{len(of_row.circuits)} of {of_row.n_targets}",
     ]
-    for heading in columns:
-        outcome = found.get(heading)
+    for check in checks:
+        outcome = outcomes.get(check)
         numbers.append(f"{outcome.passed} of {outcome.asked}" if outcome else "-")
     numbers += _faithfulness(of_row)
     texts = f'<td class="text">{escape(method)}</td><td class="text">{escape(model)}</td>'

@@ -35,7 +35,7 @@ def test_counts_by_hand():
     counts = {o.check.heading: (o.passed, o.asked) for o in found.outcomes}
     assert counts == {
         "held-out": (1, 3),
-        "other values": (1, 2),
+        "resample": (1, 2),
         "frozen norms": (0, 2),
         "subsets": (1, 2),
     }
