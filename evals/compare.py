@@ -14,7 +14,6 @@ from typing_extensions import Unpack
 
 from sparse_lens.ablation import Ablation
 from sparse_lens.evals.budgets import EdgeBudgets
-from sparse_lens.evals.choosing import takes_target
 from sparse_lens.evals.harness.executing import JobExecutor
 from sparse_lens.evals.harness.jobs import Job
 from sparse_lens.evals.harness.running import Progress, check_workers, run_jobs
@@ -174,8 +173,7 @@ class Comparison(JobSettings):
         return run_jobs(self.jobs(), out, workers=workers, executor=executor, progress=progress)
 
     def _compared(self, method: Method) -> Method:
-        if takes_target(method):
-            method = replace(method, target_loss=self.target_loss)  # type: ignore[call-arg]
+        method = method.with_common(target_loss=self.target_loss)
         return method if self.objective is None else replace(method, objective=self.objective)
 
     def _check_objectives(self) -> None:

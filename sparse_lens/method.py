@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
 
 from transformer_lens import HookedTransformer
+from typing_extensions import Self
 
 from sparse_lens.ablation import Ablation
 from sparse_lens.graphs.base import Graph
@@ -35,6 +36,19 @@ class Method(ABC):
         False if not overridden.
         """
         return False
+
+    @property
+    def takes_target(self) -> bool:
+        """Whether it has a field for the loss that its chosen circuit must meet."""
+        return "target_loss" in self._field_names
+
+    def with_common(self, **values: Any) -> Self:
+        """The method with those of these fields that it has, such as `target_loss`."""
+        return replace(self, **{name: values[name] for name in values if name in self._field_names})
+
+    @property
+    def _field_names(self) -> set[str]:
+        return {field.name for field in fields(self)}
 
     @abstractmethod
     def discover(

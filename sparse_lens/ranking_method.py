@@ -136,8 +136,16 @@ def ranking_of(
     if isinstance(method, RankingMethod):
         method.check(bound.graph, task)
         return method.rank(bound, task, seed=seed, meter=meter)
+    return Ranking(discovery_of(method, bound, task, seed=seed, meter=meter).scores)
+
+
+def discovery_of(
+    method: Method, bound: BoundAblation, task: Task, *, seed: int, meter: CostMeter
+) -> Discovery:
+    """The discovery of a method that works for another one, which pays for it."""
     before = meter.forward_passes
     discovery = method.discover(bound.model, bound.graph, task, ablation=bound, seed=seed)
+    # Also what the meter has not seen, and not twice what it has.
     meter.forward_passes = before + discovery.cost.forward_passes
     meter.backward_passes += discovery.cost.backward_passes
-    return Ranking(discovery.scores)
+    return discovery

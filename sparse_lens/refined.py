@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from transformer_lens import HookedTransformer
@@ -15,6 +15,7 @@ from sparse_lens.graphs.base import Graph
 from sparse_lens.method import Method
 from sparse_lens.objectives import Objective
 from sparse_lens.patching import BoundAblation, bind
+from sparse_lens.ranking_method import discovery_of
 from sparse_lens.refinement import refined
 from sparse_lens.search import MARGIN, choose_circuit
 from sparse_lens.task import Task
@@ -72,12 +73,9 @@ class Refined(Method):
         task.split("validation")
         with torch.enable_grad(), metered(model) as meter:
             bound = bind(model, graph, ablation)
-            before = meter.forward_passes
-            discovery = self._method.discover(model, graph, task, ablation=bound, seed=seed)
-            meter.forward_passes = before + discovery.cost.forward_passes
-            meter.backward_passes += discovery.cost.backward_passes
+            discovery = discovery_of(self._method, bound, task, seed=seed, meter=meter)
             chosen = discovery.chosen
-            if chosen is None or not _has_field(self.method, "target_loss"):
+            if chosen is None or not self.method.takes_target:
                 chosen = choose_circuit(
                     bound,
                     discovery.scores,
@@ -101,14 +99,7 @@ class Refined(Method):
     @property
     def _method(self) -> Method:
         """The method with the objective and the target that it is to have."""
-        method = self.method
-        if self.objective is not None:
-            method = replace(method, objective=self.objective)
-        for name in ("target_loss", "target_margin"):
-            if _has_field(method, name):
-                method = replace(method, **{name: getattr(self, name)})
-        return method
-
-
-def _has_field(method: Method, name: str) -> bool:
-    return any(each.name == name for each in fields(method))
+        method = self.method.with_common(
+            target_loss=self.target_loss, target_margin=self.target_margin
+        )
+        return method if self.objective is None else replace(method, objective=self.objective)
