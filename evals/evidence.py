@@ -23,7 +23,7 @@ HELD_OUT = Check("held-out", "on prompts that no circuit was chosen on")
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Tally:
     """How many circuits met their target under a check, of those it was asked of."""
 
     check: Check
@@ -44,7 +44,7 @@ class Evidence:
     n_targets: int
     """Circuits searched for: those found, and the unmet targets."""
 
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[Tally, ...]
     """Of the checks that were asked of any circuit: held-out prompts, then those of questions."""
 
     @property
@@ -86,7 +86,7 @@ def evidence(records: Sequence[Record]) -> Evidence:
     for record in circuits:
         for check, passed in _checks(record):
             results.setdefault(check, []).append(passed)
-    outcomes = [Outcome(check, sum(passed), len(passed)) for check, passed in results.items()]
+    outcomes = [Tally(check, sum(passed), len(passed)) for check, passed in results.items()]
     return Evidence(circuits, len(records), tuple(outcomes))
 
 

@@ -42,13 +42,17 @@ def to_networkx(circuit: Circuit, *, links: bool = False) -> nx.MultiDiGraph:
 
 
 def _add_edges(network: nx.MultiDiGraph, circuit: Circuit, graph: Graph) -> None:
-    for block in graph.blocks:
-        for row, column in circuit.edge_mask(block).nonzero().tolist():
-            name = graph.edge_name(block, row, column)
-            source, _, reader = name.partition("->")
-            destination, _, letter = reader.partition("<")
-            key = letter.rstrip(">") or "edge"
-            network.add_edge(source, destination, key=key, kind="edge", name=name, block=block)
+    nodes = list(graph.node_names())
+    for name, block in graph.blocks.items():
+        for row, column in circuit.edge_mask(name).nonzero().tolist():
+            network.add_edge(
+                nodes[block.src_nodes[column]],
+                nodes[block.dst_nodes[row]],
+                key=graph.port(name, row) or "edge",
+                kind="edge",
+                name=graph.edge_name(name, row, column),
+                block=name,
+            )
 
 
 def _stream_links(circuit: Circuit, graph: ChannelGraph) -> list[tuple[str, str]]:

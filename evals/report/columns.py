@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from sparse_lens.evals import question
-from sparse_lens.evals.question import Column as AnswerColumn
+from sparse_lens.evals.question import Column
 from sparse_lens.evals.records import MeasurementKind, Record
 from sparse_lens.evals.report.cells import Cell, Cells, Value
 
 
 @dataclass(frozen=True)
-class Column:
+class TableColumn:
     """A column of numbers."""
 
     heading: str
@@ -30,7 +30,7 @@ class Group:
     """Columns under one heading."""
 
     heading: str
-    columns: tuple[Column, ...]
+    columns: tuple[TableColumn, ...]
 
     def measured(self, cells: Cells) -> Group:
         """Without the columns for which no record has a number."""
@@ -40,9 +40,9 @@ class Group:
 
 def _measured(
     heading: str, title: str, kind: MeasurementKind, value: Value, form: str = ".3f"
-) -> Column:
+) -> TableColumn:
     """A column of a kind of measurement."""
-    return Column(heading, title, lambda cell: cell.values(kind, value), form)
+    return TableColumn(heading, title, lambda cell: cell.values(kind, value), form)
 
 
 CIRCUITS = (
@@ -100,18 +100,18 @@ def meanings(cells: Cells) -> dict[str, str]:
     return {headings: " ".join(known) for headings, known in by_headings.items()}
 
 
-def _answer_columns(records: Sequence[Record]) -> dict[str, tuple[AnswerColumn, ...]]:
+def _answer_columns(records: Sequence[Record]) -> dict[str, tuple[Column, ...]]:
     """The columns of each question, from the first record that has it."""
-    by_question: dict[str, tuple[AnswerColumn, ...]] = {}
+    by_question: dict[str, tuple[Column, ...]] = {}
     for record in records:
         for name, columns in record.columns.items():
-            by_question.setdefault(name, tuple(AnswerColumn(**column) for column in columns))
+            by_question.setdefault(name, tuple(Column(**column) for column in columns))
     return by_question
 
 
-def _answered(name: str, column: AnswerColumn) -> Column:
+def _answered(name: str, column: Column) -> TableColumn:
     """The column of an answer to the question of that name."""
-    return Column(
+    return TableColumn(
         column.heading,
         column.title,
         lambda cell: cell.answers(name, column.answer),
@@ -120,7 +120,7 @@ def _answered(name: str, column: AnswerColumn) -> Column:
     )
 
 
-def _with_headings(columns: Sequence[AnswerColumn]) -> list[tuple[str, str]]:
+def _with_headings(columns: Sequence[Column]) -> list[tuple[str, str]]:
     """Pairs of headings and meaning; columns without a meaning share that of the one before."""
     grouped: list[tuple[str, str]] = []
     for column in columns:

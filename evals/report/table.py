@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from sparse_lens.evals.report.cells import Cell, Cells
-from sparse_lens.evals.report.columns import CIRCUITS, Column, Group, controls, meanings
+from sparse_lens.evals.report.columns import CIRCUITS, Group, TableColumn, controls, meanings
 from sparse_lens.plotting.network import Network
 
 UNMET = "no circuit met the target on validation: counted as the full graph"
@@ -82,7 +82,7 @@ def _row(cells: Cells, cell: Cell, groups: Sequence[Group], *, facts: bool) -> s
     return f"<tr{'' if cell.met else ' class=unmet'}>{first}{''.join(numbers)}</tr>"
 
 
-def _cell(column: Column, values: Sequence[int | float], starts: str) -> str:
+def _cell(column: TableColumn, values: Sequence[int | float], starts: str) -> str:
     if not values:
         return f'<td{starts} data-value="">-</td>'
     value = column.over_draws(values)
@@ -93,7 +93,7 @@ def _cell(column: Column, values: Sequence[int | float], starts: str) -> str:
     return f'<td{starts} data-value="{value}"{spread}>{format(value, column.form)}</td>'
 
 
-def _starts(group: Group, column: Column) -> str:
+def _starts(group: Group, column: TableColumn) -> str:
     return ' class="group"' if column is group.columns[0] else ""
 
 

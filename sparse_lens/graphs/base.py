@@ -260,6 +260,10 @@ class Graph(ABC):
     def edge_name(self, block: str, dst: int, src: int) -> str:
         """The name of one edge of a block, by row and column."""
 
+    def port(self, block: str, dst: int) -> str:
+        """Where an edge enters its destination, by row: `q`, `k` or `v` of a head, else empty."""
+        return ""
+
     @abstractmethod
     def parse_node(self, name: str) -> tuple[str, int]:
         """Site and index of a node.

@@ -209,6 +209,20 @@ class ComponentGraph(Graph):
     def edge_name(self, block: str, dst: int, src: int) -> str:
         return f"{self.writers[src]}->{self.readers[dst]}"
 
+    def port(self, block: str, dst: int) -> str:
+        return self._ports[dst]
+
+    @cached_property
+    def _ports(self) -> tuple[str, ...]:
+        """By reader."""
+        ports: list[str] = []
+        for sublayer in self.sublayers:
+            if sublayer.kind == "heads":
+                ports += [letter for letter in LETTERS for _ in range(self.n_heads)]
+            else:
+                ports.append("")
+        return (*ports, "")
+
     def parse_node(self, name: str) -> tuple[str, int]:
         if name == "logits":
             return "logits", 0

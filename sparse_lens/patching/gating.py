@@ -23,10 +23,10 @@ def gate_values(
     Differentiable with respect to live values and gates.
     """
     gate = gate.to(live.device)
-    return _Gate.apply(live, gate, None if ablated is None else like(ablated, live))  # type: ignore[return-value]
+    return _GateFunction.apply(live, gate, None if ablated is None else like(ablated, live))  # type: ignore[return-value]
 
 
-class _Gate(torch.autograd.Function):
+class _GateFunction(torch.autograd.Function):
     """With y = g x + (1 - g) a: dL/dx = g dL/dy, and dL/dg = sum of (x - a) dL/dy.
 
     Written out because autograd would sum dL/dg in the precision of the model.

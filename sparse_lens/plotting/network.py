@@ -243,7 +243,7 @@ def _edges(
                 Edge(
                     source=numbers[int(block.src_nodes[column])],
                     target=numbers[int(block.dst_nodes[row])],
-                    port=graph.edge_name(name, row, column).partition("<")[2].rstrip(">"),
+                    port=graph.port(name, row),
                     connected=is_connected,
                     weight=None if weights is None else _number(weights[name][row, column]),
                     score=None if score_of is None else _number(score_of[name][row, column]),

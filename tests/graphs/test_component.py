@@ -275,3 +275,10 @@ def test_fingerprints_tell_layouts_apart():
         ComponentGraph.from_config(config(3), split_embeddings=True),
     ]
     assert len({plain.fingerprint, *(graph.fingerprint for graph in others)}) == 1 + len(others)
+
+
+@pytest.mark.parametrize("changes", [{}, {"parallel_attn_mlp": True}, {"attn_only": True}])
+def test_ports_are_the_letters_in_the_readers_names(changes):
+    graph = ComponentGraph.from_config(config(3, 2, **changes))
+    for row, reader in enumerate(graph.readers):
+        assert graph.port("edges", row) == (reader[-2] if reader.endswith(">") else "")

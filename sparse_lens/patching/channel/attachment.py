@@ -39,7 +39,7 @@ def channel_attachment(
     """Hooks with which the model runs as the circuit; see `component_attachment` for arguments."""
     graph = masks.graph
     assert isinstance(graph, ChannelGraph)
-    run = _Run(ablated)
+    run = _ForwardState(ablated)
     edits, captures = Hooks(), Hooks()
     freeze_scales(scales or {}, edits)
     # Edges before nodes: at a hook point that has both, the sum over edges is complete first.
@@ -82,7 +82,7 @@ def site_channels(hook_value: Tensor, site: Site) -> Float[Tensor, "batch pos *h
     return hook_value.flatten(-2) if site.per_head else hook_value
 
 
-class _Run:
+class _ForwardState:
     """Ablated values, and how many positions precede the current forward pass in its cache."""
 
     def __init__(self, ablated: SiteValues) -> None:
@@ -116,7 +116,7 @@ class _Run:
 class _GateNodes:
     """The edit that gates the nodes of a site."""
 
-    def __init__(self, run: _Run, site: Site, gate: Float[Tensor, " width"]) -> None:
+    def __init__(self, run: _ForwardState, site: Site, gate: Float[Tensor, " width"]) -> None:
         self._run, self._site, self._gate = run, site, gate
 
     def __call__(self, hook_value: Tensor) -> Tensor:
@@ -130,7 +130,7 @@ class _CutEdges:
 
     def __init__(
         self,
-        run: _Run,
+        run: _ForwardState,
         source: Site,
         destination: Site,
         mask: Float[Tensor, "dst src"],
