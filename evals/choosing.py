@@ -11,7 +11,7 @@ from sparse_lens.task import Task
 def choose(
     discovery: Discovery, bound: BoundAblation, task: Task, *, target_loss: float
 ) -> ChosenCircuit:
-    """What the method chose; for a method that knows no target, what a search finds.
+    """What the method chose; for a method without a target, what a search finds.
 
     Args:
         target_loss: nats a prompt that the circuit must meet on the validation prompts.

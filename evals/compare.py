@@ -35,9 +35,10 @@ from sparse_lens.task import Task
 class Comparison(JobSettings):
     """A comparison of methods on tasks in models; each combination and each seed is one job.
 
-    A job finds the smallest circuit that meets a loss on the validation prompts, with the same
-    search for all methods. It measures this circuit, its controls and a curve over edge budgets on
-    the held-out prompts. `dataclasses.replace` makes variations of a comparison.
+    A job finds a small circuit that meets a loss on the validation prompts, by the search of its
+    method (for a method that only ranks, that of `sparse_lens.search`). It measures this circuit,
+    its controls and a curve over edge budgets on the held-out prompts. `dataclasses.replace` makes
+    variations of a comparison.
 
     Raises:
         ValueError: for an unknown task, a method, objective or graph of the wrong type, a target
@@ -87,6 +88,8 @@ class Comparison(JobSettings):
                 f"{len(self.methods)} methods and {len(seeds)} seeds; at least one of each is "
                 "needed."
             )
+        if not isinstance(self.splits, SplitSizes):
+            raise ValueError(f"splits is SplitSizes(n_train=...), got {self.splits!r}.")
         if not callable(self.graph):
             raise ValueError(
                 "graph makes each model's graph, as ComponentGraph.from_model does, got "
@@ -96,7 +99,7 @@ class Comparison(JobSettings):
             raise ValueError(
                 f"objective is an object such as TaskLoss(), or None, got {self.objective!r}."
             )
-        self._check_objectives()
+        self._check_what_is_replaced()
         refuse_duplicates("tasks", [task.name for task in self._task_sources()])
         refuse_duplicates("seeds", [str(seed) for seed in seeds])
 
@@ -176,15 +179,16 @@ class Comparison(JobSettings):
         method = method.with_common(target_loss=self.target_loss)
         return method if self.objective is None else replace(method, objective=self.objective)
 
-    def _check_objectives(self) -> None:
-        """Refuse methods that differ in their objectives alone, which are replaced."""
+    def _check_what_is_replaced(self) -> None:
+        """Refuse methods that differ only in what the comparison replaces in both."""
         given, compared = self.named_methods, self.compared_methods
         for first, second in combinations(given, 2):
-            differ = given[first].objective != given[second].objective
-            if differ and compared[first] == compared[second]:
+            if given[first] != given[second] and compared[first] == compared[second]:
                 raise ValueError(
-                    f"methods {first!r} and {second!r} differ in their objectives alone, and "
-                    f"{self.objective} replaces both: pass objective=None to leave each its own."
+                    f"methods {first!r} and {second!r} are the same once the comparison's target "
+                    f"({self.target_loss} nats) and objective ({self.objective}) replace their "
+                    "own: compare targets by comparisons of their own, and pass objective=None to "
+                    "leave each method its objective."
                 )
 
     def _seeds(self) -> Sequence[int]:

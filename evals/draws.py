@@ -78,13 +78,13 @@ def generator_of(seed: int, draws: int) -> torch.Generator:
 
 
 def check_count(name: str, count: int) -> None:
-    """Refuse a number of draws, nodes or runs that is below one.
+    """Refuse a number of draws, nodes or runs that is no whole number, or below one.
 
     Raises:
         ValueError: naming the argument.
     """
-    if count < 1:
-        raise ValueError(f"{name} must be 1 or more, got {count}.")
+    if not isinstance(count, int) or count < 1:
+        raise ValueError(f"{name} must be a whole number, 1 or more, got {count}.")
 
 
 def check_share(share: float) -> None:

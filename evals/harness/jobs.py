@@ -117,11 +117,12 @@ class LoadedInputs:
     def bound(self, job: Job) -> BoundAblation:
         """The job's ablation, bound to its model."""
         ablation = job.settings.ablation
-        key = json_hash([job.model.hash, job.model.graph_fingerprint, describe(ablation)])
+        model = job.model
+        key = json_hash([model.hash, model.device, model.graph_fingerprint, describe(ablation)])
         if self._bound is None or self._bound[0] != key:
             self._bound = self._task = None  # free the last model before loading the next
-            model = job.model.load()
-            self._bound = key, bind(model, job.model.graph_of(model), ablation)
+            loaded = model.load()
+            self._bound = key, bind(loaded, model.graph_of(loaded), ablation)
         return self._bound[1]
 
     def task(self, job: Job) -> Task:

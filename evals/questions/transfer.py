@@ -34,8 +34,9 @@ class Transfer(Question):
                 title="two-way loss on the train prompts",
                 group=ROBUSTNESS,
                 meaning=(
-                    "On the train prompts, of other templates than the held-out ones: a circuit "
-                    "that holds for its own templates alone has a much smaller loss there."
+                    "On the train prompts, which the tasks of this package make of other "
+                    "templates than the held-out ones: a circuit that holds for its own templates "
+                    "alone has a much smaller loss there."
                 ),
             ),
         )

@@ -50,11 +50,6 @@ def headline(cells: Cells, summary: Summary) -> str:
         parts.append(f'<p class="note wide">{_how_counted(cells, summary)}</p>')
     if not summary.ratios:
         parts += [f'<p class="warn">{escape(line)}</p>' for line in summary.statements]
-    if summary.n_failed:
-        parts.append(
-            f'<p class="warn">{counted(summary.n_failed, "job")} failed; '
-            'see the <a href="#failed">errors</a>.</p>'
-        )
     return "\n".join(parts)
 
 
@@ -197,7 +192,8 @@ def measured(cells: Cells) -> str:
         "Questions": shared([_questions(r.questions) for r in done if r.questions]),
         "Seeds": shared(sorted({record.seed for record in done if not record.deterministic})),
         "Deterministic": shared([record.method for record in done if record.deterministic]),
-        "Search": "the same for every model and task; every choice on the validation prompts",
+        "Search": "that of each method, the same for every model and task; every choice on train "
+        "and validation prompts",
         "Device": shared([record.device for record in done]),
         "Versions": shared([_pairs(record.versions) for record in done]),
     }

@@ -28,7 +28,13 @@ def assign(assignment: str, methods: dict[str, Any], questions: dict[str, Any]) 
     current = named("method or question in this comparison", {**methods, **questions}, name)
     check_field(name, current, field)
     group = methods if name in methods else questions
-    group[name] = replace(current, **{field: _value(assignment, current, field, text)})
+    if field == "target_loss" and name in methods:
+        raise ValueError(f"--set {assignment}: one target is for all methods, --target-loss.")
+    value = _value(assignment, current, field, text)
+    try:
+        group[name] = replace(current, **{field: value})
+    except TypeError as error:  # a check that compares what cannot be compared
+        raise ValueError(f"--set {assignment!r}: {error}.") from error
 
 
 def split_assignment(assignment: str) -> tuple[str, str, str]:
