@@ -83,8 +83,10 @@ def check_count(name: str, count: int) -> None:
     Raises:
         ValueError: naming the argument.
     """
-    if not isinstance(count, int) or count < 1:
-        raise ValueError(f"{name} must be a whole number, 1 or more, got {count}.")
+    if not isinstance(count, int):
+        raise ValueError(f"{name} must be a whole number, got {count!r}.")
+    if count < 1:
+        raise ValueError(f"{name} must be 1 or more, got {count}.")
 
 
 def check_share(share: float) -> None:

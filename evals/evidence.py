@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from sparse_lens.evals.question import Column
+from sparse_lens.evals.labels import setting_of
 from sparse_lens.evals.records import Record
 from sparse_lens.evals.summary import RANDOM, Setting, Summary
 
@@ -126,9 +126,10 @@ def _checks(record: Record) -> Iterator[tuple[Check, bool]]:
     """What a record's circuit was checked for, and whether it meets its target so."""
     yield HELD_OUT, record.met_on_held_out
     for question, columns in record.columns.items():
-        for column in (Column(**fields) for fields in columns):
-            answer = record.answers.get(question, {}).get(column.answer)
-            if column.target_words and answer is not None:
-                losses = answer if isinstance(answer, list) else [answer]
-                check = Check(question.replace("-", " "), column.target_words)
+        for column in columns:
+            losses = record.numbers(question, column.answer)
+            if column.target_words and losses:
+                check = Check(
+                    question.replace("-", " "), column.target_words + setting_of(question)
+                )
                 yield check, column.aggregate(losses) <= record.target_loss

@@ -66,6 +66,12 @@ def labelled(
     return dict(zip(labels, values, strict=True))
 
 
+def setting_of(label: str) -> str:
+    """What tells a label of `labelled` from another of the same class: ` (draws=2)`, or nothing."""
+    setting = label.partition(" ")[2]
+    return f" ({setting})" if setting else ""
+
+
 def refuse_duplicates(what: str, labels: Sequence[str]) -> None:
     """Check that all labels are different.
 

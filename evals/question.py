@@ -100,7 +100,7 @@ class Column:
     """Format specification, as for `format`."""
 
     over_draws: Literal["mean", "max", "min"] = "mean"
-    """How the numbers of all seeds and draws are aggregated."""
+    """How the numbers of several draws are aggregated; over seeds the report takes the mean."""
 
     target_words: str = ""
     """Of a two-way loss with which a circuit should still meet its target: under what, in words
@@ -108,7 +108,7 @@ class Column:
     numbers."""
 
     def aggregate(self, numbers: Sequence[int | float]) -> float:
-        """One number out of those of several seeds or draws."""
+        """One number out of those of several draws."""
         return AGGREGATES[self.over_draws](numbers)
 
 

@@ -8,9 +8,11 @@ answers to the questions about the chosen circuit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
+
+from sparse_lens.evals.question import Column
 
 MeasurementKind = Literal["chosen", "full", "empty", "random", "budget"]
 
@@ -207,9 +209,12 @@ class Record:
     """To the questions about the chosen circuit, by their names; empty where no circuit met the
     target. A number, or a list with one for each draw, by name."""
 
-    columns: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
-    """How the report shows the answers, by the questions' names: the fields of each `Column`. So it
-    shows those of a question whose package is not installed, too."""
+    columns: Mapping[str, tuple[Column, ...]] = field(default_factory=dict)
+    """How the report shows the answers, by the questions' names, also where the package of a
+    question is not installed."""
+
+    question_errors: Mapping[str, str] = field(default_factory=dict)
+    """Tracebacks of questions that could not be answered, by their names."""
 
     error: str | None = None
     """Traceback of a failed job."""
@@ -238,6 +243,19 @@ class Record:
         """Measurements of one kind, in order; none for a failed job."""
         return tuple(m for m in self.measurements if m.kind == kind)
 
+    @property
+    def failures(self) -> dict[str, str]:
+        """Tracebacks of what failed, by where: the job as a whole, or a question about it."""
+        where = f"{self.model}, {self.task}, {self.method}, {self.seed_name}"
+        job = {where: self.error or ""} if self.status == "failed" else {}
+        return job | {f"{where}: {name}": error for name, error in self.question_errors.items()}
+
+    def numbers(self, question: str, answer: str) -> tuple[int | float, ...]:
+        """The numbers of that name in the answers to a question, one a draw; none if not asked."""
+        value = self.answers.get(question, {}).get(answer)
+        values = value if isinstance(value, list) else [value]
+        return tuple(number for number in values if isinstance(number, (int, float)))
+
     def to_json(self) -> dict[str, Any]:
         """As it stands in `results.jsonl`."""
         return asdict(self)
@@ -256,9 +274,13 @@ class Record:
                 f"not a record of this version of sparse-lens: unknown fields {unknown}."
             )
         values = dict(row)
-        values["measurements"] = tuple(Measurement(**m) for m in row.get("measurements", ()))
         values["search"] = tuple((int(size), float(loss)) for size, loss in row.get("search", ()))
         try:
+            values["measurements"] = tuple(Measurement(**m) for m in row.get("measurements", ()))
+            values["columns"] = {
+                name: tuple(Column(**column) for column in columns)
+                for name, columns in row.get("columns", {}).items()
+            }
             return cls(**values)
         except TypeError as error:
             raise ValueError(f"not a record of this version of sparse-lens: {error}.") from error

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 RESULTS_FILE = "results.jsonl"
 
-NOT_IN_TABLES = ("measurements", "columns")
+NOT_IN_TABLES = ("measurements", "columns", "question_errors")
 """Fields of records that a table has as rows, or not at all."""
 
 
@@ -72,8 +72,8 @@ class Results:
 
     @property
     def failed(self) -> tuple[Record, ...]:
-        """Records of the jobs that did not."""
-        return tuple(record for record in self.records if record.status == "failed")
+        """Records of the jobs that did not, or of which a question could not be answered."""
+        return tuple(record for record in self.records if record.failures)
 
     def circuit_path(self, record: Record) -> Path:
         """The file of a record's chosen circuit, for `Circuit.load`.
@@ -208,7 +208,7 @@ class ResultsWriter:
 
     def _remember(self, record: Record) -> None:
         self._last[_cell(record)] = record.job_id
-        if record.status == "done":
+        if not record.failures:
             self._done[record.job_id] = record
 
     def __enter__(self) -> ResultsWriter:

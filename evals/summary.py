@@ -137,8 +137,25 @@ class Summary:
     means: tuple[MeanSize, ...]
     ratios: tuple[Ratio, ...]
     n_failed: int
+    """Jobs that failed."""
+
+    n_unanswered: int
+    """Questions, over all jobs, that could not be answered."""
+
     statements: tuple[str, ...]
     """In words: the ratios, or why there are none."""
+
+    @property
+    def failure_words(self) -> str:
+        """What failed, in words; empty if nothing did."""
+        failed = [
+            f"{counted(self.n_failed, 'job')} failed" if self.n_failed else "",
+            f"{counted(self.n_unanswered, 'question')} could not be answered"
+            if self.n_unanswered
+            else "",
+        ]
+        words = ", ".join(filter(None, failed))
+        return words and f"{words}; the tracebacks are in the records."
 
 
 def can_do(record: Record, *, loss: float = CAN_DO_LOSS, accuracy: float = CAN_DO_ACCURACY) -> bool:
@@ -196,7 +213,8 @@ def summarize(records: Iterable[Record], *, count: EdgeCount = "kept") -> Summar
         means=tuple(means),
         ratios=tuple(ratios),
         n_failed=n_failed,
-        statements=_statements(models, common, ratios, n_failed),
+        n_unanswered=sum(len(record.question_errors) for record in everything),
+        statements=_statements(models, common, ratios),
     )
 
 
@@ -358,7 +376,6 @@ def _statements(
     models: Sequence[ModelSummary],
     common: Sequence[str],
     ratios: Sequence[Ratio],
-    n_failed: int,
 ) -> tuple[str, ...]:
     lines = []
     if models and not common:
@@ -371,8 +388,6 @@ def _statements(
         kind = "sparse" if models[0].is_sparse else "dense"
         lines.append(f"All models are {kind}: there is no dense-to-sparse ratio.")
     lines += [_sentence(ratio) for ratio in ratios]
-    if n_failed:
-        lines.append(f"{counted(n_failed, 'job')} failed; the tracebacks are in the records.")
     return tuple(lines)
 
 

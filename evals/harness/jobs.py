@@ -219,11 +219,9 @@ def _with_answers(record: Record, job: Job, meter: Meter, task: Task, circuit: C
         target_loss=job.settings.target_loss,
         seed=job.seed,
     )
-    columns = {
-        name: [asdict(column) for column in question.columns]
-        for name, question in questions.items()
-    }
-    return replace(record, answers=answers_of(subject, questions), columns=columns)
+    answers, errors = answers_of(subject, questions)
+    columns = {name: question.columns for name, question in questions.items()}
+    return replace(record, answers=answers, columns=columns, question_errors=errors)
 
 
 def _file_content(circuit: Circuit) -> bytes:

@@ -50,10 +50,10 @@ class JobSettings:
             )
         if not isinstance(self.budgets, EdgeBudgets):
             raise ValueError(f"budgets is EdgeBudgets(counts=...), got {self.budgets!r}.")
-        if not isinstance(self.random_draws, int) or self.random_draws < 0:
-            raise ValueError(
-                f"random_draws must be a whole number, 0 or more, got {self.random_draws}."
-            )
+        if not isinstance(self.random_draws, int):
+            raise ValueError(f"random_draws must be a whole number, got {self.random_draws!r}.")
+        if self.random_draws < 0:
+            raise ValueError(f"random_draws must be 0 or more, got {self.random_draws}.")
         check_objects("questions", self.questions, Question, "Minimality()")
         _ = self.named_questions
 

@@ -8,6 +8,7 @@ from functools import cached_property
 from statistics import fmean
 
 from sparse_lens.evals import tasks
+from sparse_lens.evals.question import Column
 from sparse_lens.evals.records import Measurement, MeasurementKind, Record
 from sparse_lens.evals.summary import RANDOM, Setting
 
@@ -47,12 +48,10 @@ class Cell:
         values = (value(m) for record in self.records for m in record.of_kind(kind))
         return tuple(number for number in values if number is not None)
 
-    def answers(self, question: str, name: str) -> tuple[int | float, ...]:
-        """The numbers of that name in the answers to a question, over seeds and draws."""
-        answers = (record.answers.get(question, {}).get(name) for record in self.records)
-        lists = (answer if isinstance(answer, list) else [answer] for answer in answers)
-        numbers = (number for numbers in lists for number in numbers)
-        return tuple(number for number in numbers if isinstance(number, (int, float)))
+    def answers(self, question: str, column: Column) -> tuple[float, ...]:
+        """The number in a column of a question's answers for every seed that has one."""
+        draws = (record.numbers(question, column.answer) for record in self.records)
+        return tuple(column.aggregate(numbers) for numbers in draws if numbers)
 
     def mean(self, kind: MeasurementKind, value: Value) -> float | None:
         """Its mean; None where there is no such measurement."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
 from sparse_lens.evals import question
+from sparse_lens.evals.labels import setting_of
 from sparse_lens.evals.question import Column
 from sparse_lens.evals.records import MeasurementKind, Record
 from sparse_lens.evals.report.cells import Cell, Cells, Value
@@ -19,10 +19,9 @@ class TableColumn:
     heading: str
     title: str
     values: Callable[[Cell], tuple[int | float, ...]]
-    """Those of all seeds and draws of a cell."""
+    """Those of a cell, whose mean is shown."""
 
     form: str = ".3f"
-    over_draws: Callable[[Sequence[int | float]], float] = fmean
 
 
 @dataclass(frozen=True)
@@ -105,19 +104,14 @@ def _answer_columns(records: Sequence[Record]) -> dict[str, tuple[Column, ...]]:
     by_question: dict[str, tuple[Column, ...]] = {}
     for record in records:
         for name, columns in record.columns.items():
-            by_question.setdefault(name, tuple(Column(**column) for column in columns))
+            by_question.setdefault(name, columns)
     return by_question
 
 
 def _answered(name: str, column: Column) -> TableColumn:
     """The column of an answer to the question of that name."""
-    return TableColumn(
-        column.heading,
-        column.title,
-        lambda cell: cell.answers(name, column.answer),
-        column.form,
-        column.aggregate,
-    )
+    heading = f"{column.heading}{setting_of(name)}"
+    return TableColumn(heading, column.title, lambda cell: cell.answers(name, column), column.form)
 
 
 def _with_headings(columns: Sequence[Column]) -> list[tuple[str, str]]:

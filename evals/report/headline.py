@@ -50,6 +50,8 @@ def headline(cells: Cells, summary: Summary) -> str:
         parts.append(f'<p class="note wide">{_how_counted(cells, summary)}</p>')
     if not summary.ratios:
         parts += [f'<p class="warn">{escape(line)}</p>' for line in summary.statements]
+    if summary.failure_words:
+        parts.append(f'<p class="warn">{escape(summary.failure_words)}</p>')
     return "\n".join(parts)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from statistics import fmean
 
 from sparse_lens.evals.report.cells import Cell, Cells
 from sparse_lens.evals.report.columns import CIRCUITS, Group, TableColumn, controls, meanings
@@ -85,7 +86,7 @@ def _row(cells: Cells, cell: Cell, groups: Sequence[Group], *, facts: bool) -> s
 def _cell(column: TableColumn, values: Sequence[int | float], starts: str) -> str:
     if not values:
         return f'<td{starts} data-value="">-</td>'
-    value = column.over_draws(values)
+    value = fmean(values)
     spread = ""
     if len(values) > 1 and min(values) < max(values):
         low, high = format(min(values), column.form), format(max(values), column.form)
@@ -140,16 +141,15 @@ def circuit_caption(cell: Cell, network: Network | None) -> str:
 
 
 def failures(cells: Cells) -> str:
-    """The errors of jobs that failed, as HTML; empty when none did."""
-    failed = [record for record in cells.records if record.status == "failed"]
-    if not failed:
-        return ""
+    """The errors of jobs and of questions that failed, as HTML; empty when none did."""
     items = []
-    for record in failed:
-        where = f"{record.task}, {record.model}, {record.method}, {record.seed_name}"
-        last = ((record.error or "").strip().splitlines() or [""])[-1]
-        items.append(
-            f"<details><summary>{escape(where)}: {escape(last)}</summary>"
-            f"<pre>{escape(record.error or '')}</pre></details>"
-        )
-    return f'<h2 id="failed">Jobs that failed</h2><div class="card">{"".join(items)}</div>'
+    for record in cells.records:
+        for where, error in record.failures.items():
+            last = (error.strip().splitlines() or [""])[-1]
+            items.append(
+                f"<details><summary>{escape(where)}: {escape(last)}</summary>"
+                f"<pre>{escape(error)}</pre></details>"
+            )
+    if not items:
+        return ""
+    return f'<h2 id="failed">What failed</h2><div class="card">{"".join(items)}</div>'

@@ -115,6 +115,7 @@ class Display:
         statements = (
             pretraining_sentence(summary.models),
             *summary.statements,
+            summary.failure_words,
             *_evidence(results, summary),
             *sentences(stability(results)),
         )
@@ -122,9 +123,9 @@ class Display:
             if statement:
                 self._console.print(Text(statement))
         for record in results.failed:
-            last = (record.error or "").strip().splitlines()[-1:]
-            where = f"{record.model}, {record.task}, {record.method}, {record.seed_name}"
-            self._print(Text(f"failed: {where}: {' '.join(last)}", style="red"))
+            for where, error in record.failures.items():
+                last = error.strip().splitlines()[-1:]
+                self._print(Text(f"failed: {where}: {' '.join(last)}", style="red"))
 
     def _print(self, text: Text) -> None:
         self._console.print(text, soft_wrap=True, highlight=False)

@@ -262,13 +262,24 @@ class AnswersWithTensors(Question):
         return {"loss": subject.metrics.task_loss}
 
 
-def test_what_cannot_be_written_down_fails_the_job_by_name(tmp_path):
-    (record,) = compare(
-        [toy.model()], [toy.task()], [Half()], out=tmp_path, budgets=BUDGETS,
-        questions=[AnswersWithTensors()],
-    )  # fmt: skip
-    assert record.status == "failed"
-    assert "the question 'AnswersWithTensors' must answer with numbers" in str(record.error)
+def test_a_question_that_cannot_be_answered_costs_no_other_answer_and_is_asked_again(tmp_path):
+    asked = {"bad": AnswersWithTensors(), "spare": Minimality(nodes=2)}
+    records = [
+        compare(
+            [toy.model()], [toy.task()], [Half()], out=tmp_path, budgets=BUDGETS, questions=asked
+        )
+        for _ in range(2)
+    ]
+    for results in records:
+        (record,) = results
+        assert results.failed == (record,)
+        assert record.status == "done"
+        assert record.answers.keys() == {"spare"}
+        assert "the question 'bad' must answer with numbers" in record.question_errors["bad"]
+    assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 2
+    page = text_of(report_html(records[0]))
+    assert "1 question could not be answered" in page
+    assert "What failed" in page
 
 
 def test_meanings_of_questions_that_were_asked_differently():

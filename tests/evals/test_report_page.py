@@ -4,7 +4,7 @@ Needs playwright and a Chromium (`CHROMIUM=/path/to/it` where it has another nam
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,8 @@ def record(model: str, task: str, method: str, seed: int) -> Record:
     chosen = replace(
         chosen, **sizes, weights_inside=1_234_567, task_loss=10.123, kl=12.345, accuracy=1.0
     )
-    columns = [asdict(column) for column in Completeness().columns]
-    answers = {column["answer"]: 12.345 for column in columns}
+    columns = Completeness().columns
+    answers = {column.answer: 12.345 for column in columns}
     return replace(
         made,
         model=model,

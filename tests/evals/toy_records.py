@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from sparse_lens.evals.questions import FrozenNorms, Minimality, RandomSubsets, ResampledValues
@@ -116,10 +115,7 @@ def questioned(model: str, task: str, method: str, seed: int) -> Record:
             "subsets": {"task_loss": [0.1, 0.2, 0.3]},
             "minimality": {"removed_nodes": 8, "dispensable_share": 0.25 + seed / 2},
         },
-        columns={
-            name: [asdict(column) for column in question.columns]
-            for name, question in QUESTIONS.items()
-        },
+        columns={name: question.columns for name, question in QUESTIONS.items()},
     )  # fmt: skip
 
 
