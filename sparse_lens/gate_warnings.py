@@ -18,7 +18,7 @@ def gate_warnings(
     """Sentences on what is wrong with learned gates; none when nothing is.
 
     Args:
-        tau: parameters of all gates, which are open at 0 and above.
+        tau: parameters of the gates that were learned, which are open at 0 and above.
         loss: two-way task loss of the circuit of open gates on the train prompts.
         label: says of which run.
     """

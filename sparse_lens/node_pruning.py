@@ -196,7 +196,8 @@ class NodePruning(RankingMethod):
         logits = circuit_logits(bound, Circuit.from_node_masks(graph, gates), prompts)
         loss = float(TaskLoss()(logits, prompts).mean())
         label, target = f"k_coef={k_coef:g}", self.target_loss
-        warnings = gate_warnings(tau.cpu(), loss, target_loss=target, label=label)
+        learned = torch.cat(list(_of_learned_sites(graph, tau.cpu()).values()))
+        warnings = gate_warnings(learned, loss, target_loss=target, label=label)
         return Ranking(scores, history=tuple(history), warnings=warnings)
 
     def _start(
@@ -268,7 +269,7 @@ class NodePruning(RankingMethod):
         full = full_logits_for(self.objective, model, batch)
         gates = StraightThrough.apply(tau, self.temperature)
         assert isinstance(gates, Tensor)
-        masks = _masks(graph, gates)
+        masks = Masks(graph, _of_learned_sites(graph, gates), {})
         with patched(
             model,
             masks,
@@ -314,7 +315,9 @@ def _standing(scores: Scores, method: Method) -> Float[Tensor, " nodes"]:
     return standing
 
 
-def _masks(graph: Graph, gates: Float[Tensor, " nodes"]) -> Masks:
-    """Gates as masks; nodes of fixed sites always stay."""
-    by_site = graph.unflatten(gates)
-    return Masks(graph, {n: gate for n, gate in by_site.items() if n not in graph.fixed_sites}, {})
+def _of_learned_sites(
+    graph: Graph, values: Float[Tensor, " nodes"]
+) -> dict[str, Float[Tensor, " width"]]:
+    """By site, the values of nodes that have a gate to learn; those of fixed sites always stay."""
+    by_site = graph.unflatten(values)
+    return {site: by_site[site] for site in by_site if site not in graph.fixed_sites}

@@ -293,6 +293,15 @@ def test_an_unfinished_run_says_so() -> None:
     assert warning.startswith(f"k_coef=0.01: the run is unfinished. {n} gates are neither")
 
 
+def test_gates_that_are_never_learned_leave_no_run_unfinished() -> None:
+    """Those of the embedding and the logits end where they started, near zero."""
+    problem = planted.problems()["sparse, component, mean"]
+    (warning,) = discover(problem, **QUICK | {"n_steps": 1}).warnings
+    n_fixed = sum(problem.graph.sites[site].width for site in problem.graph.fixed_sites)
+    assert n_fixed == 2
+    assert f"unfinished. {problem.graph.n_nodes - n_fixed} gates are neither" in warning
+
+
 def test_the_price_follows_the_loss_that_is_to_be_held() -> None:
     """From far too low and far too high a price, where a fixed one keeps all or nothing."""
     problem = planted.problems()["sparse, channel, mean"]

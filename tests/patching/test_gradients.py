@@ -129,6 +129,21 @@ def test_weight_attribution_is_minus_the_gradient_of_edge_masks_at_one(
             assert difference(effects[block], -gradient) < 1e-6 * largest, block
 
 
+@pytest.mark.parametrize("name", ["LN", "LNPre", "RMS", "no norm"])
+def test_effects_of_channels_in_a_bfloat16_model(name: str) -> None:
+    """Norms hold float32 there, and what they feed bfloat16."""
+    exact, model = build(tiny.dense, name), tiny.dense(name, dtype=torch.bfloat16)
+    for effects in (edge_effects, node_effects):
+        expected, found = (
+            effects(bind(m, ChannelGraph.from_model(m), InterchangeAblation()), PROMPTS, TaskLoss())
+            for m in (exact, model)
+        )
+        assert {values.dtype for values in found.values()} == {torch.float32}
+        largest = max(float(values.abs().max()) for values in expected.values())
+        for part in expected:
+            assert difference(found[part], expected[part]) < 0.15 * largest, part
+
+
 def test_attribution_ignores_an_outer_circuit_and_leaves_gradients_alone() -> None:
     model = build(tiny.dense, "LN")
     for make in (ComponentGraph, ChannelGraph):

@@ -59,12 +59,14 @@ def channel_edge_effects(attribution: Attribution) -> Mapping[str, Float[Tensor,
             for block in blocks:
                 gradient = _sum_over_copies(gradients[block.name], block.destination)
                 change = changes.of_edges(block)
-                _add(effects, block.name, gradient.flatten(0, 1).T @ change.flatten(0, 1))
+                # A norm holds float32 in a model of lower precision: of both factors, or of one.
+                dtype = torch.promote_types(change.dtype, torch.float32)
+                gradient, change = (factor.flatten(0, 1).to(dtype) for factor in (gradient, change))
+                _add(effects, block.name, gradient.T @ change)
     with torch.no_grad():
         weights = graph.edge_weights(attribution.bound.model)
         return {
-            block: (weights[block] * effects[block]).float() / len(points.shares)
-            for block in graph.blocks
+            block: weights[block] * effects[block] / len(points.shares) for block in graph.blocks
         }
 
 
