@@ -79,8 +79,13 @@ def train(
     ] = Path("model"),
     steps: Annotated[int | None, typer.Option(help="Steps, if not the preset's.")] = None,
     channels: Annotated[int | None, typer.Option(help="Width, if not the preset's.")] = None,
+    layers: Annotated[int | None, typer.Option(help="Layers, if not the preset's.")] = None,
     weights: Annotated[
         float | None, typer.Option(help="Fraction of nonzero weights, if not the preset's.")
+    ] = None,
+    embeddings: Annotated[
+        float | None,
+        typer.Option(help="The same of embedding and unembedding, if not the preset's."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the weights and of the order of the text.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
@@ -95,7 +100,13 @@ def train(
 
         Console().print(presets_table())
         return
-    changes = Changes(n_steps=steps, channels=channels, weight_fraction=weights)
+    changes = Changes(
+        n_steps=steps,
+        channels=channels,
+        layers=layers,
+        weight_fraction=weights,
+        embedding_fraction=embeddings,
+    )
     train_with_progress(preset, out, changes=changes, seed=seed, device=device)
     typer.echo(out)
 

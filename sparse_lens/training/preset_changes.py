@@ -20,6 +20,11 @@ class Changes:
     weight_fraction: float | None = None
     """Fraction of nonzero entries of each projection matrix, of a sparse preset."""
 
+    embedding_fraction: float | None = None
+    """The same for embedding, position embedding and unembedding."""
+
+    layers: int | None = None
+
     def of(self, cfg: TrainingConfig) -> TrainingConfig:
         """The changed configuration.
 
@@ -37,20 +42,19 @@ class Changes:
                 )
             d_mlp = model.d_mlp * self.channels // model.d_model
             model = replace(model, d_model=self.channels, n_head=n_head, d_mlp=d_mlp)
-        fraction = cfg.weight_fraction
-        if self.weight_fraction is not None:
-            if fraction is None:
-                raise ValueError(
-                    "a dense preset has no fraction of nonzero weights to change: train a sparse "
-                    "one."
-                )
-            fraction = self.weight_fraction
-        return replace(
-            cfg,
-            model=model,
-            n_steps=cfg.n_steps if self.n_steps is None else self.n_steps,
-            weight_fraction=fraction,
-        )
+        if self.layers is not None:
+            model = replace(model, n_layer=self.layers)
+        changed = {
+            "n_steps": self.n_steps,
+            "weight_fraction": self.weight_fraction,
+            "embedding_fraction": self.embedding_fraction,
+        }
+        changed = {name: value for name, value in changed.items() if value is not None}
+        if cfg.weight_fraction is None and changed.keys() - {"n_steps"}:
+            raise ValueError(
+                "a dense preset has no fraction of nonzero weights to change: train a sparse one."
+            )
+        return replace(cfg, model=model, **changed)
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -58,7 +62,9 @@ class Changes:
         options = {
             "--steps": self.n_steps,
             "--channels": self.channels,
+            "--layers": self.layers,
             "--weights": self.weight_fraction,
+            "--embeddings": self.embedding_fraction,
         }
         return tuple(
             part

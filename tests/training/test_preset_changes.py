@@ -43,6 +43,10 @@ def test_sparsity_and_steps_change_alone():
     before = PRESETS["py-sparse"].training
     after = Changes(n_steps=5, weight_fraction=0.5).of(before)
     assert (after.n_steps, after.weight_fraction) == (5, 0.5)
+    after = Changes(embedding_fraction=0.5, layers=3).of(before)
+    assert (after.embedding_fraction, after.model.n_layer) == (0.5, 3)
+    assert Changes(embedding_fraction=before.embedding_fraction, layers=2).of(after) == before
+    after = Changes(n_steps=5, weight_fraction=0.5).of(before)
     assert Changes(n_steps=before.n_steps, weight_fraction=before.weight_fraction).of(after) == (
         before
     )
@@ -55,6 +59,8 @@ def test_changes_that_a_preset_cannot_take():
         Changes(channels=0).of(PRESETS["py-dense"].training)
     with pytest.raises(ValueError, match="a dense preset has no fraction"):
         Changes(weight_fraction=0.1).of(PRESETS["py-dense"].training)
+    with pytest.raises(ValueError, match="a dense preset has no fraction"):
+        Changes(embedding_fraction=0.1).of(PRESETS["py-dense"].training)
     with pytest.raises(ValueError, match=r"weight_fraction must lie in \(0, 1\]"):
         Changes(weight_fraction=1.5).of(PRESETS["py-sparse"].training)
 
@@ -65,7 +71,8 @@ def test_the_command_trains_what_its_flags_say_and_records_them(tmp_path, monkey
     library = StandardLibrary({"argparse.py": modules[0]}, {"textwrap.py": modules[1]})
     monkeypatch.setattr(StandardLibrary, "load", lambda: library)
     out = tmp_path / "model"
-    flags = ["--steps", "1", "--channels", "16", "--weights", "0.5"]
+    flags = ["--steps", "1", "--channels", "16", "--layers", "1", "--weights", "0.5"]
+    flags += ["--embeddings", "0.25"]
     command = ["train", "tiny", "--out", str(out), *flags]
 
     with monkeypatch.context() as full_disk:  # no record is better than half of one
@@ -77,10 +84,12 @@ def test_the_command_trains_what_its_flags_say_and_records_them(tmp_path, monkey
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     record = json.loads((out / RECORD).read_text())
-    assert record["command"].endswith("--steps 1 --channels 16 --weights 0.5")
+    assert record["command"].endswith(" ".join(flags))
     cfg = load_sparse_gpt(out).cfg
     assert (cfg.d_model, cfg.n_heads, cfg.d_mlp) == (16, 2, 64)
+    assert cfg.n_layers == 1
     assert record["config"]["weight_fraction"] == 0.5
+    assert record["config"]["embedding_fraction"] == 0.25
     assert not (out / CHECKPOINT).exists()
 
     again = CliRunner().invoke(app, command)  # would train for as long once more
