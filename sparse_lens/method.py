@@ -39,11 +39,11 @@ class Method(ABC):
 
     @property
     def takes_target(self) -> bool:
-        """Whether it has a field for the loss that its chosen circuit must meet."""
-        return "target_loss" in self._field_names
+        """Whether it has a field for what its chosen circuit must meet."""
+        return "target" in self._field_names
 
     def with_common(self, **values: Any) -> Self:
-        """The method with those of these fields that it has, such as `target_loss`."""
+        """The method with those of these fields that it has, such as `target`."""
         return replace(self, **{name: values[name] for name in values if name in self._field_names})
 
     @property

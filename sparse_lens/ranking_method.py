@@ -16,7 +16,8 @@ from sparse_lens.graphs.base import Graph
 from sparse_lens.method import Method, check_task
 from sparse_lens.patching import BoundAblation, bind
 from sparse_lens.scores import Scores
-from sparse_lens.search import MARGIN, Calibrate, ChosenCircuit, choose_circuit
+from sparse_lens.search import Calibrate, ChosenCircuit, choose_circuit
+from sparse_lens.target import Target
 from sparse_lens.task import Task
 
 
@@ -40,16 +41,12 @@ class Ranking:
 class RankingMethod(Method):
     """A method whose circuits are the best nodes or edges of a ranking.
 
-    A subclass says how to `rank`; the smallest circuit of the best that meets `target_loss` on the
+    A subclass says how to `rank`; the smallest circuit of the best that meets `target` on the
     validation prompts is then found in the same way for every method.
     """
 
-    target_loss: float = 0.15
-    """Two-way task loss, in nats on the validation prompts, that the chosen circuit meets."""
-
-    target_margin: float = MARGIN
-    """Standard errors of its mean by which the loss stays below the target, where any circuit's
-    does: see :func:`sparse_lens.search.choose_circuit`."""
+    target: Target = Target()
+    """What the chosen circuit meets on the validation prompts."""
 
     @abstractmethod
     def rank(self, bound: BoundAblation, task: Task, *, seed: int, meter: CostMeter) -> Ranking:
@@ -115,8 +112,7 @@ class RankingMethod(Method):
             bound,
             scores,
             task,
-            target_loss=self.target_loss,
-            margin=self.target_margin,
+            target=self.target,
             calibrate=self._calibrate,
         )
 

@@ -17,7 +17,8 @@ from sparse_lens.objectives import Objective
 from sparse_lens.patching import BoundAblation, bind
 from sparse_lens.ranking_method import discovery_of
 from sparse_lens.refinement import refined
-from sparse_lens.search import MARGIN, choose_circuit
+from sparse_lens.search import choose_circuit
+from sparse_lens.target import Target
 from sparse_lens.task import Task
 
 
@@ -35,11 +36,8 @@ class Refined(Method):
 
     method: Method = field(default_factory=AttributionPatching)
 
-    target_loss: float = 0.15
-    """Two-way task loss, in nats, that the method's circuit meets, and what is left of it."""
-
-    target_margin: float = MARGIN
-    """Standard errors of its mean by which the loss stays below the target."""
+    target: Target = Target()
+    """What the method's circuit meets, and what is left of it."""
 
     n_passes: int = 3
     """How often, at most, nodes (and edges) are ranked and gone through."""
@@ -76,19 +74,12 @@ class Refined(Method):
             discovery = discovery_of(self._method, bound, task, seed=seed, meter=meter)
             chosen = discovery.chosen
             if chosen is None or not self.method.takes_target:
-                chosen = choose_circuit(
-                    bound,
-                    discovery.scores,
-                    task,
-                    target_loss=self.target_loss,
-                    margin=self.target_margin,
-                )
+                chosen = choose_circuit(bound, discovery.scores, task, target=self.target)
             chosen = refined(
                 bound,
                 chosen,
                 task,
-                target_loss=self.target_loss,
-                margin=self.target_margin,
+                target=self.target,
                 n_passes=self.n_passes,
                 edges=self.edges,
                 meter=meter,
@@ -99,7 +90,5 @@ class Refined(Method):
     @property
     def _method(self) -> Method:
         """The method with the objective and the target that it is to have."""
-        method = self.method.with_common(
-            target_loss=self.target_loss, target_margin=self.target_margin
-        )
+        method = self.method.with_common(target=self.target)
         return method if self.objective is None else replace(method, objective=self.objective)

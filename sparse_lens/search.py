@@ -7,21 +7,14 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from sparse_lens.calibration import Calibration
 from sparse_lens.circuit import Circuit
-from sparse_lens.objectives import TaskLoss
-from sparse_lens.patching import BoundAblation, answer_logits, patched
+from sparse_lens.patching import BoundAblation, circuit_logits
 from sparse_lens.scores import Scores
+from sparse_lens.target import Target, mean_of_worst, upper_bound
 from sparse_lens.task import Prompts, Task
-
-BATCH_SIZE = 256
-
-MARGIN = 1.0
-"""Standard errors of its mean by which a circuit's loss stays below the target, by default."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +23,8 @@ class ChosenCircuit:
 
     circuit: Circuit
     loss: float
-    """Two-way task loss on the validation prompts."""
+    """On the validation prompts: the two-way task loss, or where the target has several bounds or
+    conditions, the loss that is furthest from its bound, scaled to `target.scale`."""
 
     met_target: bool
     """Whether the loss is at most the target; if no circuit's is, the full one is given."""
@@ -50,22 +44,19 @@ def choose_circuit(
     scores: Scores,
     task: Task,
     *,
-    target_loss: float,
-    margin: float = MARGIN,
+    target: Target,
     calibrate: Calibrate | None = None,
 ) -> ChosenCircuit:
-    """The smallest circuit of the best nodes or edges that meets a loss on the validation prompts.
+    """The smallest circuit of the best nodes or edges that meets a target on validation prompts.
 
     Of many circuits the smallest that meets a target on a few prompts is one that was lucky on
     these. So a circuit has to meet it by a margin; only where none does, the target itself counts.
 
     Args:
-        target_loss: largest two-way task loss that will do, in nats.
-        margin: how many standard errors of the mean the loss must stay below that.
         calibrate: fits a calibration of each circuit's logits on the train prompts first.
     """
-    train, validation = task.train.to(bound.device), task.split("validation").to(bound.device)
-    graph = bound.graph
+    train, graph = task.train.to(bound.device), bound.graph
+    on_validation = target.bind(bound, task.split("validation"))
     means: dict[int, float] = {}
     bounds: dict[int, float] = {}
 
@@ -79,10 +70,8 @@ def choose_circuit(
 
     def measure(size: int) -> None:
         circuit = circuit_of(size)
-        calibration = calibration_of(circuit)
-        loss = TaskLoss() if calibration is None else calibration.loss
-        losses = loss(circuit_logits(bound, circuit, validation), validation)
-        means[size], bounds[size] = float(losses.mean()), upper_bound(losses, margin)
+        losses = on_validation.losses(circuit, calibration_of(circuit))
+        means[size], bounds[size] = mean_of_worst(losses), upper_bound(losses, target.margin)
 
     def measured(by_size: dict[int, float]) -> Callable[[int], float]:
         def loss_at(size: int) -> float:
@@ -93,47 +82,11 @@ def choose_circuit(
         return loss_at
 
     largest = graph.n_nodes if scores.nodes is not None else graph.n_edges
-    size, met, _ = smallest_size(measured(bounds), largest, target=target_loss)
+    size, met, _ = smallest_size(measured(bounds), largest, target=target.scale)
     if not met:
-        size, met, _ = smallest_size(measured(means), largest, target=target_loss)
+        size, met, _ = smallest_size(measured(means), largest, target=target.scale)
     circuit = circuit_of(size)
     return ChosenCircuit(circuit, means[size], met, tuple(means.items()), calibration_of(circuit))
-
-
-def upper_bound(losses: Float[Tensor, " n"], margin: float) -> float:
-    """The mean of some prompts' losses plus `margin` standard errors of it.
-
-    One prompt says nothing of the error, which then counts as none.
-    """
-    error = float(losses.std()) / math.sqrt(len(losses)) if len(losses) > 1 else 0.0
-    return float(losses.mean()) + margin * error
-
-
-@torch.no_grad()
-def circuit_logits(
-    bound: BoundAblation,
-    circuit: Circuit,
-    prompts: Prompts,
-    *,
-    freeze_norm_scales: bool = False,
-    batch_size: int = BATCH_SIZE,
-) -> Float[Tensor, "n vocab"]:
-    """Logits at the answer positions when the model is the circuit.
-
-    Args:
-        freeze_norm_scales: norms divide by what they divide by in the full model.
-    """
-    parts = []
-    for batch, its_ablation in bound.batches(prompts, batch_size):
-        with patched(
-            bound.model,
-            circuit,
-            ablation=its_ablation,
-            prompts=batch,
-            freeze_norm_scales=freeze_norm_scales,
-        ):
-            parts.append(answer_logits(bound.model, batch))
-    return torch.cat(parts)
 
 
 def smallest_size(

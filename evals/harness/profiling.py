@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from sparse_lens.circuit import Circuit
-from sparse_lens.evals.parts import removable_nodes
+from sparse_lens.parts import removable_nodes
 from sparse_lens.evals.questions import minimality
 from sparse_lens.graphs.component import ComponentGraph
 from sparse_lens.patching import BoundAblation, circuit_activations

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sparse_lens.circuit import Circuit
 from sparse_lens.graphs.base import Graph
+from sparse_lens.masks import Masks
 
 
 def parts_of(circuit: Circuit) -> Bool[Tensor, " parts"]:
@@ -28,6 +29,31 @@ def rebuilt(circuit: Circuit, kept: Bool[Tensor, " parts"]) -> Circuit:
         return Circuit.from_node_masks(graph, graph.unflatten(kept))
     masks = graph.unflatten_edges(kept)
     return Circuit.from_edge_masks(graph, masks, node_masks=circuit.node_masks)
+
+
+def part_masks(circuit: Circuit, parts: Float[Tensor, " parts"]) -> Masks:
+    """Soft masks of the parts by which circuits of this kind are given; ends always stay."""
+    graph = circuit.graph
+    if not circuit.is_node_circuit:
+        return Masks(graph, {}, graph.unflatten_edges(parts))
+    by_site = graph.unflatten(parts)
+    return Masks(graph, {n: mask for n, mask in by_site.items() if n not in graph.fixed_sites}, {})
+
+
+def with_live(masks: Masks, live: Float[Tensor, " parts"]) -> Masks:
+    """Masks under which a share of what they ablate is live: m + (1 - m) * live.
+
+    Args:
+        live: one number in [0, 1] for each edge of the graph where the masks have edges, else for
+            each node.
+    """
+    graph = masks.graph
+    if masks.edges:
+        by_block = graph.unflatten_edges(live)
+        edges = {block: mask + (1 - mask) * by_block[block] for block, mask in masks.edges.items()}
+        return Masks(graph, masks.nodes, edges)
+    by_site = graph.unflatten(live)
+    return Masks(graph, {n: mask + (1 - mask) * by_site[n] for n, mask in masks.nodes.items()}, {})
 
 
 def whole_like(circuit: Circuit) -> Circuit:
