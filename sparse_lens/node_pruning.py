@@ -19,11 +19,18 @@ from sparse_lens.masks import Masks
 from sparse_lens.method import Method
 from sparse_lens.node_price import NodePrice
 from sparse_lens.objectives import Objective, TaskLoss
-from sparse_lens.patching import BoundAblation, answer_logits, frozen, full_logits_for, patched
+from sparse_lens.patching import (
+    BoundAblation,
+    answer_logits,
+    circuit_logits,
+    frozen,
+    full_logits_for,
+    patched,
+)
 from sparse_lens.ranking_method import Ranking, RankingMethod, ranking_of
 from sparse_lens.refinement import refined
 from sparse_lens.scores import Scores
-from sparse_lens.search import Calibrate, ChosenCircuit, circuit_logits
+from sparse_lens.search import Calibrate, ChosenCircuit
 from sparse_lens.task import Prompts, Task
 
 Row = dict[str, float]

@@ -7,18 +7,15 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from sparse_lens.calibration import Calibration
 from sparse_lens.circuit import Circuit
 from sparse_lens.objectives import TaskLoss
-from sparse_lens.patching import BoundAblation, answer_logits, patched
+from sparse_lens.patching import BoundAblation, circuit_logits
 from sparse_lens.scores import Scores
 from sparse_lens.task import Prompts, Task
-
-BATCH_SIZE = 256
 
 MARGIN = 1.0
 """Standard errors of its mean by which a circuit's loss stays below the target, by default."""
@@ -107,33 +104,6 @@ def upper_bound(losses: Float[Tensor, " n"], margin: float) -> float:
     """
     error = float(losses.std()) / math.sqrt(len(losses)) if len(losses) > 1 else 0.0
     return float(losses.mean()) + margin * error
-
-
-@torch.no_grad()
-def circuit_logits(
-    bound: BoundAblation,
-    circuit: Circuit,
-    prompts: Prompts,
-    *,
-    freeze_norm_scales: bool = False,
-    batch_size: int = BATCH_SIZE,
-) -> Float[Tensor, "n vocab"]:
-    """Logits at the answer positions when the model is the circuit.
-
-    Args:
-        freeze_norm_scales: norms divide by what they divide by in the full model.
-    """
-    parts = []
-    for batch, its_ablation in bound.batches(prompts, batch_size):
-        with patched(
-            bound.model,
-            circuit,
-            ablation=its_ablation,
-            prompts=batch,
-            freeze_norm_scales=freeze_norm_scales,
-        ):
-            parts.append(answer_logits(bound.model, batch))
-    return torch.cat(parts)
 
 
 def smallest_size(

@@ -20,8 +20,7 @@ from sparse_lens.graphs import ChannelGraph, ComponentGraph, Graph
 from sparse_lens.method import Method
 from sparse_lens.node_pruning import NodePruning
 from sparse_lens.objectives import TaskLoss
-from sparse_lens.patching import bind, mean_activations, run_circuit
-from sparse_lens.search import circuit_logits
+from sparse_lens.patching import bind, circuit_logits, mean_activations, run_circuit
 from sparse_lens.task import Prompts, Task
 from tests import planted
 from tests.evals import toy_comparison as toy

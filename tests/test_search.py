@@ -11,9 +11,9 @@ from sparse_lens.ablation import InterchangeAblation
 from sparse_lens.calibration import Calibration
 from sparse_lens.circuit import Circuit
 from sparse_lens.objectives import TaskLoss
-from sparse_lens.patching import bind, run_circuit
+from sparse_lens.patching import bind, circuit_logits, run_circuit
 from sparse_lens.scores import Scores
-from sparse_lens.search import choose_circuit, circuit_logits, smallest_size, upper_bound
+from sparse_lens.search import choose_circuit, smallest_size, upper_bound
 from sparse_lens.task import Prompts, Task
 from tests import planted
 

@@ -23,8 +23,14 @@ from sparse_lens.graphs.component import ComponentGraph
 from sparse_lens.method import Method, check_task
 from sparse_lens.models.anatomy import anatomy_of
 from sparse_lens.objectives import KLDivergence, Objective, TaskLoss
-from sparse_lens.patching import BoundAblation, bind, full_logits_for, has_hooks_of_others
-from sparse_lens.search import ChosenCircuit, circuit_logits
+from sparse_lens.patching import (
+    BoundAblation,
+    bind,
+    circuit_logits,
+    full_logits_for,
+    has_hooks_of_others,
+)
+from sparse_lens.search import ChosenCircuit
 from sparse_lens.task import Prompts, Task
 
 

@@ -16,8 +16,7 @@ from sparse_lens.evals.parts import ends_of, parts_of, rebuilt, whole_like
 from sparse_lens.evals.question import ROBUSTNESS, Answers, Column, Question, Subject
 from sparse_lens.masks import Masks
 from sparse_lens.objectives import TaskLoss
-from sparse_lens.patching import BoundAblation, answer_logits, frozen, patched
-from sparse_lens.search import BATCH_SIZE
+from sparse_lens.patching import BATCH_SIZE, BoundAblation, answer_logits, frozen, patched
 from sparse_lens.task import Prompts
 
 

@@ -15,8 +15,7 @@ from sparse_lens.evals.intervals import Estimate, ends_of_interval, resampled_me
 from sparse_lens.evals.parts import node_names, removable_nodes, without_nodes
 from sparse_lens.evals.question import MINIMAL_AND_COMPLETE, Answers, Column, Question, Subject
 from sparse_lens.objectives import TaskLoss
-from sparse_lens.patching import BoundAblation
-from sparse_lens.search import BATCH_SIZE, circuit_logits
+from sparse_lens.patching import BATCH_SIZE, BoundAblation, circuit_logits
 from sparse_lens.task import Prompts
 
 DISPENSABLE_BELOW = 0.01

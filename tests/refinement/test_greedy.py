@@ -11,12 +11,12 @@ from sparse_lens.circuit import Circuit
 from sparse_lens.cost import metered
 from sparse_lens.graphs import ChannelGraph, ComponentGraph
 from sparse_lens.objectives import TaskLoss
-from sparse_lens.patching import BoundAblation, Kept, bind
+from sparse_lens.patching import BoundAblation, Kept, bind, circuit_logits
 from sparse_lens.refinement import refined
 from sparse_lens.refinement.greedy import remove
 from sparse_lens.refinement.judge import Judge
 from sparse_lens.refinement.units import Edges, Nodes, Removable, as_edges
-from sparse_lens.search import ChosenCircuit, circuit_logits, upper_bound
+from sparse_lens.search import ChosenCircuit, upper_bound
 from sparse_lens.task import Prompts, Task
 from tests import planted
 from tests.graphs.tiny import random_node_circuit
