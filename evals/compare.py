@@ -28,6 +28,7 @@ from sparse_lens.graphs.channel import ChannelGraph
 from sparse_lens.method import Method
 from sparse_lens.method import registry as method_registry
 from sparse_lens.objectives import Objective, TaskLoss
+from sparse_lens.target import Target
 from sparse_lens.task import Task
 
 
@@ -35,15 +36,15 @@ from sparse_lens.task import Task
 class Comparison(JobSettings):
     """A comparison of methods on tasks in models; each combination and each seed is one job.
 
-    A job finds a small circuit that meets a loss on the validation prompts, by the search of its
+    A job finds a small circuit that meets a target on the validation prompts, by the search of its
     method (for a method that only ranks, that of `sparse_lens.search`). It measures this circuit,
     its controls and a curve over edge budgets on the held-out prompts. `dataclasses.replace` makes
     variations of a comparison.
 
     Raises:
-        ValueError: for an unknown task, a method, objective or graph of the wrong type, a target
-            that is not positive, duplicate labels, methods that the objective makes the same, or
-            nothing to compare.
+        ValueError: for an unknown task, a method, objective, target or graph of the wrong type,
+            duplicate labels, methods that objective and target make the same, or nothing to
+            compare.
     """
 
     models: Sequence[str | Path | HookedTransformer]
@@ -176,7 +177,8 @@ class Comparison(JobSettings):
         return run_jobs(self.jobs(), out, workers=workers, executor=executor, progress=progress)
 
     def _compared(self, method: Method) -> Method:
-        method = method.with_common(target_loss=self.target_loss)
+        if self.target is not None:
+            method = method.with_common(target=self.target)
         return method if self.objective is None else replace(method, objective=self.objective)
 
     def _check_what_is_replaced(self) -> None:
@@ -186,9 +188,9 @@ class Comparison(JobSettings):
             if given[first] != given[second] and compared[first] == compared[second]:
                 raise ValueError(
                     f"methods {first!r} and {second!r} are the same once the comparison's target "
-                    f"({self.target_loss} nats) and objective ({self.objective}) replace their "
-                    "own: compare targets by comparisons of their own, and pass objective=None to "
-                    "leave each method its objective."
+                    f"({self.target}) and objective ({self.objective}) replace their own: pass "
+                    "target=None to leave each method its target, and objective=None to leave each "
+                    "its objective."
                 )
 
     def _seeds(self) -> Sequence[int]:
@@ -207,7 +209,7 @@ class ComparisonSettings(TypedDict, total=False):
     """The fields of `Comparison` that have defaults, as keyword arguments of `compare`."""
 
     ablation: Ablation
-    target_loss: float
+    target: Target | None
     budgets: EdgeBudgets
     random_draws: int
     questions: Sequence[Question] | Mapping[str, Question]
@@ -233,7 +235,7 @@ def compare(
     """Find and measure circuits for every model, task, method and seed.
 
     `Comparison(models, tasks, methods, **settings).run(out, ...)` in one call: see the fields of
-    `Comparison` for the settings (`graph`, `ablation`, `seeds`, `target_loss`, `objective`,
+    `Comparison` for the settings (`graph`, `ablation`, `seeds`, `target`, `objective`,
     `questions`, ...), and `Comparison.run` for the other arguments.
     """
     comparison = Comparison(models, tasks, methods, **settings)

@@ -7,8 +7,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from sparse_lens.circuit import Circuit
-from sparse_lens.parts import ends_of, parts_of, rebuilt, whole_like
 from sparse_lens.graphs import ComponentGraph
+from sparse_lens.parts import ends_of, parts_of, rebuilt, whole_like
 
 
 def complement(circuit: Circuit) -> Circuit:

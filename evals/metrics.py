@@ -13,8 +13,7 @@ from transformer_lens import HookedTransformer
 from sparse_lens.circuit import Circuit
 from sparse_lens.evals.answers import Answer
 from sparse_lens.objectives import KLDivergence, TaskLoss, logit_difference
-from sparse_lens.patching import BoundAblation, full_logits
-from sparse_lens.search import BATCH_SIZE, circuit_logits
+from sparse_lens.patching import BATCH_SIZE, BoundAblation, circuit_logits, full_logits
 from sparse_lens.task import Prompts
 
 MetricName = Literal["kl", "task_loss", "logit_difference", "accuracy", "exact_match"]

@@ -16,6 +16,7 @@ from sparse_lens.evals.metrics import CircuitMetrics
 from sparse_lens.method import Method
 from sparse_lens.patching import BoundAblation
 from sparse_lens.plugins import load_entry_points
+from sparse_lens.target import Target
 from sparse_lens.task import Prompts, Task
 
 ENTRY_POINT_GROUP = "sparse_lens.questions"
@@ -68,8 +69,8 @@ class Subject:
     method: Method
     """The method that found the circuit."""
 
-    target_loss: float
-    """Loss in nats per prompt that the circuit had to meet on the validation prompts."""
+    target: Target
+    """What the circuit had to meet on the validation prompts."""
 
     seed: int
     """Seed of the method; use it for all random draws."""

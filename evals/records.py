@@ -122,8 +122,11 @@ class Record:
     """Class name under `type`, and every field; tensors as their hashes."""
 
     seed: int
-    target_loss: float
-    """Nats a prompt."""
+    target_loss: float | None
+    """Two-way task loss, in nats a prompt, that the target asks for; None where it does not."""
+
+    target: str = ""
+    """In words. Empty in results of versions that knew no other target than a task loss."""
 
     questions: Mapping[str, Any] = field(default_factory=dict)
     """Class name under `type`, and every field, of each question by its name. They are asked where
@@ -242,6 +245,11 @@ class Record:
     def of_kind(self, kind: MeasurementKind) -> tuple[Measurement, ...]:
         """Measurements of one kind, in order; none for a failed job."""
         return tuple(m for m in self.measurements if m.kind == kind)
+
+    @property
+    def target_words(self) -> str:
+        """What the chosen circuit had to meet, in words."""
+        return self.target or f"task loss {self.target_loss:g}"
 
     @property
     def failures(self) -> dict[str, str]:

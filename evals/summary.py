@@ -38,8 +38,8 @@ class Setting:
     ablation_hash: str
     """Of all that describes it: other means or tokens are another setting."""
 
-    target_loss: float
-    """What the chosen circuit had to meet."""
+    target: str
+    """What the chosen circuit had to meet, in words."""
 
     deterministic: bool = False
     """Whether the method has no randomness, and so no seeds."""
@@ -52,7 +52,7 @@ class Setting:
             graph=record.graph,
             ablation=str(record.ablation["type"]),
             ablation_hash=json_hash(record.ablation),
-            target_loss=record.target_loss,
+            target=record.target_words,
             deterministic=record.deterministic,
         )
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from sparse_lens.circuit import Circuit
 from sparse_lens.evals.metrics import compare_logits, measure, model_logits
-from sparse_lens.patching import BoundAblation
-from sparse_lens.search import BATCH_SIZE
+from sparse_lens.patching import BATCH_SIZE, BoundAblation
 from sparse_lens.task import Prompts
 
 if TYPE_CHECKING:

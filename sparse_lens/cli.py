@@ -141,7 +141,20 @@ def compare(
     seeds: Annotated[
         int | None, typer.Option(help="How many seeds; a deterministic method runs once.")
     ] = None,
-    target_loss: Annotated[float | None, typer.Option(help="Nats that circuits must meet.")] = None,
+    target_loss: Annotated[
+        float | None, typer.Option(help="Two-way task loss, in nats, that circuits must meet.")
+    ] = None,
+    target_kl: Annotated[
+        float | None,
+        typer.Option(help="KL that they must meet, too, as a share of the empty circuit's."),
+    ] = None,
+    under: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Conditions under which they must meet all that, beside the ablation: resample, "
+            "frozen-norms, subsets, adversary."
+        ),
+    ] = None,
     questions: Annotated[
         list[str] | None,
         typer.Option(help="Names from `sparse-lens questions`, likewise; all or none."),
@@ -180,6 +193,8 @@ def compare(
         assignments=fields or (),
         seeds=seeds,
         target_loss=target_loss,
+        target_kl=target_kl,
+        under=under,
         device=device,
     )
     results = command.run(comparison, out, workers=workers, report=report, console=console)

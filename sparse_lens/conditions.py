@@ -1,4 +1,4 @@
-"""Conditions under which a circuit can be asked to do its task, beside the ablation it is found with.
+"""Conditions under which a circuit can be asked to meet its target, beside the ablation itself.
 
 Under one fixed mean of everything absent a search can settle on what happens to cancel there (Drori
 2026). Each condition here changes what the rest of the model does while the circuit runs: other
@@ -9,7 +9,7 @@ that is all that matters stands all of them.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import ClassVar
@@ -59,6 +59,15 @@ class Condition(ABC):
 
     words: ClassVar[str]
     """Where a report says "under ..."."""
+
+    def __str__(self) -> str:
+        """Its words, and the settings that are not the default ones."""
+        changed = ", ".join(
+            f"{f.name}={getattr(self, f.name)}"
+            for f in fields(self)  # type: ignore[arg-type]
+            if getattr(self, f.name) != getattr(type(self)(), f.name)
+        )
+        return f"{self.words} ({changed})" if changed else self.words
 
     @abstractmethod
     def trials(
@@ -206,9 +215,7 @@ class Adversary(Condition):
         with torch.enable_grad(), frozen(bound.model):
             for _ in range(self.steps):
                 live.requires_grad_()
-                with patched(
-                    bound.model, with_live(masks, live), ablation=bound, prompts=prompts
-                ):
+                with patched(bound.model, with_live(masks, live), ablation=bound, prompts=prompts):
                     total = loss(answer_logits(bound.model, prompts)).sum()
                 (gradient,) = torch.autograd.grad(total, live)
                 live = (live.detach() + self.step_size * gradient.sign()).clamp(0, 1)
@@ -226,8 +233,42 @@ CONDITIONS: Mapping[str, type[Condition]] = MappingProxyType(
 """By their names on the command line."""
 
 
+def mean_loss(
+    conditions: Sequence[Condition],
+    bound: BoundAblation,
+    masks: Masks,
+    prompts: Prompts,
+    loss: LossOf,
+    *,
+    generator: torch.Generator,
+    freeze_norm_scales: bool = False,
+) -> Float[Tensor, ""]:
+    """The mean loss over prompts, and over the ablation itself and each trial of the conditions.
+
+    What a learner of masks descends. Gradients reach the masks in each trial.
+
+    Args:
+        bound: for these prompts.
+        freeze_norm_scales: in all trials.
+    """
+    trials = [Trial(bound)]
+    for condition in conditions:
+        trials += condition.trials(bound, masks, prompts, loss, generator=generator)
+    means = []
+    for trial in trials:
+        with patched(
+            bound.model,
+            trial.masks(masks),
+            ablation=trial.bound,
+            prompts=prompts,
+            freeze_norm_scales=freeze_norm_scales or trial.freeze_norm_scales,
+        ):
+            means.append(loss(answer_logits(bound.model, prompts)).mean())
+    return torch.stack(means).mean()
+
+
 def n_parts(masks: Masks) -> int:
-    """How many numbers say what of the rest is alive: edges where the masks have any, else nodes."""
+    """Length of `Trial.live`: edges of the graph where the masks have any, else nodes."""
     return masks.graph.n_edges if masks.edges else masks.graph.n_nodes
 
 

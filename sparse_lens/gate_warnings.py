@@ -19,7 +19,7 @@ def gate_warnings(
 
     Args:
         tau: parameters of the gates that were learned, which are open at 0 and above.
-        loss: two-way task loss of the circuit of open gates on the train prompts.
+        loss: of the circuit of open gates on the train prompts, to compare with `target_loss`.
         label: says of which run.
     """
     warnings = []

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sparse_lens.calibration import fit_calibration
 from sparse_lens.circuit import Circuit
+from sparse_lens.conditions import mean_loss
 from sparse_lens.cost import CostMeter
 from sparse_lens.gate_warnings import gate_warnings
 from sparse_lens.graphs.base import Graph
@@ -19,11 +20,16 @@ from sparse_lens.masks import Masks
 from sparse_lens.method import Method
 from sparse_lens.node_price import NodePrice
 from sparse_lens.objectives import Objective, TaskLoss
-from sparse_lens.patching import BoundAblation, answer_logits, frozen, full_logits_for, patched
+from sparse_lens.patching import (
+    BoundAblation,
+    frozen,
+    full_logits_for,
+)
 from sparse_lens.ranking_method import Ranking, RankingMethod, ranking_of
 from sparse_lens.refinement import refined
 from sparse_lens.scores import Scores
-from sparse_lens.search import Calibrate, ChosenCircuit, circuit_logits
+from sparse_lens.search import Calibrate, ChosenCircuit
+from sparse_lens.target import mean_of_worst
 from sparse_lens.task import Prompts, Task
 
 Row = dict[str, float]
@@ -38,7 +44,8 @@ class NodePruning(RankingMethod):
     The loss is the objective plus `k_coef` times the number of open gates. Afterwards nodes are
     ranked by tau, and the smallest number that meets the target on the validation prompts is kept.
     Nodes that this circuit can do without are then removed one by one: see
-    :func:`sparse_lens.refinement.refined`.
+    :func:`sparse_lens.refinement.refined`. Under the conditions of the target, if it has any, gates
+    are learned, too: the objective is the mean over them, each drawn anew every step.
 
     The defaults are the centres of the paper's hyperparameter search, where it gives them, except
     for `k_coef`, `batch_size` and `learning_rate`: with these, gates of small models hardly change
@@ -151,10 +158,9 @@ class NodePruning(RankingMethod):
             bound,
             chosen,
             task,
-            target_loss=self.target_loss,
+            target=self.target,
             n_passes=self.removal_passes,
             edges=self.remove_edges,
-            margin=self.target_margin,
             calibrate=self._calibrate,
             meter=meter,
         )
@@ -193,11 +199,13 @@ class NodePruning(RankingMethod):
         scores = Scores.of_nodes(graph, graph.unflatten(tau.cpu()), absolute=False)
         assert scores.nodes is not None
         gates = {site: values >= 0 for site, values in scores.nodes.items()}
-        logits = circuit_logits(bound, Circuit.from_node_masks(graph, gates), prompts)
-        loss = float(TaskLoss()(logits, prompts).mean())
-        label, target = f"k_coef={k_coef:g}", self.target_loss
-        learned = torch.cat(list(_of_learned_sites(graph, tau.cpu()).values()))
-        warnings = gate_warnings(learned, loss, target_loss=target, label=label)
+        open_gates = Circuit.from_node_masks(graph, gates)
+        warnings = gate_warnings(
+            torch.cat(list(_of_learned_sites(graph, tau.cpu()).values())),
+            mean_of_worst(self.target.bind(bound, prompts).losses(open_gates)),
+            target_loss=self.target.scale,
+            label=f"k_coef={k_coef:g}",
+        )
         return Ranking(scores, history=tuple(history), warnings=warnings)
 
     def _start(
@@ -241,7 +249,7 @@ class NodePruning(RankingMethod):
                     group["lr"] = self.learning_rate * rate
                 optimizer.zero_grad()
                 rows = order.next().to(tau.device)
-                loss, kept = self._loss(bound.rows(rows), tau, prompts[rows])
+                loss, kept = self._loss(bound.rows(rows), tau, prompts[rows], generator)
                 (loss + price.k_coef * kept).backward()
                 meter.backward_passes += 1
                 torch.nn.utils.clip_grad_norm_([tau], self.max_grad_norm)
@@ -262,22 +270,26 @@ class NodePruning(RankingMethod):
         return tau.detach() + 1e-4 * average, history
 
     def _loss(
-        self, bound: BoundAblation, tau: Float[Tensor, " nodes"], batch: Prompts
+        self,
+        bound: BoundAblation,
+        tau: Float[Tensor, " nodes"],
+        batch: Prompts,
+        generator: torch.Generator,
     ) -> tuple[Tensor, Tensor]:
         """The objective, and the number of open gates."""
-        model, graph = bound.model, bound.graph
-        full = full_logits_for(self.objective, model, batch)
+        full = full_logits_for(self.objective, bound.model, batch)
         gates = StraightThrough.apply(tau, self.temperature)
         assert isinstance(gates, Tensor)
-        masks = Masks(graph, _of_learned_sites(graph, gates), {})
-        with patched(
-            model,
+        masks = Masks(bound.graph, _of_learned_sites(bound.graph, gates), {})
+        loss = mean_loss(
+            self.target.under,
+            bound,
             masks,
-            ablation=bound,
-            prompts=batch,
+            batch,
+            lambda logits: self.objective(logits, batch, full),
+            generator=generator,
             freeze_norm_scales=self.freeze_norm_scales,
-        ):
-            loss = self.objective(answer_logits(model, batch), batch, full).mean()
+        )
         return loss, torch.cat(list(masks.nodes.values())).sum()
 
 

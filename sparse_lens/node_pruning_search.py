@@ -20,6 +20,7 @@ from sparse_lens.method import Method
 from sparse_lens.node_pruning import NodePruning
 from sparse_lens.objectives import Objective, TaskLoss
 from sparse_lens.patching import BoundAblation, bind
+from sparse_lens.target import Target
 from sparse_lens.task import Task
 
 if TYPE_CHECKING:
@@ -65,9 +66,8 @@ class NodePruningSearch(Method):
     space: Mapping[str, Range] = field(default_factory=lambda: dict(PAPER_SPACE))
     """By field of `base`, the range to search; what is not named stays as it is in `base`."""
 
-    target_loss: float | None = None
-    """Two-way task loss, in nats on the validation prompts, that every run's circuit meets; None
-    for that of `base`."""
+    target: Target | None = None
+    """What every run's circuit meets on the validation prompts; None for that of `base`."""
 
     goal: Literal["n_edges", "n_nodes", "loss"] = "n_edges"
     """What to make small: the size of the chosen circuit (that of the whole graph where the target
@@ -148,11 +148,11 @@ class NodePruningSearch(Method):
     @property
     def _base(self) -> NodePruning:
         """What every run has in common."""
-        base, target = self.base, self.target_loss
+        base = self.base
         if "k_coef" in self.space and isinstance(base.k_coef, tuple):
             base = replace(base, k_coef=sorted(base.k_coef)[len(base.k_coef) // 2])
-        target = base.target_loss if target is None else target
-        return replace(base, objective=self.objective, target_loss=target)
+        target = base.target if self.target is None else self.target
+        return replace(base, objective=self.objective, target=target)
 
     def _value(self, discovery: Discovery) -> float:
         chosen = discovery.chosen

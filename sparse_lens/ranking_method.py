@@ -17,7 +17,7 @@ from sparse_lens.method import Method, check_task
 from sparse_lens.patching import BoundAblation, bind
 from sparse_lens.scores import Scores
 from sparse_lens.search import Calibrate, ChosenCircuit, choose_circuit
-from sparse_lens.target import Target
+from sparse_lens.target import PAPER, Target
 from sparse_lens.task import Task
 
 
@@ -45,7 +45,7 @@ class RankingMethod(Method):
     validation prompts is then found in the same way for every method.
     """
 
-    target: Target = Target()
+    target: Target = PAPER
     """What the chosen circuit meets on the validation prompts."""
 
     @abstractmethod

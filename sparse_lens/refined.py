@@ -18,7 +18,7 @@ from sparse_lens.patching import BoundAblation, bind
 from sparse_lens.ranking_method import discovery_of
 from sparse_lens.refinement import refined
 from sparse_lens.search import choose_circuit
-from sparse_lens.target import Target
+from sparse_lens.target import PAPER, Target
 from sparse_lens.task import Task
 
 
@@ -36,7 +36,7 @@ class Refined(Method):
 
     method: Method = field(default_factory=AttributionPatching)
 
-    target: Target = Target()
+    target: Target = PAPER
     """What the method's circuit meets, and what is left of it."""
 
     n_passes: int = 3

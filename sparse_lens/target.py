@@ -74,11 +74,11 @@ class Target:
         return 1.0 if self.task_loss is None else self.task_loss
 
     def __str__(self) -> str:
-        """As it stands in tables and reports: `task loss 0.15, KL 0.1 of the empty circuit's, under an adversary`."""
+        """As it stands in tables and reports, such as `task loss 0.15, under an adversary`."""
         bounds = [
             "" if self.task_loss is None else f"task loss {self.task_loss:g}",
             "" if self.kl is None else f"KL {self.kl:.3g} of the empty circuit's",
-            f"under {', '.join(each.words for each in self.under)}" if self.under else "",
+            f"under {', '.join(map(str, self.under))}" if self.under else "",
         ]
         return ", ".join(filter(None, bounds))
 
@@ -90,6 +90,9 @@ class Target:
         """
         return BoundTarget(self, bound, prompts, seed=seed)
 
+
+PAPER = Target()
+"""That of Gao et al. 2025 (2511.13653): the task, at 0.15 nats."""
 
 FAITHFUL = Target(kl=0.1)
 """The task, and nine tenths of the way from the empty circuit to the model's distribution."""
@@ -163,7 +166,7 @@ class BoundTarget:
         return self.scaled(logits).max(0).values
 
     def met(self, circuit: Circuit) -> bool:
-        """Whether every loss of a circuit is within its bound on these prompts, without a margin."""
+        """Whether every mean loss of a circuit is within its bound, without a margin."""
         return mean_of_worst(self.losses(circuit)) <= self.target.scale
 
     def _kl(self, logits: Float[Tensor, "n vocab"]) -> Float[Tensor, " n"]:

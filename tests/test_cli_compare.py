@@ -19,7 +19,9 @@ from sparse_lens.evals.harness.running import Progress
 from sparse_lens.evals.question import registry
 from sparse_lens.evals.records import Record
 from sparse_lens.evals.results import Results
+from sparse_lens.identity import describe
 from sparse_lens.models.checkpoint import save_sparse_gpt
+from sparse_lens.target import Target
 from tests.evals import toy_comparison as toy
 from tests.evals import toy_records, toy_tokenizers
 
@@ -146,7 +148,7 @@ def test_flags_reach_the_methods(models: str, tmp_path: Path, ablation: str, exp
     assert (record.graph, record.ablation["type"]) == ("component", expected_type)
     assert record.circuit_given_by == "nodes"
     assert record.target_loss == 0.5
-    expected = {"batch_size": 32, "nodes": True, "target_loss": 0.5}
+    expected = {"batch_size": 32, "nodes": True, "target": describe(Target(0.5))}
     assert expected.items() <= dict(record.hyperparameters).items()
 
 

@@ -22,6 +22,7 @@ from sparse_lens.models.checkpoint import load_sparse_gpt, save_sparse_gpt
 from sparse_lens.models.sparse_gpt import HookedSparseGPT
 from sparse_lens.plotting import Network
 from sparse_lens.plotting.drawing import network_spec
+from sparse_lens.target import Target
 from tests.evals import toy_comparison as toy
 from tests.evals.toy_comparison import BUDGETS, ByIndex
 from tests.graphs.tiny import random_edge_circuit, random_node_circuit
@@ -40,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     random_edge_circuit(component, 0.6, 0).save(folder / "component.safetensors")
     compare(
         [folder / "model"], [toy.task("<task>")], {"nodes": ByIndex()}, out=folder / "run",
-        budgets=BUDGETS, target_loss=5.0, random_draws=1,
+        budgets=BUDGETS, target=Target(5.0), random_draws=1,
     )  # fmt: skip
     return folder
 
@@ -138,7 +139,7 @@ def test_a_circuit_of_a_comparison_says_whose_it_is(folder: Path, tmp_path: Path
     """Where no target was met there is no drawing, and the error names the model."""
     compare(
         [toy.model()], [toy.task()], {"nodes": ByIndex()}, out=tmp_path, budgets=BUDGETS,
-        target_loss=1e-9, random_draws=1,
+        target=Target(1e-9), random_draws=1,
     )  # fmt: skip
     (circuit,) = (tmp_path / "circuits").glob("*.safetensors")
     code, line = error("show", circuit)

@@ -18,8 +18,7 @@ from sparse_lens.node_price import NodePrice
 from sparse_lens.node_pruning import NodePruning, StraightThrough
 from sparse_lens.node_pruning_search import NodePruningSearch
 from sparse_lens.objectives import KLDivergence, NegatedLogitDifference, TaskLoss
-from sparse_lens.patching import answer_logits, bind, patched
-from sparse_lens.search import circuit_logits
+from sparse_lens.patching import answer_logits, bind, circuit_logits, patched
 from sparse_lens.task import Task
 from tests import planted
 from tests.patching import tiny

@@ -11,6 +11,7 @@ import torch
 
 import sparse_lens as sl
 from sparse_lens.node_pruning_search import NodePruningSearch
+from sparse_lens.target import Target
 from tests import planted
 
 BASE = sl.NodePruning(n_steps=20, learning_rate=3e-2, batch_size=32, k_coef=1e-4, removal_passes=0)
@@ -31,8 +32,8 @@ def discover(search, setting, **options):
 
 
 def test_every_run_meets_the_search_s_target(setting):
-    found = discover(replace(SEARCH, n_trials=1, target_loss=0.02), setting)
-    alone = discover(replace(BASE, target_loss=0.02), setting)
+    found = discover(replace(SEARCH, n_trials=1, target=Target(0.02)), setting)
+    alone = discover(replace(BASE, target=Target(0.02)), setting)
     assert found.circuit == alone.circuit
     assert found.chosen is not None
     assert found.chosen.loss <= 0.02

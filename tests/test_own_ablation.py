@@ -20,8 +20,8 @@ from sparse_lens.graphs import ChannelGraph, ComponentGraph, Graph
 from sparse_lens.method import Method
 from sparse_lens.node_pruning import NodePruning
 from sparse_lens.objectives import TaskLoss
-from sparse_lens.patching import bind, mean_activations, run_circuit
-from sparse_lens.search import circuit_logits
+from sparse_lens.patching import bind, circuit_logits, mean_activations, run_circuit
+from sparse_lens.target import Target
 from sparse_lens.task import Prompts, Task
 from tests import planted
 from tests.evals import toy_comparison as toy
@@ -207,7 +207,8 @@ def test_it_can_be_compared_under(graph_of: Any, tmp_path: Path) -> None:
     def compare(ablation: Ablation) -> Results:
         return sl.compare(
             [toy.model()], [toy.task()], [NodePruning(n_steps=2), AttributionPatching()],
-            out=tmp_path, graph=graph_of, ablation=ablation, target_loss=5.0, budgets=toy.BUDGETS,
+            out=tmp_path, graph=graph_of, ablation=ablation, target=Target(5.0),
+            budgets=toy.BUDGETS,
         )  # fmt: skip
 
     for record in compare(NoisyMean(scale=0.5)):

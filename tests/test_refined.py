@@ -11,6 +11,7 @@ from sparse_lens.method import Method
 from sparse_lens.node_pruning import NodePruning
 from sparse_lens.objectives import NegatedLogitDifference, Objective, TaskLoss
 from sparse_lens.refined import Refined
+from sparse_lens.target import Target
 from sparse_lens.task import Task
 from tests import planted
 from tests.patching.test_context import state
@@ -65,13 +66,13 @@ def test_objective_and_target_are_the_method_s_to_keep() -> None:
     @dataclass(frozen=True)
     class Watched(AttributionPatching):
         def discover(self, *arguments: Any, **options: Any) -> Discovery:
-            seen.append((self.objective, self.target_loss, self.target_margin))
+            seen.append((self.objective, self.target))
             return super().discover(*arguments, **options)
 
-    inner = Watched(objective=NegatedLogitDifference(), target_loss=9.0)
+    inner = Watched(objective=NegatedLogitDifference(), target=Target(9.0))
     name = "dense, component, interchange"
-    discover(Refined(method=inner, target_margin=0.5), name)
-    found = discover(Refined(TaskLoss(), inner, target_loss=0.3), name)
+    discover(Refined(method=inner, target=Target(margin=0.5)), name)
+    found = discover(Refined(TaskLoss(), inner, target=Target(0.3)), name)
     assert seen == [(NegatedLogitDifference(), 0.15, 0.5), (TaskLoss(), 0.3, 1.0)]
     assert found.chosen is not None
     assert found.chosen.loss <= 0.3

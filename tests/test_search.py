@@ -11,9 +11,10 @@ from sparse_lens.ablation import InterchangeAblation
 from sparse_lens.calibration import Calibration
 from sparse_lens.circuit import Circuit
 from sparse_lens.objectives import TaskLoss
-from sparse_lens.patching import bind, run_circuit
+from sparse_lens.patching import bind, circuit_logits, run_circuit
 from sparse_lens.scores import Scores
-from sparse_lens.search import choose_circuit, circuit_logits, smallest_size, upper_bound
+from sparse_lens.search import choose_circuit, smallest_size, upper_bound
+from sparse_lens.target import Target
 from sparse_lens.task import Prompts, Task
 from tests import planted
 
@@ -152,7 +153,7 @@ def planted_first(problem: planted.Problem, *, sign: float = 1.0) -> Scores:
 @pytest.mark.parametrize("problem", [COMPONENT, CHANNEL], ids=["edges", "nodes"])
 def test_the_smallest_circuit_that_does_is_chosen(problem: planted.Problem) -> None:
     bound = bind(problem.model, problem.graph, problem.ablation)
-    chosen = choose_circuit(bound, planted_first(problem), TASK, target_loss=0.15)
+    chosen = choose_circuit(bound, planted_first(problem), TASK, target=Target(0.15))
     assert chosen.met_target
     assert chosen.circuit == problem.circuit
     assert chosen.calibration is None
@@ -168,20 +169,21 @@ def test_a_margin_keeps_circuits_that_were_lucky_out() -> None:
     """The loss has to stay below the target by its standard error, unless none does."""
     bound = bind(CHANNEL.model, CHANNEL.graph, CHANNEL.ablation)
     scores, validation = planted_first(CHANNEL), TASK.split("validation")
-    plain = choose_circuit(bound, scores, TASK, target_loss=0.15, margin=0.0)
+    plain = choose_circuit(bound, scores, TASK, target=Target(0.15, margin=0.0))
     losses = TaskLoss()(circuit_logits(bound, plain.circuit, validation), validation)
     error = float(losses.std()) / len(losses) ** 0.5
     above = plain.loss + 0.9 * error
     assert (
-        choose_circuit(bound, scores, TASK, target_loss=above, margin=0.0).circuit == plain.circuit
+        choose_circuit(bound, scores, TASK, target=Target(above, margin=0.0)).circuit
+        == plain.circuit
     )
-    careful = choose_circuit(bound, scores, TASK, target_loss=above, margin=1.0)
+    careful = choose_circuit(bound, scores, TASK, target=Target(above, margin=1.0))
     assert careful.circuit != plain.circuit
     assert careful.met_target
     assert careful.loss <= above
     # What no circuit meets by the margin, one may meet without.
     least = min(loss for _, loss in careful.tried)
-    barely = choose_circuit(bound, scores, TASK, target_loss=least + 1e-6, margin=50.0)
+    barely = choose_circuit(bound, scores, TASK, target=Target(least + 1e-6, margin=50.0))
     assert barely.met_target
     assert barely.loss <= least + 1e-6
 
@@ -195,7 +197,7 @@ def test_the_bound_is_the_mean_and_standard_errors() -> None:
 
 def test_a_target_out_of_reach_gives_the_full_circuit_and_says_so() -> None:
     bound = bind(COMPONENT.model, COMPONENT.graph, COMPONENT.ablation)
-    chosen = choose_circuit(bound, planted_first(COMPONENT), TASK, target_loss=0.0)
+    chosen = choose_circuit(bound, planted_first(COMPONENT), TASK, target=Target(1e-9))
     assert not chosen.met_target
     assert chosen.circuit == Circuit.full(COMPONENT.graph)
     assert chosen.loss == dict(chosen.tried)[COMPONENT.graph.n_edges] > 0
@@ -205,8 +207,8 @@ def test_ranking_by_sign_or_by_absolute_value() -> None:
     """Planted edges with negative scores are the best by absolute value and the last by sign."""
     bound = bind(COMPONENT.model, COMPONENT.graph, COMPONENT.ablation)
     scores = planted_first(COMPONENT, sign=-1.0)
-    assert choose_circuit(bound, scores, TASK, target_loss=0.15).circuit == COMPONENT.circuit
-    signed = choose_circuit(bound, replace(scores, absolute=False), TASK, target_loss=0.15)
+    assert choose_circuit(bound, scores, TASK, target=Target(0.15)).circuit == COMPONENT.circuit
+    signed = choose_circuit(bound, replace(scores, absolute=False), TASK, target=Target(0.15))
     assert signed.circuit.n_edges > COMPONENT.graph.n_edges - len(COMPONENT.names)
 
 
@@ -219,7 +221,7 @@ def test_calibration_is_fitted_on_train_prompts_and_judged_on_validation_prompts
         return Calibration(0.5, 0.25)
 
     chosen = choose_circuit(
-        bound, planted_first(COMPONENT), TASK, target_loss=0.3, calibrate=calibrate
+        bound, planted_first(COMPONENT), TASK, target=Target(0.3), calibrate=calibrate
     )
     assert all(torch.equal(prompts.clean, TASK.train.clean) for prompts in seen)
     assert chosen.calibration == Calibration(0.5, 0.25)
@@ -233,7 +235,7 @@ def test_nothing_is_chosen_without_validation_prompts() -> None:
     bound = bind(COMPONENT.model, COMPONENT.graph, COMPONENT.ablation)
     with pytest.raises(ValueError, match="no validation split"):
         choose_circuit(
-            bound, planted_first(COMPONENT), Task("t", train=TASK.train), target_loss=0.15
+            bound, planted_first(COMPONENT), Task("t", train=TASK.train), target=Target(0.15)
         )
 
 

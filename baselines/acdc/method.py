@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,7 +14,7 @@ from sparse_lens.baselines.acdc.batched import run_in_batches
 from sparse_lens.baselines.acdc.one_at_a_time import run_one_by_one
 from sparse_lens.baselines.acdc.pruning_run import Rule, Run
 from sparse_lens.baselines.acdc.scores import scores_of_runs
-from sparse_lens.baselines.acdc.targets import LossTarget, Target, bisect
+from sparse_lens.baselines.acdc.targets import LossTarget, ThresholdTarget, bisect
 from sparse_lens.circuit import Circuit
 from sparse_lens.cost import CostMeter, metered
 from sparse_lens.discovery import Discovery
@@ -22,9 +22,16 @@ from sparse_lens.graphs.base import Graph
 from sparse_lens.graphs.component import ComponentGraph
 from sparse_lens.method import Method, check_task
 from sparse_lens.models.anatomy import anatomy_of
-from sparse_lens.objectives import KLDivergence, Objective, TaskLoss
-from sparse_lens.patching import BoundAblation, bind, full_logits_for, has_hooks_of_others
-from sparse_lens.search import ChosenCircuit, circuit_logits
+from sparse_lens.objectives import KLDivergence, Objective
+from sparse_lens.patching import (
+    BoundAblation,
+    bind,
+    circuit_logits,
+    full_logits_for,
+    has_hooks_of_others,
+)
+from sparse_lens.search import ChosenCircuit
+from sparse_lens.target import PAPER, Target, mean_of_worst, upper_bound
 from sparse_lens.task import Prompts, Task
 
 
@@ -47,7 +54,7 @@ class ACDC(Method):
     objective: Objective = field(default_factory=KLDivergence)
 
     thresholds: float | Sequence[float] | None = None
-    """Each gives a circuit. None: only the thresholds that the search for `target` runs."""
+    """Each gives a circuit. None: only the thresholds that the search runs."""
 
     absolute: bool = False
     """Compare the absolute change, so that edges whose removal lowers the objective are kept."""
@@ -56,11 +63,11 @@ class ACDC(Method):
     """The circuit to remove edges from, such as another method's; None for the whole graph. A node
     circuit is converted to its edges. Required on a channel graph, where each edge takes a pass."""
 
-    target: Target | None = None
-    """What to bisect the threshold for. None with `thresholds=None`: for `target_loss`."""
+    search_for: ThresholdTarget | None = None
+    """What to bisect the threshold for. None with `thresholds=None`: for `target`."""
 
-    target_loss: float = 0.15
-    """Two-way task loss, in nats on the validation prompts, that the chosen circuit meets."""
+    target: Target = PAPER
+    """What the chosen circuit meets on the validation prompts."""
 
     n_bisections: int = 8
     """Bisections of a search, at most, after it has found a threshold on either side."""
@@ -102,7 +109,7 @@ class ACDC(Method):
         The discovery's `circuits` are those of the thresholds in ascending order, with one row of
         the history each. Edges score by the largest threshold at which they were kept, see
         `scores_of_runs`. The chosen circuit is the smallest of `circuits` and the starting one that
-        meets `target_loss`.
+        meets `target`.
 
         Raises:
             ValueError: for a task that does not fit the model, a channel graph without a starting
@@ -117,7 +124,7 @@ class ACDC(Method):
             circuits = tuple(run.circuit for run in runs)
             chosen = None
             if task.validation is not None:
-                chosen = _smallest(bound, (*circuits, start), task, self.target_loss)
+                chosen = _smallest(bound, (*circuits, start), task, self.target)
             cost = meter.cost()
         return Discovery(
             method=self,
@@ -137,12 +144,6 @@ class ACDC(Method):
         return (
             tuple(self.thresholds) if isinstance(self.thresholds, Sequence) else (self.thresholds,)
         )
-
-    @property
-    def _target(self) -> Target | None:
-        if self.target is None and self.thresholds is None:
-            return LossTarget(self.target_loss, TaskLoss())
-        return self.target
 
     def _start(self, graph: Graph) -> Circuit:
         """The circuit to remove edges from, as an edge circuit."""
@@ -173,20 +174,30 @@ class ACDC(Method):
 
         for threshold in self._thresholds:
             run(threshold)
-        target = self._target
-        if target is not None:
-            if isinstance(target, LossTarget):
-                task.split("validation")
-
-            def loss_of(circuit: Circuit, objective: Objective) -> float:
-                return _loss(bound, circuit, task.split("validation").to(bound.device), objective)
+        may_shrink = self._may_shrink(bound, task)
+        if may_shrink is not None:
 
             def needs_smaller(threshold: float) -> tuple[bool, int]:
                 circuit = run(threshold).circuit
-                return target.needs_smaller(circuit, loss_of), circuit.n_edges
+                return may_shrink(circuit), circuit.n_edges
 
             bisect(needs_smaller, n_bisections=self.n_bisections)
         return [runs[threshold] for threshold in sorted(runs)]
+
+    def _may_shrink(self, bound: BoundAblation, task: Task) -> Callable[[Circuit], bool] | None:
+        """Whether a circuit is within what the threshold is bisected for; None for no search."""
+        search_for = self.search_for
+        if search_for is None:
+            if self.thresholds is not None:
+                return None
+            return self.target.bind(bound, task.split("validation")).met
+        if isinstance(search_for, LossTarget):
+            task.split("validation")
+
+        def loss_of(circuit: Circuit, objective: Objective) -> float:
+            return _loss(bound, circuit, task.split("validation").to(bound.device), objective)
+
+        return lambda circuit: search_for.needs_smaller(circuit, loss_of)
 
     def _run(
         self,
@@ -209,22 +220,25 @@ class ACDC(Method):
 
 
 def _smallest(
-    bound: BoundAblation, circuits: tuple[Circuit, ...], task: Task, target: float
+    bound: BoundAblation, circuits: tuple[Circuit, ...], task: Task, target: Target
 ) -> ChosenCircuit:
-    """The smallest circuit that meets a task loss on the validation prompts, or the full one."""
-    prompts = task.split("validation").to(bound.device)
-    tried = []
-    for circuit in sorted(circuits, key=lambda circuit: circuit.n_edges):
-        loss = _loss(bound, circuit, prompts, TaskLoss())
-        tried.append((circuit.n_edges, loss))
-        if loss <= target:
-            return ChosenCircuit(circuit, loss, True, tuple(tried))
+    """The smallest circuit that meets the target on the validation prompts, or the full one.
+
+    By the target's margin, and only where no circuit does, without it.
+    """
+    on_validation = target.bind(bound, task.split("validation"))
     full = Circuit.full(bound.graph)
-    if tried[-1][0] == full.n_edges:
-        return ChosenCircuit(full, tried[-1][1], False, tuple(tried))
-    loss = _loss(bound, full, prompts, TaskLoss())
-    tried.append((full.n_edges, loss))
-    return ChosenCircuit(full, loss, loss <= target, tuple(tried))
+    by_size = sorted(circuits, key=lambda circuit: circuit.n_edges)
+    if by_size[-1].n_edges < full.n_edges:
+        by_size.append(full)
+    losses = [on_validation.losses(circuit) for circuit in by_size]
+    means = [mean_of_worst(rows) for rows in losses]
+    tried = tuple((c.n_edges, mean) for c, mean in zip(by_size, means, strict=True))
+    for margin in (target.margin, 0.0):
+        for circuit, rows, mean in zip(by_size, losses, means, strict=True):
+            if upper_bound(rows, margin) <= target.scale:
+                return ChosenCircuit(circuit, mean, True, tried)
+    return ChosenCircuit(full, means[-1], False, tried)
 
 
 @torch.no_grad()

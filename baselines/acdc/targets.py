@@ -1,4 +1,4 @@
-"""Targets for which the threshold of ACDC is bisected, and the bisection."""
+"""What the threshold of ACDC can be bisected for, and the bisection."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FIRST_THRESHOLD = 0.01
 SMALLEST_THRESHOLD, LARGEST_THRESHOLD = 1e-8, 1e4
 
 
-class Target(ABC):
+class ThresholdTarget(ABC):
     """A condition on circuits that is met from some threshold on."""
 
     @abstractmethod
@@ -26,7 +26,7 @@ class Target(ABC):
 
 
 @dataclass(frozen=True)
-class EdgeBudget(Target):
+class EdgeBudget(ThresholdTarget):
     """The largest circuit with at most this many edges."""
 
     n_edges: int
@@ -40,7 +40,7 @@ class EdgeBudget(Target):
 
 
 @dataclass(frozen=True)
-class LossTarget(Target):
+class LossTarget(ThresholdTarget):
     """The smallest circuit whose mean loss on the validation prompts is at most this."""
 
     loss: float

@@ -89,7 +89,8 @@ class EdgePruning(RankingMethod):
     """Prompts per step."""
 
     micro_batch_size: int | None = None
-    """Prompts in one forward pass; the results do not depend on it. None for the whole batch."""
+    """Prompts in one forward pass; the results do not depend on it, except by the draws of the
+    target's conditions. None for the whole batch."""
 
     learning_rate: float = 0.2
     """Peak learning rate of log alpha; in the paper 0.8."""

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from sparse_lens.atomic import write_atomically
 from sparse_lens.baselines.edge_pruning.gates import EdgeGates
+from sparse_lens.conditions import mean_loss
 from sparse_lens.cost import CostMeter
 from sparse_lens.identity import tensor_hash
 from sparse_lens.learning import PromptOrder, share_of_peak
-from sparse_lens.patching import BoundAblation, answer_logits, full_logits, full_logits_for, patched
+from sparse_lens.patching import BoundAblation, full_logits, full_logits_for
 from sparse_lens.task import Prompts
 
 if TYPE_CHECKING:
@@ -118,7 +119,11 @@ class Training:
     def _objective(
         self, gates: Tensor, rows: Int[Tensor, " rows"], meter: CostMeter | None = None
     ) -> float:
-        """The mean over some prompts; with a meter its gradient is accumulated at the gates."""
+        """The mean over some prompts.
+
+        With a meter it is also over the conditions of the target, and its gradient is accumulated
+        at the gates.
+        """
         method, model = self._method, self._bound.model
         total = 0.0
         for indices in rows.split(method.micro_batch_size or len(rows)):
@@ -127,8 +132,14 @@ class Training:
                 full = full_logits_for(method.objective, model, batch)
             else:
                 full = self._kept_full_logits[indices]
-            with patched(model, self._gates.masks(gates), ablation=ablation, prompts=batch):
-                loss = method.objective(answer_logits(model, batch), batch, full).sum()
+            loss = len(batch) * mean_loss(
+                () if meter is None else method.target.under,
+                ablation,
+                self._gates.masks(gates),
+                batch,
+                lambda logits, batch=batch, full=full: method.objective(logits, batch, full),
+                generator=self._generator,
+            )
             if meter is not None:
                 (loss / len(rows)).backward()
                 meter.backward_passes += 1
@@ -188,7 +199,7 @@ class Training:
             "checkpoint_every",
             "micro_batch_size",
             "initial",
-            "target_loss",
+            "target",
         )
         settings = {f.name: repr(getattr(self._method, f.name)) for f in fields(self._method)}
         half_open = torch.full_like(self.log_alpha, 0.5)

@@ -28,6 +28,7 @@ from sparse_lens.identity import describe, describe_fields, json_hash, task_hash
 from sparse_lens.method import Method
 from sparse_lens.patching import BoundAblation, bind
 from sparse_lens.plotting.network import Network
+from sparse_lens.target import PAPER, Target
 from sparse_lens.task import Prompts, Task
 from sparse_lens.versions import hardware, installed_versions
 
@@ -44,6 +45,11 @@ class Job:
 
     method: Method
     seed: int
+
+    @property
+    def target(self) -> Target:
+        """What the chosen circuit must meet: the comparison's target, or else the method's own."""
+        return self.settings.target or getattr(self.method, "target", None) or PAPER
 
     @cached_property
     def id(self) -> str:
@@ -83,7 +89,8 @@ class Job:
             ablation=describe(settings.ablation),
             seed=self.seed,
             deterministic=self.method.is_deterministic,
-            target_loss=settings.target_loss,
+            target_loss=self.target.task_loss,
+            target=str(self.target),
             questions=describe(settings.named_questions),
             budgets=describe(settings.budgets),
             random_draws=settings.random_draws,
@@ -152,7 +159,7 @@ def run_job(job: Job, inputs: LoadedInputs | None = None) -> Outcome:
 def _run(job: Job, inputs: LoadedInputs) -> Outcome:
     settings, bound, task = job.settings, inputs.bound(job), inputs.task(job)
     discovery = job.method.discover(bound.model, bound.graph, task, ablation=bound, seed=job.seed)
-    chosen = choose(discovery, bound, task, target_loss=settings.target_loss)
+    chosen = choose(discovery, bound, task, target=job.target)
     meter = Meter(bound, task.split("held_out"))
     measurements = measurements_of(
         meter,
@@ -171,7 +178,7 @@ def _run(job: Job, inputs: LoadedInputs) -> Outcome:
         n_held_out=len(task.split("held_out")),
         met_on_validation=chosen.met_target,
         validation_loss=chosen.loss,
-        met_on_held_out=measurements[0].task_loss <= settings.target_loss,
+        met_on_held_out=job.target.bind(bound, meter.prompts).met(chosen.circuit),
         circuit=f"circuits/{job.id}.safetensors",
         circuit_given_by="nodes" if chosen.circuit.is_node_circuit else "edges",
         search=chosen.tried,
@@ -216,7 +223,7 @@ def _with_answers(record: Record, job: Job, meter: Meter, task: Task, circuit: C
         ablated=meter.metrics(complement(circuit)),
         task=task,
         method=job.method,
-        target_loss=job.settings.target_loss,
+        target=job.target,
         seed=job.seed,
     )
     answers, errors = answers_of(subject, questions)

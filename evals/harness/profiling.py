@@ -8,12 +8,11 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from sparse_lens.circuit import Circuit
-from sparse_lens.parts import removable_nodes
 from sparse_lens.evals.questions import minimality
 from sparse_lens.graphs.component import ComponentGraph
-from sparse_lens.patching import BoundAblation, circuit_activations
+from sparse_lens.parts import removable_nodes
+from sparse_lens.patching import BATCH_SIZE, BoundAblation, circuit_activations
 from sparse_lens.plotting.profiles import LEVELS, Profile, Profiles
-from sparse_lens.search import BATCH_SIZE
 from sparse_lens.task import Prompts
 
 SHOWN = 4

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -11,6 +10,7 @@ from sparse_lens.evals.budgets import EdgeBudgets
 from sparse_lens.evals.labels import check_objects, labelled
 from sparse_lens.evals.question import Question, registry
 from sparse_lens.evals.questions import DEFAULT_QUESTIONS
+from sparse_lens.target import PAPER, Target
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -18,16 +18,16 @@ class JobSettings:
     """The fields of a `Comparison` that each of its jobs needs.
 
     Raises:
-        ValueError: for a target that is not positive, a negative number of draws, or an ablation or
-            question of the wrong type.
+        ValueError: for a negative number of draws, or a target, an ablation or a question of the
+            wrong type.
     """
 
     ablation: Ablation = field(default_factory=MeanAblation)
     """What absent nodes and edges carry; the mean over the model's reference tokens by default."""
 
-    target_loss: float = 0.15
-    """Two-way loss in nats a prompt that the smallest circuit must meet (as in Gao et al. 2025). It
-    replaces the methods' own `target_loss`."""
+    target: Target | None = PAPER
+    """What the smallest circuit must meet on the validation prompts, in place of the methods' own
+    `target`. None leaves each method its own."""
 
     budgets: EdgeBudgets = field(default_factory=EdgeBudgets)
     """Numbers of edges for the curve."""
@@ -44,10 +44,8 @@ class JobSettings:
             raise ValueError(
                 f"ablation is an object such as ZeroAblation(), got {self.ablation!r}."
             )
-        if not 0 < self.target_loss < math.inf:
-            raise ValueError(
-                f"target_loss must be positive and finite, in nats, got {self.target_loss}."
-            )
+        if not (self.target is None or isinstance(self.target, Target)):
+            raise ValueError(f"target is Target(task_loss=...), or None, got {self.target!r}.")
         if not isinstance(self.budgets, EdgeBudgets):
             raise ValueError(f"budgets is EdgeBudgets(counts=...), got {self.budgets!r}.")
         if not isinstance(self.random_draws, int):

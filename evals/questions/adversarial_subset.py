@@ -12,12 +12,11 @@ from torch import Tensor
 from sparse_lens.circuit import Circuit
 from sparse_lens.evals.draws import check_count
 from sparse_lens.evals.metrics import CircuitMetrics, measure, with_full_logits
-from sparse_lens.parts import ends_of, parts_of, rebuilt, whole_like
 from sparse_lens.evals.question import ROBUSTNESS, Answers, Column, Question, Subject
 from sparse_lens.masks import Masks
 from sparse_lens.objectives import TaskLoss
-from sparse_lens.patching import BoundAblation, answer_logits, frozen, patched
-from sparse_lens.search import BATCH_SIZE
+from sparse_lens.parts import ends_of, parts_of, rebuilt, whole_like
+from sparse_lens.patching import BATCH_SIZE, BoundAblation, answer_logits, frozen, patched
 from sparse_lens.task import Prompts
 
 

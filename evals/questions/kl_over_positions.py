@@ -12,8 +12,7 @@ from sparse_lens.circuit import Circuit
 from sparse_lens.evals.answers import Answer
 from sparse_lens.evals.question import FAITHFULNESS, Answers, Column, Question, Subject
 from sparse_lens.objectives import KLDivergence
-from sparse_lens.patching import BoundAblation, patched, suspended
-from sparse_lens.search import BATCH_SIZE
+from sparse_lens.patching import BATCH_SIZE, BoundAblation, patched, suspended
 from sparse_lens.task import Prompts
 
 

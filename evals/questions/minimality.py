@@ -12,11 +12,10 @@ from sparse_lens.circuit import Circuit
 from sparse_lens.evals.answers import Answer
 from sparse_lens.evals.draws import check_count
 from sparse_lens.evals.intervals import Estimate, ends_of_interval, resampled_means
-from sparse_lens.parts import node_names, removable_nodes, without_nodes
 from sparse_lens.evals.question import MINIMAL_AND_COMPLETE, Answers, Column, Question, Subject
 from sparse_lens.objectives import TaskLoss
-from sparse_lens.patching import BoundAblation
-from sparse_lens.search import BATCH_SIZE, circuit_logits
+from sparse_lens.parts import node_names, removable_nodes, without_nodes
+from sparse_lens.patching import BATCH_SIZE, BoundAblation, circuit_logits
 from sparse_lens.task import Prompts
 
 DISPENSABLE_BELOW = 0.01

@@ -12,8 +12,7 @@ from sparse_lens.evals.controls import complement, random_circuit
 from sparse_lens.evals.draws import Draws, check_count, generator_of
 from sparse_lens.evals.metrics import CircuitMetrics, measure, with_full_logits
 from sparse_lens.evals.question import CONTROLS, Answers, Column, Question, Subject
-from sparse_lens.patching import BoundAblation
-from sparse_lens.search import BATCH_SIZE
+from sparse_lens.patching import BATCH_SIZE, BoundAblation
 from sparse_lens.task import Prompts
 
 

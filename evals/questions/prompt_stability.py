@@ -35,7 +35,7 @@ class PromptStability(Question):
         """How many runs met the target, and the agreement of every pair of their circuits."""
 
         def chosen(discovery: Discovery) -> Circuit | None:
-            choice = choose(discovery, subject.bound, subject.task, target_loss=subject.target_loss)
+            choice = choose(discovery, subject.bound, subject.task, target=subject.target)
             return choice.circuit if choice.met_target else None
 
         result = prompt_stability(

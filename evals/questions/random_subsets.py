@@ -10,10 +10,9 @@ from torch import Tensor
 from sparse_lens.circuit import Circuit
 from sparse_lens.evals.draws import Draws, check_count, check_share, random_subsets
 from sparse_lens.evals.metrics import measure, with_full_logits
-from sparse_lens.parts import parts_of, rebuilt, whole_like
 from sparse_lens.evals.question import ROBUSTNESS, Answers, Column, Question, Subject
-from sparse_lens.patching import BoundAblation
-from sparse_lens.search import BATCH_SIZE
+from sparse_lens.parts import parts_of, rebuilt, whole_like
+from sparse_lens.patching import BATCH_SIZE, BoundAblation
 from sparse_lens.task import Prompts
 
 

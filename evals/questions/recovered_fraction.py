@@ -15,8 +15,7 @@ from sparse_lens.evals.intervals import ends_of_interval, resampled_means
 from sparse_lens.evals.metrics import measure, with_full_logits
 from sparse_lens.evals.question import FAITHFULNESS, Answers, Column, Question, Subject
 from sparse_lens.objectives import logit_difference
-from sparse_lens.patching import BoundAblation
-from sparse_lens.search import BATCH_SIZE
+from sparse_lens.patching import BATCH_SIZE, BoundAblation
 from sparse_lens.task import Prompts
 
 

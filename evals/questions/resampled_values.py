@@ -12,8 +12,7 @@ from sparse_lens.circuit import Circuit
 from sparse_lens.evals.draws import Draws, check_count, generator_of
 from sparse_lens.evals.metrics import measure, with_full_logits
 from sparse_lens.evals.question import ROBUSTNESS, Answers, Column, Question, Subject
-from sparse_lens.patching import BoundAblation, bind
-from sparse_lens.search import BATCH_SIZE
+from sparse_lens.patching import BATCH_SIZE, BoundAblation, bind
 from sparse_lens.task import Prompts
 
 

@@ -8,8 +8,7 @@ from sparse_lens.circuit import Circuit
 from sparse_lens.evals.intervals import Estimate, ends_of_interval, resampled_means
 from sparse_lens.evals.metrics import CircuitMetrics, MetricName, measure
 from sparse_lens.evals.question import ROBUSTNESS, Answers, Column, Question, Subject
-from sparse_lens.patching import BoundAblation
-from sparse_lens.search import BATCH_SIZE
+from sparse_lens.patching import BATCH_SIZE, BoundAblation
 from sparse_lens.task import Task
 
 

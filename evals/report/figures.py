@@ -48,7 +48,7 @@ def task_curves(cells: Cells, task: str, metric: Metric) -> Spec:
             if cell is not None:
                 curves.append(_curve(cells, cell, metric))
                 targets.append(cell.first.target_loss)
-    target = targets[0] if metric.has_target and targets and len(set(targets)) == 1 else None
+    target = targets[0] if metric.has_target and len(set(targets)) == 1 else None
     return curves_spec(curves, log_y=metric.log, level=target, legend=False, height=250)
 
 

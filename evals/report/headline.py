@@ -85,16 +85,16 @@ def _title(cells: Cells, summary: Summary) -> str:
 
 def _subtitle(cells: Cells) -> str:
     records = cells.records
-    targets = shared([record.target_loss for record in records])
+    targets = shared([record.target_words for record in records])
     n_seeds = len({record.seed for record in records if not record.deterministic})
     return (
-        f"Smallest circuits with a two-way loss of at most {escape(targets)} nats a prompt, for "
+        f"Smallest circuits that meet a target ({escape(targets)}), for "
         f"{counted(len(cells.tasks), 'task')}, {counted(len(cells.models), 'model')}, "
         f"{counted(len(cells.settings), 'method')} and "
         f"{counted(n_seeds, 'seed') if n_seeds else 'no randomness'}; measured on prompts that "
-        "no circuit was chosen on. The two-way loss is the cross-entropy of the answer against its "
-        "distractor alone, as if there were no other tokens; guessing between the two has 0.69 "
-        "nats."
+        "no circuit was chosen on. The task loss is two-way: the cross-entropy of the answer "
+        "against its distractor alone, in nats a prompt, as if there were no other tokens; guessing "
+        "between the two has 0.69."
     )
 
 
@@ -184,7 +184,7 @@ def measured(cells: Cells) -> str:
     facts = {
         "Graph": shared([record.graph for record in done]),
         "Ablation": shared([_ablation(record.ablation) for record in done]),
-        "Target": shared([f"{record.target_loss} nats a prompt" for record in done]),
+        "Target": shared([record.target_words for record in done]),
         "Prompts": shared(
             [
                 f"{r.n_train} to train, {r.n_validation} to choose, {r.n_held_out} held out"

@@ -115,8 +115,9 @@ def circuit_caption(cell: Cell, network: Network | None) -> str:
     record = next((r for r in cell.records if r.met_on_validation), cell.first)
     if not record.met_on_validation:
         return (
-            f'<span class="mark">No circuit met the target</span> of {record.target_loss} nats, so '
-            f"none is drawn: the full graph has {record.graph_edges:,} edges."
+            '<span class="mark">No circuit met the target</span> '
+            f"({escape(record.target_words)}), so none is drawn: the full graph has "
+            f"{record.graph_edges:,} edges."
         )
     m = record.chosen
     parts = [

@@ -28,8 +28,11 @@ def assign(assignment: str, methods: dict[str, Any], questions: dict[str, Any]) 
     current = named("method or question in this comparison", {**methods, **questions}, name)
     check_field(name, current, field)
     group = methods if name in methods else questions
-    if field == "target_loss" and name in methods:
-        raise ValueError(f"--set {assignment}: one target is for all methods, --target-loss.")
+    if field == "target" and name in methods:
+        raise ValueError(
+            f"--set {assignment}: one target is for all methods, by --target-loss, --target-kl and "
+            "--under."
+        )
     value = _value(assignment, current, field, text)
     try:
         group[name] = replace(current, **{field: value})

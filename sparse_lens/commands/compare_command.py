@@ -15,6 +15,7 @@ from sparse_lens.commands.assignments import assign, split_assignment
 from sparse_lens.commands.compare_console import Display
 from sparse_lens.commands.compare_presets import PRESETS
 from sparse_lens.commands.names import made, named
+from sparse_lens.conditions import CONDITIONS
 from sparse_lens.evals import tasks as task_registry
 from sparse_lens.evals.compare import Comparison
 from sparse_lens.evals.harness.sources import GraphOf
@@ -27,6 +28,7 @@ from sparse_lens.method import registry as method_registry
 from sparse_lens.models import zoo
 from sparse_lens.models.tokenizer import load_tokenizer
 from sparse_lens.objectives import OBJECTIVES, Objective
+from sparse_lens.target import PAPER
 
 GRAPHS: Mapping[str, GraphOf] = {
     "channel": ChannelGraph.from_model,
@@ -46,6 +48,9 @@ def comparison_of(
     graph: str | None = None,
     ablation: str | None = None,
     objective: str | None = None,
+    target_loss: float | None = None,
+    target_kl: float | None = None,
+    under: Sequence[str] | None = None,
     questions: Sequence[str] | None = None,
     steps: int | None = None,
     assignments: Sequence[str] = (),
@@ -57,8 +62,9 @@ def comparison_of(
         console: where tasks are named that `all` leaves out.
         objective: a name, or `none` to leave each method its own. One that an assignment gives to a
             method stays that method's.
-        models: like `tasks`, `methods` and `questions` as typed: each string may hold several
-            names, separated by commas.
+        models: like `tasks`, `methods`, `under` and `questions` as typed: each string may hold
+            several names, separated by commas.
+        target_loss: with `target_kl` and `under`, the fields of one target for all methods.
         steps: of all methods that learn.
         assignments: `NAME.FIELD=VALUE`, of a method or a question.
         settings: other fields of the comparison, as they are.
@@ -78,6 +84,9 @@ def comparison_of(
     if objective is not None:
         cls = named("objective", {**OBJECTIVES, "none": None}, objective)
         changes["objective"] = None if cls is None else cls()
+    target = _target(target_loss, target_kl, under)
+    if target:
+        changes["target"] = replace(comparison.target or PAPER, **target)
     changes["methods"] = comparison.named_methods
     if methods is not None:
         changes["methods"] = _chosen(
@@ -137,6 +146,17 @@ def _tasks_that_fit(models: Iterable[Any], console: Console) -> tuple[str, ...]:
     for problem in problems.values():
         console.print(f"Left out: {problem}", soft_wrap=True, highlight=False)
     return tuple(name for name in task_registry.names() if name not in problems)
+
+
+def _target(
+    task_loss: float | None, kl: float | None, under: Sequence[str] | None
+) -> dict[str, Any]:
+    """Those fields of a target that flags give."""
+    conditions = None
+    if under is not None:
+        conditions = tuple(made("condition", CONDITIONS, name) for name in _names(under))
+    given = {"task_loss": task_loss, "kl": kl, "under": conditions}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _names(given: Sequence[str]) -> tuple[str, ...]:

@@ -58,8 +58,10 @@ from sparse_lens.patching.norms import has_norms
 from sparse_lens.patching.removal.kept import Kept
 from sparse_lens.patching.removal.runs import CircuitRuns, circuit_runs
 from sparse_lens.patching.run import (
+    BATCH_SIZE,
     answer_logits,
     circuit_activations,
+    circuit_logits,
     full_logits,
     full_logits_for,
     patched,
@@ -68,6 +70,7 @@ from sparse_lens.patching.run import (
 from sparse_lens.patching.suspension import has_hooks_of_others, suspended
 
 __all__ = [
+    "BATCH_SIZE",
     "BoundAblation",
     "CircuitRuns",
     "CircuitVariants",
@@ -80,6 +83,7 @@ __all__ = [
     "bind",
     "check_prompts",
     "circuit_activations",
+    "circuit_logits",
     "circuit_runs",
     "counted",
     "edge_effects",

@@ -20,6 +20,9 @@ from sparse_lens.patching.norms import norm_scales
 from sparse_lens.patching.suspension import active, suspended
 from sparse_lens.task import Prompts
 
+BATCH_SIZE = 256
+"""Prompts in one pass, where nothing else is said."""
+
 
 @contextmanager
 def patched(
@@ -90,6 +93,33 @@ def run_circuit(
         )
     with patched(model, circuit, ablation=ablation, prompts=prompts):
         return model(inputs.to(model.cfg.device))
+
+
+@torch.no_grad()
+def circuit_logits(
+    bound: BoundAblation,
+    circuit: Circuit,
+    prompts: Prompts,
+    *,
+    freeze_norm_scales: bool = False,
+    batch_size: int = BATCH_SIZE,
+) -> Float[Tensor, "n vocab"]:
+    """Logits at the answer positions when the model is the circuit.
+
+    Args:
+        freeze_norm_scales: norms divide by what they divide by in the full model.
+    """
+    parts = []
+    for batch, its_ablation in bound.batches(prompts, batch_size):
+        with patched(
+            bound.model,
+            circuit,
+            ablation=its_ablation,
+            prompts=batch,
+            freeze_norm_scales=freeze_norm_scales,
+        ):
+            parts.append(answer_logits(bound.model, batch))
+    return torch.cat(parts)
 
 
 def circuit_activations(bound: BoundAblation, circuit: Circuit, prompts: Prompts) -> Values:

@@ -20,6 +20,7 @@ from sparse_lens.graphs import ChannelGraph, ComponentGraph, Graph
 from sparse_lens.models.anatomy import anatomy_of
 from sparse_lens.objectives import KLDivergence, NegatedLogitDifference, Objective
 from sparse_lens.patching import run_circuit
+from sparse_lens.target import Target
 from sparse_lens.task import Prompts, Task
 from tests import planted
 from tests.patching import tiny
@@ -281,7 +282,7 @@ def test_searches_and_what_is_chosen() -> None:
     def discover(**options: Any) -> Any:
         return ACDC(**options).discover(model, graph, TASK, ablation=INTERCHANGE)
 
-    found = discover(thresholds=(0.1, 0.001), target=EdgeBudget(8), n_bisections=2)
+    found = discover(thresholds=(0.1, 0.001), search_for=EdgeBudget(8), n_bisections=2)
     tried = [row["threshold"] for row in found.history]
     assert tried == sorted(tried)
     assert {0.1, 0.001} < set(tried)
@@ -289,7 +290,7 @@ def test_searches_and_what_is_chosen() -> None:
     sizes = [circuit.n_edges for circuit in found.circuits]
     assert sizes == [int(row["n_edges"]) for row in found.history]
 
-    found = discover(target=LossTarget(0.3), target_loss=100.0, n_bisections=2)
+    found = discover(search_for=LossTarget(0.3), target=Target(100.0), n_bisections=2)
     validation = TASK.split("validation")
     full = circuit_logits_of(model, Circuit.full(graph))
     losses = [
@@ -299,7 +300,7 @@ def test_searches_and_what_is_chosen() -> None:
     assert min(losses) <= 0.3 < max(losses)
     assert found.circuit.n_edges == min(circuit.n_edges for circuit in found.circuits)
     assert found.chosen.met_target
-    never = discover(thresholds=0.01, target_loss=-1.0).chosen
+    never = discover(thresholds=0.01, target=Target(1e-9)).chosen
     assert (never.met_target, never.circuit) == (False, Circuit.full(graph))
 
 

@@ -14,7 +14,9 @@ from sparse_lens.evals.controls import complement
 from sparse_lens.evals.metrics import measure
 from sparse_lens.evals.results import Results
 from sparse_lens.graphs import ChannelGraph, ComponentGraph
+from sparse_lens.identity import describe
 from sparse_lens.search import choose_circuit
+from sparse_lens.target import Target
 from tests.evals import toy_comparison as toy
 from tests.evals.toy_comparison import BUDGETS, ByIndex, EdgesByIndex, Failing
 
@@ -40,7 +42,7 @@ def test_records_against_direct_computation(tmp_path, graph_of):
     model, task = toy.model(), toy.task()
     results = sl.compare(
         [model], [task], METHODS, out=tmp_path, graph=graph_of, budgets=BUDGETS,
-        target_loss=EASY, random_draws=2, questions=(),
+        target=Target(EASY), random_draws=2, questions=(),
     )  # fmt: skip
     graph = graph_of(model)
     ablation, held_out = sl.MeanAblation(), task.split("held_out")
@@ -73,7 +75,7 @@ def test_records_against_direct_computation(tmp_path, graph_of):
 
 def test_a_saved_circuit_run_again_gives_the_numbers(tmp_path):
     model, task = toy.model(), toy.task()
-    compare([model], [task], METHODS, out=tmp_path, budgets=BUDGETS, target_loss=EASY)
+    compare([model], [task], METHODS, out=tmp_path, budgets=BUDGETS, target=Target(EASY))
     results = Results.load(tmp_path)
     graph = ChannelGraph.from_model(model)
     bound = toy.bound(graph, model)
@@ -95,15 +97,15 @@ def test_every_method_is_given_the_same_target_and_search(tmp_path):
     by_label = {
         record.method: record
         for record in compare(
-            [model], [task], METHODS, out=tmp_path, budgets=BUDGETS, target_loss=EASY
+            [model], [task], METHODS, out=tmp_path, budgets=BUDGETS, target=Target(EASY)
         )
     }
-    assert by_label["nodes"].hyperparameters["target_loss"] == EASY
+    assert by_label["nodes"].hyperparameters["target"] == describe(Target(EASY))
     graph = ChannelGraph.from_model(model)
     bound = toy.bound(graph, model)
     for label, method in METHODS.items():
         scores = method.discover(model, graph, task, ablation=bound).scores
-        expected = choose_circuit(bound, scores, task, target_loss=EASY)
+        expected = choose_circuit(bound, scores, task, target=Target(EASY))
         record = by_label[label]
         assert record.met_on_validation == expected.met_target
         assert record.validation_loss == expected.loss

@@ -42,6 +42,7 @@ from sparse_lens.evals.records import Record
 from sparse_lens.evals.report import report_html
 from sparse_lens.evals.results import Results
 from sparse_lens.graphs import ChannelGraph, ComponentGraph
+from sparse_lens.target import Target
 from tests.evals import toy_comparison as toy
 from tests.evals.test_report import rows, text_of
 from tests.evals.test_transfer_table import slow_differences
@@ -191,7 +192,7 @@ def test_completeness_against_a_slow_version_and_in_the_report(tmp_path, graph_o
 def test_an_unmet_target_is_asked_nothing_and_some_models_have_no_norms(tmp_path):
     run: dict[str, Any] = {"budgets": BUDGETS, "questions": [FrozenNorms(), Minimality(nodes=2)]}
     (record,) = compare(
-        [toy.model()], [toy.task()], [ByIndex()], out=tmp_path / "unmet", target_loss=1e-9, **run
+        [toy.model()], [toy.task()], [ByIndex()], out=tmp_path / "unmet", target=Target(1e-9), **run
     )
     assert (record.status, record.answers, record.columns) == ("done", {}, {})
     assert list(record.questions) == ["frozen-norms", "minimality"]

@@ -3,7 +3,6 @@
 import copy
 import inspect
 import json
-import math
 import pickle
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -22,6 +21,7 @@ from sparse_lens.graphs import ChannelGraph, ComponentGraph
 from sparse_lens.method import registry
 from sparse_lens.models.checkpoint import save_sparse_gpt
 from sparse_lens.refined import Refined
+from sparse_lens.target import PAPER, Target
 from tests.evals import toy_comparison as toy
 from tests.evals.toy_comparison import BUDGETS, ByIndex
 
@@ -32,7 +32,7 @@ def test_jobs_travel_and_repeat():
     attribution: Any = registry()["attribution-patching"]
     methods = {"nodes": ByIndex(), "scores": attribution()}
     jobs = Comparison(
-        [toy.model()], [toy.task()], methods, seeds=[3], budgets=BUDGETS, target_loss=5.0
+        [toy.model()], [toy.task()], methods, seeds=[3], budgets=BUDGETS, target=Target(5.0)
     ).jobs()
     for job in jobs:
         there = pickle.loads(pickle.dumps(job))
@@ -72,7 +72,7 @@ def test_the_id_depends_on_everything():
         id_of(ablation=sl.MeanAblation(per_position=True)),
         id_of(ablation=sl.MeanAblation(tokens=torch.zeros(1, 4, dtype=torch.long))),
         id_of(seeds=[1]),
-        id_of(target_loss=0.2),
+        id_of(target=Target(0.2)),
         id_of(budgets=replace(BUDGETS, counts=(3,))),
         id_of(random_draws=1),
         id_of(questions=()),
@@ -108,12 +108,12 @@ def test_the_pretraining_loss_is_that_of_the_folder(tmp_path, log, loss):
 
 def test_a_job_holds_one_model_and_the_settings_that_it_needs():
     models = [toy.model(), toy.model(activation_type="relu")]
-    jobs = Comparison(models, [toy.task()], [ByIndex()], target_loss=0.3).jobs()
+    jobs = Comparison(models, [toy.task()], [ByIndex()], target=Target(0.3)).jobs()
     assert [job.model.origin for job in jobs] == models
     assert all(type(job.settings) is JobSettings for job in jobs)
-    assert {job.settings.target_loss for job in jobs} == {0.3}
-    assert {job.method.target_loss for job in jobs} == {0.3}  # type: ignore[attr-defined]
-    assert ByIndex().target_loss == 0.15
+    assert {job.settings.target for job in jobs} == {Target(0.3)}
+    assert {job.method.target for job in jobs} == {Target(0.3)}  # type: ignore[attr-defined]
+    assert ByIndex().target == PAPER
 
 
 @dataclass(frozen=True)
@@ -235,8 +235,7 @@ def test_labels():
         ({"tasks": [toy.task(), toy.task()]}, "'toy'.* more than once"),
         ({"tasks": [sl.Task("bare", train=toy.prompts(2, 0))]}, "no validation split"),
         ({"methods": [ByIndex(), ByIndex()]}, "more than once"),
-        ({"target_loss": -0.1}, "target_loss must be positive and finite, in nats, got -0.1"),
-        ({"target_loss": math.nan}, "target_loss must be positive and finite, in nats, got nan"),
+        ({"target": 0.1}, r"target is Target\(task_loss=...\), or None, got 0.1"),
         ({"tasks": toy.task()}, r"tasks must be a list, got Task; pass \[it\]"),
         ({"methods": ByIndex()}, r"methods must be a list, got ByIndex; pass \[it\]"),
         ({"methods": ["random"]}, "methods are objects such as NodePruning.., got 'random'"),

@@ -13,7 +13,8 @@ import sparse_lens as sl
 from sparse_lens.evals.compare import compare
 from sparse_lens.evals.records import Measurement, Record
 from sparse_lens.evals.results import NOT_IN_TABLES, Results
-from sparse_lens.identity import model_hash, task_hash, tokenizer_hash
+from sparse_lens.identity import describe, model_hash, task_hash, tokenizer_hash
+from sparse_lens.target import Target
 from tests.evals import toy_comparison as toy
 from tests.evals.toy_comparison import BUDGETS, ByIndex, EdgesByIndex, Failing
 
@@ -25,7 +26,7 @@ EASY = 5.0
 def test_records_and_tables(tmp_path):
     methods = {**METHODS, "bad": Failing()}
     results = compare(
-        [toy.model()], [toy.task()], methods, out=tmp_path, budgets=BUDGETS, target_loss=EASY
+        [toy.model()], [toy.task()], methods, out=tmp_path, budgets=BUDGETS, target=Target(EASY)
     )
     loaded = Results.load(tmp_path)
     assert loaded.records == tuple(Record.from_json(r.to_json()) for r in results)
@@ -49,7 +50,7 @@ def test_records_and_tables(tmp_path):
 
 def test_a_table_has_every_field_of_the_records(tmp_path):
     results = compare(
-        [toy.model()], [toy.task()], METHODS, out=tmp_path, budgets=BUDGETS, target_loss=EASY
+        [toy.model()], [toy.task()], METHODS, out=tmp_path, budgets=BUDGETS, target=Target(EASY)
     )
     table = results.to_pandas()
     parts = list(dict.fromkeys(column.partition(".")[0] for column in table.columns))
@@ -69,7 +70,7 @@ def test_a_row_says_what_it_depends_on(tmp_path, tokenizer):
     model.set_tokenizer(copy.deepcopy(tokenizer))
     (record,) = compare(
         [model], [toy.task()], {"nodes": ByIndex()}, out=tmp_path, budgets=BUDGETS, random_draws=2,
-        ablation=sl.ZeroAblation(), seeds=[4], target_loss=0.3,
+        ablation=sl.ZeroAblation(), seeds=[4], target=Target(0.3),
     )  # fmt: skip
     row = json.loads((tmp_path / "results.jsonl").read_text())
     assert row["model_hash"] == model_hash(model)
@@ -77,7 +78,7 @@ def test_a_row_says_what_it_depends_on(tmp_path, tokenizer):
     assert row["task_hash"] == task_hash(toy.task())
     assert (row["n_train"], row["n_validation"], row["n_held_out"]) == (6, 6, 8)
     assert row["method_class"] == "tests.evals.toy_comparison.ByIndex"
-    expected = {"objective": {"type": "TaskLoss"}, "step": 7, "target_loss": 0.3}
+    expected = {"objective": {"type": "TaskLoss"}, "step": 7, "target": describe(Target(0.3))}
     assert row["hyperparameters"] == expected
     assert row["ablation"] == {"type": "ZeroAblation"}
     assert (row["seed"], row["target_loss"], row["random_draws"]) == (4, 0.3, 2)

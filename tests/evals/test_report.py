@@ -26,6 +26,7 @@ from sparse_lens.graphs import ChannelGraph
 from sparse_lens.patching import bind
 from sparse_lens.plotting import Network
 from sparse_lens.plotting.drawing import network_spec
+from sparse_lens.target import Target
 from tests.evals import toy_comparison as toy
 from tests.evals import toy_records
 from tests.evals.toy_comparison import BUDGETS, ByIndex, EdgesByIndex, Failing
@@ -305,7 +306,7 @@ def toy_run(tmp_path_factory: pytest.TempPathFactory):
     methods = {"nodes": ByIndex(), "edges": EdgesByIndex(), "failing": Failing()}
     results = compare(
         models, [toy.task("one"), toy.task("two")], methods, out=out, budgets=BUDGETS,
-        target_loss=EASY, random_draws=1,
+        target=Target(EASY), random_draws=1,
     )  # fmt: skip
     return results, models
 
@@ -321,7 +322,7 @@ def test_circuits_are_those_of_the_files(toy_run):
     for record in results.done:
         graph, model = graphs[record.graph_fingerprint]
         circuit = Circuit.load(results.circuit_path(record), graph)
-        method = {"nodes": ByIndex(target_loss=EASY), "edges": EdgesByIndex()}[record.method]
+        method = {"nodes": ByIndex(target=Target(EASY)), "edges": EdgesByIndex()}[record.method]
         scores = method.discover(model, graph, toy.task(), ablation=MeanAblation()).scores
         bound = bind(model, graph, MeanAblation())
         profiles = profiles_of(bound, circuit, toy.task().split("validation"), None)
@@ -362,7 +363,7 @@ def test_a_lost_drawing_is_said_to_be_missing(toy_run, tmp_path):
 def test_an_unmet_target_has_no_drawing(tmp_path):
     results = compare(
         [toy.model()], [toy.task()], {"nodes": ByIndex()}, out=tmp_path, budgets=BUDGETS,
-        target_loss=1e-9,
+        target=Target(1e-9),
     )  # fmt: skip
     assert {path.suffix for path in (tmp_path / "circuits").iterdir()} == {".safetensors"}
     (entry,) = circuits(report_html(results)).values()

@@ -13,6 +13,7 @@ import pytest
 
 from sparse_lens.evals.compare import compare
 from sparse_lens.evals.results import RESULTS_FILE, Results, ResultsWriter, drawing_path
+from sparse_lens.target import Target
 from tests.evals import toy_comparison as toy
 from tests.evals.toy_comparison import BUDGETS, ByIndex, Failing
 
@@ -75,11 +76,11 @@ def test_a_broken_line_inside_is_an_error_with_its_number(tmp_path):
 
 @pytest.mark.parametrize("path_of", [lambda path: path, drawing_path], ids=["circuit", "drawing"])
 def test_a_lost_file_is_found_again(tmp_path, path_of):
-    results, _ = run(tmp_path, target_loss=5.0)
+    results, _ = run(tmp_path, target=Target(5.0))
     lost = path_of(results.circuit_path(results.records[1]))
     content = lost.read_bytes()
     lost.unlink()
-    _, ran = run(tmp_path, target_loss=5.0)
+    _, ran = run(tmp_path, target=Target(5.0))
     assert ran == [("b", 0)]
     assert lost.read_bytes() == content
     assert len(Results.load(tmp_path)) == 2
@@ -99,10 +100,10 @@ def test_failed_jobs_run_again_and_the_last_record_counts(tmp_path):
 
 def test_what_ran_last_in_a_place_is_what_is_read(tmp_path):
     """Other settings under the same label do not mix with the old rows, nor hide them for ever."""
-    run(tmp_path, target_loss=0.15)
-    run(tmp_path, target_loss=0.9)
+    run(tmp_path, target=Target(0.15))
+    run(tmp_path, target=Target(0.9))
     assert {record.target_loss for record in Results.load(tmp_path)} == {0.9}
-    back, ran = run(tmp_path, target_loss=0.15)
+    back, ran = run(tmp_path, target=Target(0.15))
     assert ran == []
     assert Results.load(tmp_path).records == back.records
     assert len((tmp_path / RESULTS_FILE).read_bytes().splitlines()) == 6
@@ -182,6 +183,7 @@ def test_killed_in_the_middle_of_a_line(tmp_path):
 SCRIPT = """
 import sys
 from sparse_lens.evals.compare import compare
+from sparse_lens.target import Target
 from tests.evals import toy_comparison as toy
 
 def say(progress):

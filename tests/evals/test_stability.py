@@ -14,6 +14,7 @@ from sparse_lens.evals.results import Results
 from sparse_lens.evals.seed_stability import Stability, sentences, stability
 from sparse_lens.evals.summary import Setting
 from sparse_lens.graphs import ChannelGraph
+from sparse_lens.target import Target
 from tests.evals import toy_comparison as toy
 from tests.evals.toy_comparison import BUDGETS, ByIndex, EdgesByIndex
 
@@ -29,7 +30,7 @@ def run(folder: Any, *, seeds: int, target_loss: float = EASY) -> tuple[Any, Res
         {"nodes": ByIndex(), "edges": EdgesByIndex()},
         out=folder,
         seeds=seeds,
-        target_loss=target_loss,
+        target=Target(target_loss),
         budgets=BUDGETS,
         random_draws=1,
     )
@@ -73,7 +74,7 @@ def test_a_reader_is_told(three_seeds: tuple[Any, Results]) -> None:
 
 
 def test_the_seeds_are_those_that_found_a_circuit() -> None:
-    nodes = Setting("nodes", "channel", "MeanAblation", "", 0.15)
+    nodes = Setting("nodes", "channel", "MeanAblation", "", "task loss 0.15")
     edges = replace(nodes, method="edges")
     found = (
         Stability(nodes, "m", "one", (0, 1, 2), (0.5, 0.5, 0.5)),

@@ -14,6 +14,7 @@ from sparse_lens.evals.results import Results
 from sparse_lens.evals.task_overlap import chance_iou, task_overlaps
 from sparse_lens.graphs import ChannelGraph
 from sparse_lens.plotting.overlaps import overlaps_spec
+from sparse_lens.target import Target
 from tests.evals import toy_comparison as toy
 from tests.evals.toy_comparison import BUDGETS, ByIndex, EdgesByIndex
 from tests.graphs.tiny import random_edge_circuit, random_node_circuit
@@ -30,7 +31,7 @@ def run(folder: Any, *, target_loss: float) -> tuple[Any, Results]:
         {"nodes": ByIndex(), "edges": EdgesByIndex()},
         out=folder,
         seeds=2,
-        target_loss=target_loss,
+        target=Target(target_loss),
         budgets=BUDGETS,
         random_draws=1,
     )

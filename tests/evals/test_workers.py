@@ -16,6 +16,7 @@ from sparse_lens.evals.compare import Comparison, compare
 from sparse_lens.evals.harness import workers
 from sparse_lens.evals.results import RESULTS_FILE, Results
 from sparse_lens.graphs import ChannelGraph
+from sparse_lens.target import Target
 from tests.evals import toy_comparison as toy
 from tests.evals.toy_comparison import BUDGETS, ByIndex, Dying, Failing, without_durations
 
@@ -45,11 +46,16 @@ def test_two_workers_give_the_numbers_of_one_and_survive_a_death(tmp_path):
 
     seen = []
     shared = run(
-        tmp_path / "two", methods, graph=graph_of, target_loss=5.0, workers=2, progress=seen.append
+        tmp_path / "two",
+        methods,
+        graph=graph_of,
+        target=Target(5.0),
+        workers=2,
+        progress=seen.append,
     )
     alone = run(
         tmp_path / "one", {label: methods[label] for label in ("bad", "mine", "a", "b")},
-        graph=graph_of, target_loss=5.0,
+        graph=graph_of, target=Target(5.0),
     )  # fmt: skip
     assert [record.method for record in shared] == list(methods), "in the order of the jobs"
     assert [record.order for record in shared] == list(range(5))
@@ -162,6 +168,7 @@ def test_how_a_process_ended():
 SCRIPT = """
 import sys
 from sparse_lens.evals.compare import compare
+from sparse_lens.target import Target
 from tests.evals import toy_comparison as toy
 
 def say(progress):

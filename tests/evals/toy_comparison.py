@@ -19,6 +19,7 @@ from sparse_lens.objectives import Objective, TaskLoss
 from sparse_lens.patching import bind
 from sparse_lens.scores import Scores
 from sparse_lens.search import ChosenCircuit, choose_circuit
+from sparse_lens.target import PAPER, Target
 from sparse_lens.task import Prompts, Task
 from tests.graphs.tiny import sparse_model
 
@@ -58,13 +59,13 @@ class ByIndex(Method):
 
     objective: Objective = TaskLoss()
     step: int = 7
-    target_loss: float = 0.15
+    target: Target = PAPER
 
     def discover(self, model, graph, task, *, ablation, seed=0):
         with metered(model) as meter:
             scores = _scores(graph, self.step + seed)
             bound = bind(model, graph, ablation)
-            chosen = choose_circuit(bound, scores, task, target_loss=self.target_loss)
+            chosen = choose_circuit(bound, scores, task, target=self.target)
             return Discovery(self, task.name, scores, chosen, meter.cost(), seed)
 
 
@@ -90,7 +91,7 @@ class Half(Method):
 
     objective: Objective = TaskLoss()
     edges: bool = False
-    target_loss: float = 0.15
+    target: Target = PAPER
 
     def discover(self, model, graph, task, *, ablation, seed=0):
         ranking = EdgesByIndex() if self.edges else ByIndex()

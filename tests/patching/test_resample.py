@@ -21,8 +21,7 @@ from sparse_lens.graphs import ChannelGraph, ComponentGraph, Graph
 from sparse_lens.method import Method
 from sparse_lens.node_pruning import NodePruning
 from sparse_lens.objectives import TaskLoss
-from sparse_lens.patching import answer_logits, bind, patched, run_circuit
-from sparse_lens.search import circuit_logits
+from sparse_lens.patching import answer_logits, bind, circuit_logits, patched, run_circuit
 from sparse_lens.task import Prompts, Task
 from tests import planted
 from tests.patching import tiny

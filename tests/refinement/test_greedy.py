@@ -11,12 +11,13 @@ from sparse_lens.circuit import Circuit
 from sparse_lens.cost import metered
 from sparse_lens.graphs import ChannelGraph, ComponentGraph
 from sparse_lens.objectives import TaskLoss
-from sparse_lens.patching import BoundAblation, Kept, bind
+from sparse_lens.patching import BoundAblation, Kept, bind, circuit_logits
 from sparse_lens.refinement import refined
 from sparse_lens.refinement.greedy import remove
 from sparse_lens.refinement.judge import Judge
 from sparse_lens.refinement.units import Edges, Nodes, Removable, as_edges
-from sparse_lens.search import ChosenCircuit, circuit_logits, upper_bound
+from sparse_lens.search import ChosenCircuit, upper_bound
+from sparse_lens.target import Target
 from sparse_lens.task import Prompts, Task
 from tests import planted
 from tests.graphs.tiny import random_node_circuit
@@ -31,7 +32,7 @@ def refine(problem: Problem, start: Circuit, **options: Any) -> ChosenCircuit:
     bound = bind(problem.model, problem.graph, problem.ablation)
     chosen = ChosenCircuit(start, loss=0.0, met_target=True, tried=())
     with metered(problem.model) as meter:
-        return refined(bound, chosen, planted.task(), target_loss=TARGET, meter=meter, **options)
+        return refined(bound, chosen, planted.task(), target=Target(TARGET), meter=meter, **options)
 
 
 @pytest.mark.parametrize("name", planted.problems())
@@ -162,6 +163,13 @@ def with_answers_of(bound: BoundAblation, start: Kept, prompts: Prompts) -> Prom
     return replace(prompts, answers=gain.argmax(-1), distractors=gain.argmin(-1))
 
 
+def mean_loss(bound: BoundAblation, kept: Kept, task: Task) -> float:
+    """Over the train and validation prompts together."""
+    parts = (task.train, task.split("validation"))
+    losses = [TaskLoss()(circuit_logits(bound, kept.circuit(), part), part) for part in parts]
+    return float(torch.cat(losses).mean())
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_the_same_goes_in_the_same_order_as_in_a_slow_version(case: str) -> None:
     make, name, graph_type, removable, share = CASES[case]
@@ -172,10 +180,10 @@ def test_the_same_goes_in_the_same_order_as_in_a_slow_version(case: str) -> None
     start = as_edges(start) if "edges" in case else start
     train, validation = (with_answers_of(bound, start, tiny.prompts(n=n, seed=n)) for n in (4, 3))
     task = Task("t", train=train, validation=validation)
-    judge = Judge(bound, task, margin=0.0, calibrate=None)
-    limit = judge.judge(start).together.mean + 0.05
+    limit = mean_loss(bound, start, task) + 0.05
+    judge = Judge(bound, task, target=Target(limit, margin=0.0), calibrate=None)
     recording = Recording(removable)
-    found = remove(judge, start, recording, limit=limit, n_passes=2)
+    found = remove(judge, start, recording, n_passes=2)
     order, circuit = obvious(bound, start, task, removable, limit, 2)
     assert recording.order(found) == order
     assert found.circuit() == circuit
@@ -189,7 +197,7 @@ def test_a_circuit_that_misses_its_target_is_left_alone() -> None:
     full = ChosenCircuit(Circuit.full(problem.graph), loss=9.0, met_target=False, tried=())
     met = ChosenCircuit(Circuit.full(problem.graph), loss=0.1, met_target=True, tried=())
     with metered(problem.model) as meter:
-        options: Any = {"target_loss": TARGET, "meter": meter}
+        options: Any = {"target": Target(TARGET), "meter": meter}
         assert refined(bound, full, planted.task(), **options) is full
         assert refined(bound, met, planted.task(), n_passes=0, **options) is met
         assert meter.forward_passes == 0
@@ -199,10 +207,10 @@ def test_what_is_above_the_limit_loses_only_what_does_harm() -> None:
     """A circuit that was chosen on validation prompts can miss the target on all of them."""
     problem = planted.problems()["sparse, component, mean"]
     bound, task = bind(problem.model, problem.graph, problem.ablation), planted.task()
-    judge = Judge(bound, task, margin=0.0, calibrate=None)
+    judge = Judge(bound, task, target=Target(1e-9, margin=0.0), calibrate=None)
     full = Kept.of(Circuit.full(problem.graph))
     before = judge.judge(full)
-    after = judge.judge(remove(judge, full, Nodes(), limit=0.0, n_passes=3))
+    after = judge.judge(remove(judge, full, Nodes(), n_passes=3))
     assert after.together.mean <= before.together.mean
     assert after.validation.mean <= before.validation.mean
 
@@ -211,9 +219,9 @@ def test_what_is_above_the_limit_loses_only_what_does_harm() -> None:
 def test_losses_stay_below_the_target_by_the_margin(margin: float) -> None:
     problem = planted.problems()["sparse, channel, mean"]
     bound, task, limit = bind(problem.model, problem.graph, problem.ablation), planted.task(), 0.3
-    judge = Judge(bound, task, margin=margin, calibrate=None)
+    judge = Judge(bound, task, target=Target(limit, margin=margin), calibrate=None)
     start = Kept.of(Circuit.full(problem.graph))
-    kept = remove(judge, start, Nodes(), limit=limit, n_passes=1)
+    kept = remove(judge, start, Nodes(), n_passes=1)
     for prompts in ((task.train, task.split("validation")), (task.split("validation"),)):
         losses = [TaskLoss()(circuit_logits(bound, kept.circuit(), part), part) for part in prompts]
         assert upper_bound(torch.cat(losses), margin) <= limit
@@ -234,7 +242,7 @@ def test_train_prompts_count_as_validation_prompts_do() -> None:
             ("b, a", in_b, in_a),
         ):
             split = Task("t", train=train, validation=validation)
-            found[key] = refined(bound, met, split, target_loss=TARGET, meter=meter).circuit
+            found[key] = refined(bound, met, split, target=Target(TARGET), meter=meter).circuit
     assert found["a"].n_nodes < problem.circuit.n_nodes
     assert found["a, b"] == found["b, a"] == problem.circuit
 
@@ -249,7 +257,7 @@ def test_passes_are_counted_and_the_model_is_left_as_found(
     before, counts, circuits = state(problem.model), [], []
     for _ in range(2):
         with metered(problem.model) as meter:
-            found = refined(bound, met, planted.task(), target_loss=TARGET, meter=meter)
+            found = refined(bound, met, planted.task(), target=Target(TARGET), meter=meter)
         counts.append(meter.forward_passes)
         circuits.append(found.circuit)
     assert counts[0] == counts[1] > problem.node_circuit.n_nodes
@@ -267,5 +275,5 @@ def test_passes_are_counted_and_the_model_is_left_as_found(
     original = TaskLoss.__call__
     monkeypatch.setattr(TaskLoss, "__call__", failing)
     with pytest.raises(KeyboardInterrupt), metered(problem.model) as meter:
-        refined(bound, met, planted.task(), target_loss=TARGET, meter=meter)
+        refined(bound, met, planted.task(), target=Target(TARGET), meter=meter)
     assert state(problem.model) == before

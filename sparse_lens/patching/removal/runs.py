@@ -12,10 +12,8 @@ from sparse_lens.patching.ablations.binding import BoundAblation
 from sparse_lens.patching.removal.kept import Kept
 from sparse_lens.patching.removal.lazy import Steps
 from sparse_lens.patching.removal.sparse_gpt import SparseGPTPass, can_run
-from sparse_lens.patching.run import answer_logits, patched
+from sparse_lens.patching.run import circuit_logits
 from sparse_lens.task import Prompts
-
-BATCH_SIZE = 256
 
 
 class CircuitRuns(ABC):
@@ -33,27 +31,35 @@ class CircuitRuns(ABC):
         """Let a circuit be the base of the next ones."""
 
 
-def circuit_runs(bound: BoundAblation, prompts: Prompts) -> CircuitRuns:
-    """The fastest runs that there are for a model and its graph."""
-    if can_run(bound, prompts):
+def circuit_runs(
+    bound: BoundAblation, prompts: Prompts, *, freeze_norm_scales: bool = False
+) -> CircuitRuns:
+    """The fastest runs that there are for a model and its graph.
+
+    Args:
+        freeze_norm_scales: norms divide by what they divide by in the full model.
+    """
+    if not freeze_norm_scales and can_run(bound, prompts):
         return StepwiseRuns(bound, prompts)
-    return WholeRuns(bound, prompts)
+    return WholeRuns(bound, prompts, freeze_norm_scales=freeze_norm_scales)
 
 
 class WholeRuns(CircuitRuns):
     """Whole passes through the hooked model, whatever it is."""
 
-    def __init__(self, bound: BoundAblation, prompts: Prompts) -> None:
-        self._bound, self._batches = bound, list(bound.batches(prompts, BATCH_SIZE))
+    def __init__(
+        self, bound: BoundAblation, prompts: Prompts, *, freeze_norm_scales: bool = False
+    ) -> None:
+        self._bound, self._prompts = bound.for_prompts(prompts), prompts
+        self._freeze_norm_scales = freeze_norm_scales
 
-    @torch.no_grad()
     def logits(self, kept: Kept) -> Float[Tensor, "n vocab"]:
-        circuit, model = kept.circuit(), self._bound.model
-        parts = []
-        for batch, ablation in self._batches:
-            with patched(model, circuit, ablation=ablation, prompts=batch):
-                parts.append(answer_logits(model, batch))
-        return torch.cat(parts)
+        return circuit_logits(
+            self._bound,
+            kept.circuit(),
+            self._prompts,
+            freeze_norm_scales=self._freeze_norm_scales,
+        )
 
     def rebase(self, kept: Kept) -> None:
         """Whole passes have no base."""

@@ -14,11 +14,10 @@ from sparse_lens.ablation import (
 )
 from sparse_lens.circuit import Circuit
 from sparse_lens.graphs import ChannelGraph, Graph
-from sparse_lens.patching import bind
+from sparse_lens.patching import bind, circuit_logits
 from sparse_lens.patching.removal.kept import Kept
 from sparse_lens.patching.removal.lazy import Steps
 from sparse_lens.patching.removal.runs import StepwiseRuns, WholeRuns, circuit_runs
-from sparse_lens.search import circuit_logits
 from tests import planted
 from tests.patching import tiny
 
