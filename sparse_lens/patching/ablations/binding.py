@@ -78,8 +78,7 @@ class BoundAblation(ABC):
         return torch.cat(
             [
                 values[name] if name in values else first.new_zeros(site.width, *first.shape[1:])
-                for name, site in self.graph.sites.items()
-                if name != "logits"
+                for name, site in self.graph.valued_sites.items()
             ]
         )
 

@@ -118,7 +118,7 @@ def _checked(graph: Graph, means: Mapping[str, Tensor]) -> Values:
     Raises:
         ValueError: unless they have one tensor of the right shape for every site but the logits.
     """
-    sites = [name for name in graph.sites if name != "logits"]
+    sites = list(graph.valued_sites)
     unknown = [name for name in means if name not in sites]
     if unknown:
         hint = did_you_mean(unknown[0], sites)
