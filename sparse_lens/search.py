@@ -62,7 +62,8 @@ def choose_circuit(
         calibrate: fits a calibration of each circuit's logits on the train prompts first.
     """
     train, validation = task.train.to(bound.device), task.split("validation").to(bound.device)
-    graph = bound.graph
+    graph, on_validation = bound.graph, bound.fixed(validation)
+    on_train = bound if calibrate is None else bound.fixed(train)
     means: dict[int, float] = {}
     bounds: dict[int, float] = {}
 
@@ -72,13 +73,13 @@ def choose_circuit(
     def calibration_of(circuit: Circuit) -> Calibration | None:
         if calibrate is None:
             return None
-        return calibrate(circuit_logits(bound, circuit, train), train)
+        return calibrate(circuit_logits(on_train, circuit, train), train)
 
     def measure(size: int) -> None:
         circuit = circuit_of(size)
         calibration = calibration_of(circuit)
         loss = TaskLoss() if calibration is None else calibration.loss
-        losses = loss(circuit_logits(bound, circuit, validation), validation)
+        losses = loss(circuit_logits(on_validation, circuit, validation), validation)
         means[size], bounds[size] = float(losses.mean()), upper_bound(losses, margin)
 
     def measured(by_size: dict[int, float]) -> Callable[[int], float]:

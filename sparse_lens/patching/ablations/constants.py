@@ -101,6 +101,10 @@ class BoundConstants(BoundAblation):
         """The constants."""
         return self.constants
 
+    def fixed(self, prompts: Prompts) -> BoundConstants:
+        """Itself."""
+        return self
+
     def writer_values(
         self, prompts: Prompts | None
     ) -> Float[Tensor, "writers *batch_pos d_model"] | None:

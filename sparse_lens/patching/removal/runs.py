@@ -42,7 +42,7 @@ class WholeRuns(CircuitRuns):
     """Whole passes through the hooked model, whatever it is."""
 
     def __init__(self, bound: BoundAblation, prompts: Prompts) -> None:
-        self._bound, self._prompts = bound.for_prompts(prompts), prompts
+        self._bound, self._prompts = bound.fixed(prompts), prompts
 
     def logits(self, kept: Kept) -> Float[Tensor, "n vocab"]:
         return circuit_logits(self._bound, kept.circuit(), self._prompts)

@@ -13,6 +13,7 @@ from sparse_lens.ablation import (
     ZeroAblation,
 )
 from sparse_lens.circuit import Circuit
+from sparse_lens.cost import metered
 from sparse_lens.graphs import ChannelGraph, Graph
 from sparse_lens.patching import bind, circuit_logits
 from sparse_lens.patching.removal.kept import Kept
@@ -73,6 +74,16 @@ def test_other_models_run_whole() -> None:
         got = runs.logits(Kept.of(problem.circuit))
         torch.testing.assert_close(got, circuit_logits(bound, problem.circuit, prompts))
         assert Kept.of(problem.circuit).circuit() == problem.circuit
+
+
+def test_whole_runs_compute_ablated_values_once() -> None:
+    problem = planted.problems()["dense, component, interchange"]
+    bound = bind(problem.model, problem.graph, problem.ablation)
+    with metered(problem.model) as meter:
+        runs = circuit_runs(bound, planted.task().train)
+        for circuit in (problem.circuit, Circuit.empty(problem.graph)):
+            runs.logits(Kept.of(circuit))
+    assert meter.forward_passes == 3
 
 
 def test_hooks_of_others_are_not_passed_by() -> None:
