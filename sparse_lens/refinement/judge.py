@@ -68,7 +68,31 @@ class Judge:
 
     def judge(self, kept: Kept) -> Judged:
         """The losses of a circuit."""
-        train, validation = (runs.logits(kept) for runs in self._runs)
+        return self._judged(kept, self._runs[1].logits(kept))
+
+    def judge_within(self, kept: Kept, limit: float, before: Judged) -> Judged | None:
+        """The losses of a circuit, or None for one that is neither within a limit nor no worse.
+
+        It has to be so on the validation prompts and on all prompts together; the train prompts
+        are not run where the validation prompts decide.
+        """
+        validation = self._runs[1].logits(kept)
+        if self._calibrate is None:
+            losses = TaskLoss()(validation, self._validation)
+            if not Loss.of(losses, self._margin).is_within(limit, before.validation):
+                return None
+        judged = self._judged(kept, validation)
+        is_within = judged.validation.is_within(limit, before.validation)
+        return judged if is_within and judged.together.is_within(limit, before.together) else None
+
+    def rebase(self, kept: Kept) -> None:
+        """Let what differs from this circuit be all that the next ones compute."""
+        for runs in self._runs:
+            runs.rebase(kept)
+
+    def _judged(self, kept: Kept, validation: Float[Tensor, "n vocab"]) -> Judged:
+        """The losses of a circuit with these logits on the validation prompts."""
+        train = self._runs[0].logits(kept)
         calibration = None if self._calibrate is None else self._calibrate(train, self._train)
         loss = TaskLoss() if calibration is None else calibration.loss
         on_train, on_validation = loss(train, self._train), loss(validation, self._validation)
@@ -77,22 +101,3 @@ class Judge:
             validation=Loss.of(on_validation, self._margin),
             calibration=calibration,
         )
-
-    def judge_within(self, kept: Kept, limit: float, before: Judged) -> Judged | None:
-        """The losses of a circuit, or None for one that is neither within a limit nor no worse.
-
-        It has to be so on the validation prompts and on all prompts together; the train prompts
-        are not run where the validation prompts decide.
-        """
-        if self._calibrate is None:
-            losses = TaskLoss()(self._runs[1].logits(kept), self._validation)
-            if not Loss.of(losses, self._margin).is_within(limit, before.validation):
-                return None
-        judged = self.judge(kept)
-        is_within = judged.validation.is_within(limit, before.validation)
-        return judged if is_within and judged.together.is_within(limit, before.together) else None
-
-    def rebase(self, kept: Kept) -> None:
-        """Let what differs from this circuit be all that the next ones compute."""
-        for runs in self._runs:
-            runs.rebase(kept)

@@ -239,6 +239,19 @@ def test_train_prompts_count_as_validation_prompts_do() -> None:
     assert found["a, b"] == found["b, a"] == problem.circuit
 
 
+def test_each_set_of_prompts_is_run_once_and_no_more_than_decides() -> None:
+    problem = planted.problems()["dense, component, mean"]
+    bound = bind(problem.model, problem.graph, problem.ablation)
+    judge = Judge(bound, planted.task(), margin=0.0, calibrate=None)
+    full, empty = (Kept.of(make(problem.graph)) for make in (Circuit.full, Circuit.empty))
+    before = judge.judge(full)
+    with metered(problem.model) as meter:
+        assert judge.judge_within(full, TARGET, before) is not None
+        assert meter.forward_passes == 2
+        assert judge.judge_within(empty, TARGET, before) is None
+        assert meter.forward_passes == 3
+
+
 @pytest.mark.parametrize("name", ["sparse, channel, mean", "dense, component, interchange"])
 def test_passes_are_counted_and_the_model_is_left_as_found(
     name: str, monkeypatch: pytest.MonkeyPatch
