@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from sparse_lens.ablation import Ablation
@@ -30,7 +32,7 @@ from sparse_lens.patching import (
     full_logits_for,
     has_hooks_of_others,
 )
-from sparse_lens.search import ChosenCircuit
+from sparse_lens.search import MARGIN, ChosenCircuit, upper_bound
 from sparse_lens.task import Prompts, Task
 
 
@@ -67,6 +69,10 @@ class ACDC(Method):
 
     target_loss: float = 0.15
     """Two-way task loss, in nats on the validation prompts, that the chosen circuit meets."""
+
+    target_margin: float = MARGIN
+    """Standard errors of its mean by which the loss stays below the target, where any circuit's
+    does: see :func:`sparse_lens.search.choose_circuit`."""
 
     n_bisections: int = 8
     """Bisections of a search, at most, after it has found a threshold on either side."""
@@ -123,7 +129,7 @@ class ACDC(Method):
             circuits = tuple(run.circuit for run in runs)
             chosen = None
             if task.validation is not None:
-                chosen = _smallest(bound, (*circuits, start), task, self.target_loss)
+                chosen = self._smallest(bound, (*circuits, start), task)
             cost = meter.cost()
         return Discovery(
             method=self,
@@ -147,7 +153,7 @@ class ACDC(Method):
     @property
     def _target(self) -> Target | None:
         if self.target is None and self.thresholds is None:
-            return LossTarget(self.target_loss, TaskLoss())
+            return LossTarget(self.target_loss, TaskLoss(), self.target_margin)
         return self.target
 
     def _start(self, graph: Graph) -> Circuit:
@@ -184,12 +190,12 @@ class ACDC(Method):
             if isinstance(target, LossTarget):
                 task.split("validation")
 
-            def loss_of(circuit: Circuit, objective: Objective) -> float:
-                return _loss(bound, circuit, task.split("validation").to(bound.device), objective)
+            def losses_of(circuit: Circuit, objective: Objective) -> Float[Tensor, " n"]:
+                return _losses(bound, circuit, task.split("validation").to(bound.device), objective)
 
             def needs_smaller(threshold: float) -> tuple[bool, int]:
                 circuit = run(threshold).circuit
-                return target.needs_smaller(circuit, loss_of), circuit.n_edges
+                return target.needs_smaller(circuit, losses_of), circuit.n_edges
 
             bisect(needs_smaller, n_bisections=self.n_bisections)
         return [runs[threshold] for threshold in sorted(runs)]
@@ -213,31 +219,43 @@ class ACDC(Method):
         meter.forward_passes += run.n_passes
         return run
 
+    def _smallest(
+        self, bound: BoundAblation, circuits: tuple[Circuit, ...], task: Task
+    ) -> ChosenCircuit:
+        """The smallest circuit that meets the target on the validation prompts, or the full one.
 
-def _smallest(
-    bound: BoundAblation, circuits: tuple[Circuit, ...], task: Task, target: float
-) -> ChosenCircuit:
-    """The smallest circuit that meets a task loss on the validation prompts, or the full one."""
-    prompts = task.split("validation").to(bound.device)
-    tried = []
-    for circuit in sorted(circuits, key=lambda circuit: circuit.n_edges):
-        loss = _loss(bound, circuit, prompts, TaskLoss())
-        tried.append((circuit.n_edges, loss))
-        if loss <= target:
-            return ChosenCircuit(circuit, loss, True, tuple(tried))
-    full = Circuit.full(bound.graph)
-    if tried[-1][0] == full.n_edges:
-        return ChosenCircuit(full, tried[-1][1], False, tuple(tried))
-    loss = _loss(bound, full, prompts, TaskLoss())
-    tried.append((full.n_edges, loss))
-    return ChosenCircuit(full, loss, loss <= target, tuple(tried))
+        As in `choose_circuit`, the target itself counts where no circuit meets it by the margin.
+        """
+        prompts, means = task.split("validation").to(bound.device), dict[Circuit, float]()
+
+        def chosen(circuit: Circuit) -> ChosenCircuit:
+            tried = tuple((circuit.n_edges, mean) for circuit, mean in means.items())
+            loss = means[circuit]
+            return ChosenCircuit(circuit, loss, loss <= self.target_loss, tried)
+
+        def bound_of(circuit: Circuit) -> float:
+            losses = _losses(bound, circuit, prompts, TaskLoss())
+            means[circuit] = float(losses.mean())
+            return upper_bound(losses, self.target_margin)
+
+        for circuit in sorted(circuits, key=lambda circuit: circuit.n_edges):
+            if bound_of(circuit) <= self.target_loss:
+                return chosen(circuit)
+        for circuit, mean in means.items():
+            if mean <= self.target_loss:
+                return chosen(circuit)
+        full = Circuit.full(bound.graph)
+        bound_of(full)
+        return chosen(full)
 
 
 @torch.no_grad()
-def _loss(bound: BoundAblation, circuit: Circuit, prompts: Prompts, objective: Objective) -> float:
-    """The circuit's mean objective over prompts."""
+def _losses(
+    bound: BoundAblation, circuit: Circuit, prompts: Prompts, objective: Objective
+) -> Float[Tensor, " n"]:
+    """The circuit's objective on prompts."""
     full = full_logits_for(objective, bound.model, prompts)
-    return float(objective(circuit_logits(bound, circuit, prompts), prompts, full).mean())
+    return objective(circuit_logits(bound, circuit, prompts), prompts, full)
 
 
 def _row(run: Run) -> dict[str, float]:
