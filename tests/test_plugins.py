@@ -23,7 +23,7 @@ def test_a_package_that_is_broken_is_named(install_package, value: str) -> None:
 def test_packages_that_bring_the_same_name_are_both_named(install_package) -> None:
     install_package("some.group", "theirs = sparse_lens.scores:Scores")
     install_package("some.group", "theirs = sparse_lens.masks:Masks", distribution="another-one")
-    with pytest.raises(ValueError, match="same name: 'theirs' of .*their-package") as error:
+    with pytest.raises(ValueError, match=r"same name: 'theirs' of .*their-package") as error:
         load_entry_points("some.group", Scores)
     assert "'theirs' of another-one" in str(error.value)
 
