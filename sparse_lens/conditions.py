@@ -103,6 +103,10 @@ class OtherValues(Condition):
     draws: int = 1
     """Trials; more than one make sense for an ablation with a seed."""
 
+    def __post_init__(self) -> None:
+        if self.draws < 1:
+            raise ValueError(f"draws must be 1 or more, got {self.draws}.")
+
     def trials(
         self,
         bound: BoundAblation,
@@ -211,14 +215,16 @@ class Adversary(Condition):
     ) -> tuple[Trial, ...]:
         """One, which raises the loss of these masks."""
         masks = _detached(masks)
-        live = torch.rand(n_parts(masks), generator=generator).to(bound.device)
+
+        def gradient(live: Tensor) -> Tensor:
+            live.requires_grad_()
+            with patched(bound.model, with_live(masks, live), ablation=bound, prompts=prompts):
+                total = loss(answer_logits(bound.model, prompts)).sum()
+            return torch.autograd.grad(total, live)[0]
+
+        start = torch.rand(n_parts(masks), generator=generator).to(bound.device)
         with torch.enable_grad(), frozen(bound.model):
-            for _ in range(self.steps):
-                live.requires_grad_()
-                with patched(bound.model, with_live(masks, live), ablation=bound, prompts=prompts):
-                    total = loss(answer_logits(bound.model, prompts)).sum()
-                (gradient,) = torch.autograd.grad(total, live)
-                live = (live.detach() + self.step_size * gradient.sign()).clamp(0, 1)
+            live = ascend(start, gradient, steps=self.steps, step_size=self.step_size)
         return (Trial(bound, (live >= 0.5).float()),)
 
 
@@ -265,6 +271,20 @@ def mean_loss(
         ):
             means.append(loss(answer_logits(bound.model, prompts)).mean())
     return torch.stack(means).mean()
+
+
+def ascend(
+    start: Float[Tensor, " n"],
+    gradient: Callable[[Float[Tensor, " n"]], Float[Tensor, " n"]],
+    *,
+    steps: int,
+    step_size: float,
+) -> Float[Tensor, " n"]:
+    """Projected gradient ascent in [0, 1]: steps in the gradient's sign, clipped after each."""
+    current = start
+    for _ in range(steps):
+        current = (current + step_size * gradient(current).sign()).detach().clamp(0, 1)
+    return current
 
 
 def n_parts(masks: Masks) -> int:

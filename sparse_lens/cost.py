@@ -39,26 +39,44 @@ class CostMeter:
         self.backward_passes = 0
         self._device = torch.device(device or "cpu")
         self._started = time.perf_counter()
+        self._earlier_peak = 0
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
 
     def cost(self) -> Cost:
         """The cost so far."""
-        peak = None
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-            peak = torch.cuda.max_memory_allocated(self._device)
+        peak = self._peak_memory()
         seconds = time.perf_counter() - self._started
         return Cost(self.forward_passes, self.backward_passes, seconds, peak)
+
+    def keep_peak(self) -> None:
+        """Remember the peak so far, which the start of another meter makes the device forget."""
+        self._earlier_peak = self._peak_memory() or 0
+
+    def _peak_memory(self) -> int | None:
+        if self._device.type != "cuda":
+            return None
+        torch.cuda.synchronize(self._device)
+        return max(self._earlier_peak, torch.cuda.max_memory_allocated(self._device))
+
+
+_RUNNING: list[CostMeter] = []
+"""The meters of contexts that have not ended; like the peak of a device, the process has one."""
 
 
 @contextmanager
 def metered(model: HookedTransformer) -> Iterator[CostMeter]:
-    """Count every forward pass of a model inside the context."""
+    """Count every forward pass of a model inside the context; contexts may be nested."""
+    for outer in _RUNNING:
+        outer.keep_peak()
     meter = CostMeter(model.cfg.device)
 
     def count() -> None:
         meter.forward_passes += 1
 
-    with counted(model, count):
-        yield meter
+    _RUNNING.append(meter)
+    try:
+        with counted(model, count):
+            yield meter
+    finally:
+        _RUNNING.remove(meter)

@@ -51,9 +51,8 @@ class Masks:
     ) -> Masks:
         """A circuit's masks of zeros and ones.
 
-        A node circuit has no edge masks, since a pruned node carries its ablated value to all its
-        destinations. If `logits` is pruned, which has no destinations, the edges into it are cut,
-        and there are edge masks.
+        A node circuit has no edge masks: a pruned node carries its ablated value to all its
+        destinations, and pruned logits, which have none, read nothing but ablated values.
 
         Raises:
             ValueError: for anything but a circuit.
@@ -67,7 +66,5 @@ class Masks:
             name: mask.to(device=device, dtype=dtype) for name, mask in circuit.node_masks.items()
         }
         kept = circuit.edge_masks or {}
-        if circuit.edge_masks is None and not bool(nodes.get("logits", torch.ones(1)).all()):
-            kept = {name: circuit.edge_mask(name) for name in circuit.graph.blocks}
         edges = {name: mask.to(device=device, dtype=dtype) for name, mask in kept.items()}
         return cls(circuit.graph, nodes, edges)

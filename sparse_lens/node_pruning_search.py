@@ -16,7 +16,7 @@ from sparse_lens.cost import Cost, metered
 from sparse_lens.discovery import Discovery
 from sparse_lens.graphs.base import Graph
 from sparse_lens.identity import describe, json_hash, model_hash, task_hash
-from sparse_lens.method import Method
+from sparse_lens.method import Method, check_task
 from sparse_lens.node_pruning import NodePruning
 from sparse_lens.objectives import Objective, TaskLoss
 from sparse_lens.patching import BoundAblation, bind
@@ -101,8 +101,9 @@ class NodePruningSearch(Method):
 
         Raises:
             ImportError: when optuna is not installed.
-            ValueError: when the task has no validation split.
+            ValueError: when the task has no validation split, or does not fit the model.
         """
+        check_task(model, task)
         task.split("validation")
         with metered(model) as meter:
             bound = bind(model, graph, ablation)

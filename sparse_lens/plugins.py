@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
@@ -17,9 +18,16 @@ def load_entry_points(group: str, base_class: type[Base]) -> dict[str, type[Base
 
     Raises:
         ImportError: when one cannot be imported, naming its package.
-        ValueError: when one is not a subclass of `base_class`, naming its package.
+        ValueError: when one is not a subclass of `base_class`, naming its package, or when two
+            have the same name, naming both packages.
     """
     points = sorted(entry_points(group=group), key=lambda point: point.name)
+    for point, following in itertools.pairwise(points):
+        if point.name == following.name:
+            raise ValueError(
+                f"two classes have the same name: {_name(point)} and {_name(following)}. Rename "
+                "one, or uninstall one of the packages."
+            )
     return {point.name: _load(point, base_class) for point in points}
 
 

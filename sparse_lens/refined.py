@@ -12,7 +12,7 @@ from sparse_lens.baselines.attribution import AttributionPatching
 from sparse_lens.cost import metered
 from sparse_lens.discovery import Discovery
 from sparse_lens.graphs.base import Graph
-from sparse_lens.method import Method
+from sparse_lens.method import Method, check_task
 from sparse_lens.objectives import Objective
 from sparse_lens.patching import BoundAblation, bind
 from sparse_lens.ranking_method import discovery_of
@@ -68,6 +68,7 @@ class Refined(Method):
         Raises:
             ValueError: when the task has no validation split, or for what the method refuses.
         """
+        check_task(model, task)
         task.split("validation")
         with torch.enable_grad(), metered(model) as meter:
             bound = bind(model, graph, ablation)

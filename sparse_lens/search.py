@@ -56,6 +56,7 @@ def choose_circuit(
         calibrate: fits a calibration of each circuit's logits on the train prompts first.
     """
     train, graph = task.train.to(bound.device), bound.graph
+    on_train = bound if calibrate is None else bound.fixed(train)
     on_validation = target.bind(bound, task.split("validation"))
     means: dict[int, float] = {}
     bounds: dict[int, float] = {}
@@ -66,7 +67,7 @@ def choose_circuit(
     def calibration_of(circuit: Circuit) -> Calibration | None:
         if calibrate is None:
             return None
-        return calibrate(circuit_logits(bound, circuit, train), train)
+        return calibrate(circuit_logits(on_train, circuit, train), train)
 
     def measure(size: int) -> None:
         circuit = circuit_of(size)

@@ -109,7 +109,7 @@ class BoundTarget:
         self, target: Target, bound: BoundAblation, prompts: Prompts, *, seed: int
     ) -> None:
         self.target, self.prompts = target, prompts.to(bound.device)
-        self.bound = bound.for_prompts(self.prompts)
+        self.bound = bound.fixed(self.prompts)
         self._seed = seed
         self._full: Float[Tensor, "n vocab"] | None = None
         self._kl_scale = 1.0
@@ -164,6 +164,10 @@ class BoundTarget:
     def worst(self, logits: Float[Tensor, "n vocab"]) -> Float[Tensor, " n"]:
         """By prompt, the scaled loss that is furthest from its bound."""
         return self.scaled(logits).max(0).values
+
+    def met_by_margin(self, circuit: Circuit) -> bool:
+        """Whether every loss of a circuit stays below its bound by the target's margin."""
+        return upper_bound(self.losses(circuit), self.target.margin) <= self.target.scale
 
     def met(self, circuit: Circuit) -> bool:
         """Whether every mean loss of a circuit is within its bound, without a margin."""

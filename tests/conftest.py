@@ -32,11 +32,15 @@ def install_package(
 ) -> Iterator[Callable[..., None]]:
     """Install `their_package` with one entry point, for the time of a test."""
 
-    def install(group: str, entry_point: str, source: str = "") -> None:
+    def install(
+        group: str, entry_point: str, source: str = "", distribution: str = "their-package"
+    ) -> None:
         (tmp_path / "their_package.py").write_text(source)
-        info = tmp_path / "their_package-1.0.dist-info"
+        info = tmp_path / f"{distribution.replace('-', '_')}-1.0.dist-info"
         info.mkdir()
-        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-package\nVersion: 1.0\n")
+        (info / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n"
+        )
         (info / "entry_points.txt").write_text(f"[{group}]\n{entry_point}\n")
         monkeypatch.syspath_prepend(tmp_path)
 

@@ -39,6 +39,43 @@ def test_seconds_go_on_and_memory_is_a_cuda_devices(monkeypatch: pytest.MonkeyPa
     assert meter.cost() == Cost(seconds=4.0)
 
 
+def test_a_meter_keeps_its_peak_when_another_starts_inside(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a device that, as CUDA does, has one peak for all."""
+    used = peak = 0
+
+    def use(*amounts: int) -> None:
+        nonlocal used, peak
+        used, peak = amounts[-1], max(peak, *amounts)
+
+    def reset(device: torch.device) -> None:
+        nonlocal peak
+        peak = used
+
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: peak)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    model = tiny.dense_model()
+    monkeypatch.setattr(model.cfg, "device", "cuda")
+    peaks = []
+    with metered(model) as outer:
+        use(9, 1)
+        with metered(model) as middle:
+            use(5, 1)
+            with metered(model) as inner:
+                use(3, 1)
+                peaks += [inner.cost().peak_memory]
+            peaks += [middle.cost().peak_memory]
+        peaks += [outer.cost().peak_memory]
+        with metered(model) as inner:
+            use(20, 1)
+        peaks += [inner.cost().peak_memory, outer.cost().peak_memory]
+    with metered(model) as after:
+        peaks += [after.cost().peak_memory]
+    assert peaks == [3, 5, 9, 20, 20, 1]
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="memory is measured on CUDA devices")
 def test_peak_memory() -> None:
     meter = CostMeter("cuda")

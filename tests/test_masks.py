@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from sparse_lens.circuit import Circuit
 from sparse_lens.masks import Masks
-from tests.graphs.tiny import COMPONENT, GRAPHS, random_edge_circuit, random_node_circuit
+from tests.graphs.tiny import GRAPHS, random_edge_circuit, random_node_circuit
 
 every_graph = pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS.keys())
 
@@ -22,20 +21,9 @@ def test_masks_of_a_circuit_are_its_masks(graph):
 
 @every_graph
 def test_a_node_circuit_gives_no_edge_masks(graph):
-    nodes = dict(random_node_circuit(graph, 0.4, seed=1).node_masks)
-    if "logits" in nodes:
-        nodes["logits"][0] = True
-    masks = Masks.of(Circuit.from_node_masks(graph, nodes))
+    masks = Masks.of(random_node_circuit(graph, 0.4, seed=1))
     assert dict(masks.edges) == {}
     assert list(masks.nodes) == list(graph.sites)
-
-
-def test_pruned_logits_cut_their_edges():
-    graph = COMPONENT
-    circuit = Circuit.from_node_names(graph, [n for n in graph.node_names() if n != "logits"])
-    masks = Masks.of(circuit, dtype=torch.float64)
-    assert not masks.edges["edges"][graph.logits_reader].any()
-    assert torch.equal(masks.edges["edges"], circuit.edge_mask("edges").double())
 
 
 def test_tensors_are_used_as_they_are():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sparse_lens.baselines import AttributionPatching, EdgePruning, RandomScores
-from sparse_lens.method import Method, check_task, registry
+from sparse_lens.method import Method, registry
 from sparse_lens.node_pruning import NodePruning
 from tests import planted
 
@@ -22,9 +22,11 @@ def test_tasks_in_tokens_that_a_model_lacks_are_refused(method: Method, split: s
         method.discover(problem.model, problem.graph, asked, ablation=problem.ablation)
 
 
-def test_prompts_are_no_task() -> None:
+@pytest.mark.parametrize("method", registry().values())
+def test_prompts_are_no_task(method: type[Method]) -> None:
+    problem, prompts = planted.problems()["dense, component, mean"], planted.task().train
     with pytest.raises(ValueError, match=r"takes a Task, got Prompts; .* Task\(name, train="):
-        check_task(planted.problems()["dense, component, mean"].model, planted.task().train)  # type: ignore[arg-type]
+        method().discover(problem.model, problem.graph, prompts, ablation=problem.ablation)  # type: ignore[arg-type,call-arg]
 
 
 @pytest.mark.parametrize("method", [NodePruning(n_steps=2), EdgePruning(n_steps=2)])

@@ -73,7 +73,7 @@ def test_objective_and_target_are_the_method_s_to_keep() -> None:
     name = "dense, component, interchange"
     discover(Refined(method=inner, target=Target(margin=0.5)), name)
     found = discover(Refined(TaskLoss(), inner, target=Target(0.3)), name)
-    assert seen == [(NegatedLogitDifference(), 0.15, 0.5), (TaskLoss(), 0.3, 1.0)]
+    assert seen == [(NegatedLogitDifference(), Target(margin=0.5)), (TaskLoss(), Target(0.3))]
     assert found.chosen is not None
     assert found.chosen.loss <= 0.3
 

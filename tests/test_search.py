@@ -10,11 +10,12 @@ import torch
 from sparse_lens.ablation import InterchangeAblation
 from sparse_lens.calibration import Calibration
 from sparse_lens.circuit import Circuit
+from sparse_lens.cost import metered
 from sparse_lens.objectives import TaskLoss
 from sparse_lens.patching import bind, circuit_logits, run_circuit
 from sparse_lens.scores import Scores
-from sparse_lens.search import choose_circuit, smallest_size, upper_bound
-from sparse_lens.target import Target
+from sparse_lens.search import choose_circuit, smallest_size
+from sparse_lens.target import Target, upper_bound
 from sparse_lens.task import Prompts, Task
 from tests import planted
 
@@ -163,6 +164,15 @@ def test_the_smallest_circuit_that_does_is_chosen(problem: planted.Problem) -> N
     loss = float(TaskLoss()(logits[:, -1], validation).mean())
     assert chosen.loss == pytest.approx(loss, rel=1e-4)
     assert dict(chosen.tried)[len(problem.names)] == chosen.loss
+
+
+def test_ablated_values_are_computed_once_for_all_sizes() -> None:
+    problem = planted.problems()["dense, channel, interchange"]
+    bound = bind(problem.model, problem.graph, problem.ablation)
+    with metered(problem.model) as meter:
+        chosen = choose_circuit(bound, planted_first(problem), TASK, target=Target(0.15))
+    assert chosen.circuit == problem.circuit
+    assert meter.forward_passes == len(chosen.tried) + 1
 
 
 def test_a_margin_keeps_circuits_that_were_lucky_out() -> None:

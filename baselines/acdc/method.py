@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from sparse_lens.ablation import Ablation
@@ -190,14 +192,14 @@ class ACDC(Method):
         if search_for is None:
             if self.thresholds is not None:
                 return None
-            return self.target.bind(bound, task.split("validation")).met
+            return self.target.bind(bound, task.split("validation")).met_by_margin
         if isinstance(search_for, LossTarget):
             task.split("validation")
 
-        def loss_of(circuit: Circuit, objective: Objective) -> float:
-            return _loss(bound, circuit, task.split("validation").to(bound.device), objective)
+        def losses_of(circuit: Circuit, objective: Objective) -> Float[Tensor, " n"]:
+            return _losses(bound, circuit, task.split("validation").to(bound.device), objective)
 
-        return lambda circuit: search_for.needs_smaller(circuit, loss_of)
+        return lambda circuit: search_for.needs_smaller(circuit, losses_of)
 
     def _run(
         self,
@@ -224,28 +226,38 @@ def _smallest(
 ) -> ChosenCircuit:
     """The smallest circuit that meets the target on the validation prompts, or the full one.
 
-    By the target's margin, and only where no circuit does, without it.
+    As in `choose_circuit`, the target itself counts where no circuit meets it by the margin.
     """
     on_validation = target.bind(bound, task.split("validation"))
+    means: dict[Circuit, float] = {}
+
+    def chosen(circuit: Circuit) -> ChosenCircuit:
+        tried = tuple((circuit.n_edges, mean) for circuit, mean in means.items())
+        return ChosenCircuit(circuit, means[circuit], means[circuit] <= target.scale, tried)
+
+    def bound_of(circuit: Circuit) -> float:
+        losses = on_validation.losses(circuit)
+        means[circuit] = mean_of_worst(losses)
+        return upper_bound(losses, target.margin)
+
+    for circuit in sorted(circuits, key=lambda circuit: circuit.n_edges):
+        if bound_of(circuit) <= target.scale:
+            return chosen(circuit)
+    for circuit, mean in means.items():
+        if mean <= target.scale:
+            return chosen(circuit)
     full = Circuit.full(bound.graph)
-    by_size = sorted(circuits, key=lambda circuit: circuit.n_edges)
-    if by_size[-1].n_edges < full.n_edges:
-        by_size.append(full)
-    losses = [on_validation.losses(circuit) for circuit in by_size]
-    means = [mean_of_worst(rows) for rows in losses]
-    tried = tuple((c.n_edges, mean) for c, mean in zip(by_size, means, strict=True))
-    for margin in (target.margin, 0.0):
-        for circuit, rows, mean in zip(by_size, losses, means, strict=True):
-            if upper_bound(rows, margin) <= target.scale:
-                return ChosenCircuit(circuit, mean, True, tried)
-    return ChosenCircuit(full, means[-1], False, tried)
+    bound_of(full)
+    return chosen(full)
 
 
 @torch.no_grad()
-def _loss(bound: BoundAblation, circuit: Circuit, prompts: Prompts, objective: Objective) -> float:
-    """The circuit's mean objective over prompts."""
+def _losses(
+    bound: BoundAblation, circuit: Circuit, prompts: Prompts, objective: Objective
+) -> Float[Tensor, " n"]:
+    """The circuit's objective on each of some prompts."""
     full = full_logits_for(objective, bound.model, prompts)
-    return float(objective(circuit_logits(bound, circuit, prompts), prompts, full).mean())
+    return objective(circuit_logits(bound, circuit, prompts), prompts, full)
 
 
 def _row(run: Run) -> dict[str, float]:

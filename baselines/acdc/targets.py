@@ -7,11 +7,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from jaxtyping import Float
+from torch import Tensor
+
 from sparse_lens.circuit import Circuit
 from sparse_lens.objectives import KLDivergence, Objective
+from sparse_lens.target import upper_bound
 
-LossOf = Callable[[Circuit, Objective], float]
-"""Mean loss of a circuit on the validation prompts."""
+LossesOf = Callable[[Circuit, Objective], Float[Tensor, " n"]]
+"""Losses of a circuit on the validation prompts."""
 
 FIRST_THRESHOLD = 0.01
 SMALLEST_THRESHOLD, LARGEST_THRESHOLD = 1e-8, 1e4
@@ -21,7 +25,7 @@ class ThresholdTarget(ABC):
     """A condition on circuits that is met from some threshold on."""
 
     @abstractmethod
-    def needs_smaller(self, circuit: Circuit, loss_of: LossOf) -> bool:
+    def needs_smaller(self, circuit: Circuit, losses_of: LossesOf) -> bool:
         """Whether the circuit should be smaller, which takes a higher threshold."""
 
 
@@ -35,7 +39,7 @@ class EdgeBudget(ThresholdTarget):
         if self.n_edges < 0:
             raise ValueError(f"a budget of edges must be 0 or more, got {self.n_edges}.")
 
-    def needs_smaller(self, circuit: Circuit, loss_of: LossOf) -> bool:
+    def needs_smaller(self, circuit: Circuit, losses_of: LossesOf) -> bool:
         return circuit.n_edges > self.n_edges
 
 
@@ -46,8 +50,11 @@ class LossTarget(ThresholdTarget):
     loss: float
     objective: Objective = field(default_factory=KLDivergence)
 
-    def needs_smaller(self, circuit: Circuit, loss_of: LossOf) -> bool:
-        return loss_of(circuit, self.objective) <= self.loss
+    margin: float = 0.0
+    """Standard errors of its mean by which the loss stays below that."""
+
+    def needs_smaller(self, circuit: Circuit, losses_of: LossesOf) -> bool:
+        return upper_bound(losses_of(circuit, self.objective), self.margin) <= self.loss
 
 
 def bisect(run: Callable[[float], tuple[bool, int]], *, n_bisections: int) -> None:

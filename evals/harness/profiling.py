@@ -128,7 +128,7 @@ def _values(
     names = [
         graph.node_name(site, index)
         for site, mask in circuit.node_masks.items()
-        if not (component and site == "logits")
+        if site in graph.valued_sites
         for index in mask.nonzero().flatten().tolist()
     ]
     parts = []

@@ -10,12 +10,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sparse_lens.circuit import Circuit
+from sparse_lens.conditions import ascend
 from sparse_lens.evals.draws import check_count
 from sparse_lens.evals.metrics import CircuitMetrics, measure, with_full_logits
 from sparse_lens.evals.question import ROBUSTNESS, Answers, Column, Question, Subject
-from sparse_lens.masks import Masks
 from sparse_lens.objectives import TaskLoss
-from sparse_lens.parts import ends_of, parts_of, rebuilt, whole_like
+from sparse_lens.parts import ends_of, part_masks, parts_of, rebuilt, whole_like
 from sparse_lens.patching import BATCH_SIZE, BoundAblation, answer_logits, frozen, patched
 from sparse_lens.task import Prompts
 
@@ -56,11 +56,12 @@ class Ascent:
         """Which of the absent parts are live at the end of one ascent."""
         absent = absent_parts(circuit).nonzero()[:, 0].to(bound.device)
         mask = torch.rand(len(absent), generator=generator).to(bound.device)
-        for _ in range(self.steps if len(absent) else 0):
-            mask.requires_grad_()
-            _backpropagate_loss(bound, circuit, absent, mask, prompts, batch_size)
-            assert mask.grad is not None
-            mask = (mask.detach() + self.step_size * mask.grad.sign()).clamp(0, 1)
+
+        def gradient(mask: Tensor) -> Tensor:
+            return _loss_gradient(bound, circuit, absent, mask, prompts, batch_size)
+
+        if len(absent):
+            mask = ascend(mask, gradient, steps=self.steps, step_size=self.step_size)
         return (mask >= 0.5).cpu()
 
 
@@ -269,32 +270,26 @@ def with_live(circuit: Circuit, live: Bool[Tensor, " absent"]) -> Circuit:
     return rebuilt(whole_like(circuit), kept)
 
 
-def _backpropagate_loss(
+def _loss_gradient(
     bound: BoundAblation,
     circuit: Circuit,
     absent: Tensor,
     mask: Float[Tensor, " absent"],
     prompts: Prompts,
     batch_size: int,
-) -> None:
-    """Add the gradient of the summed two-way loss to that of the mask."""
+) -> Float[Tensor, " absent"]:
+    """The gradient of the summed two-way loss with respect to the mask."""
     model = bound.model
+    mask = mask.detach().requires_grad_()
     ones = mask.new_ones(len(parts_of(circuit)))
     for batch, its_ablation in bound.batches(prompts, batch_size):
         with torch.enable_grad(), frozen(model):
-            masks = soft_masks(circuit, ones.index_copy(0, absent, mask))
+            masks = part_masks(circuit, ones.index_copy(0, absent, mask))
             with patched(model, masks, ablation=its_ablation, prompts=batch):
                 loss = TaskLoss()(answer_logits(model, batch), batch).sum()
             loss.backward()
-
-
-def soft_masks(circuit: Circuit, parts: Float[Tensor, " parts"]) -> Masks:
-    """Masks of the nodes, or of the edges, that a circuit of this kind is given by."""
-    graph = circuit.graph
-    if not circuit.is_node_circuit:
-        return Masks(graph, {}, graph.unflatten_edges(parts))
-    by_site = graph.unflatten(parts)
-    return Masks(graph, {n: mask for n, mask in by_site.items() if n not in graph.fixed_sites}, {})
+    assert mask.grad is not None
+    return mask.grad
 
 
 def _shuffled(live: Bool[Tensor, " absent"], generator: torch.Generator) -> Bool[Tensor, " absent"]:

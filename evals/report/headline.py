@@ -93,8 +93,8 @@ def _subtitle(cells: Cells) -> str:
         f"{counted(len(cells.settings), 'method')} and "
         f"{counted(n_seeds, 'seed') if n_seeds else 'no randomness'}; measured on prompts that "
         "no circuit was chosen on. The task loss is two-way: the cross-entropy of the answer "
-        "against its distractor alone, in nats a prompt, as if there were no other tokens; guessing "
-        "between the two has 0.69."
+        "against its distractor alone, in nats a prompt, as if there were no other tokens; "
+        "guessing between the two has 0.69."
     )
 
 

@@ -142,6 +142,11 @@ class Graph(ABC):
         return MappingProxyType({name: block.support for name, block in self.blocks.items()})
 
     @property
+    def valued_sites(self) -> Mapping[str, Site]:
+        """The sites whose nodes carry a value that can be ablated: all, if not overridden."""
+        return self.sites
+
+    @property
     def site_shapes(self) -> dict[str, tuple[int, ...]]:
         """By site: the shape of one value per node, `(width,)`."""
         return {name: (site.width,) for name, site in self.sites.items()}

@@ -1,6 +1,7 @@
 """The component graph of ACDC, EAP and Edge Pruning: heads and MLPs that write and read."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
@@ -122,6 +123,11 @@ class ComponentGraph(Graph):
             sublayers=sublayers,
             split_embeddings=split_embeddings,
         )
+
+    @cached_property
+    def valued_sites(self) -> Mapping[str, Site]:
+        """Those of the writers: the logits only read."""
+        return MappingProxyType({name: self.sites[name] for name in self.sites if name != "logits"})
 
     # Indices of writers (columns) and readers (rows).
 

@@ -145,9 +145,8 @@ def _sum_of_real(
 
 def _writer_slices(graph: ComponentGraph) -> Iterator[tuple[str, slice]]:
     """By site, the slice of its writers."""
-    for name, columns in graph.node_slices.items():
-        if name != "logits":
-            yield name, columns
+    for name in graph.valued_sites:
+        yield name, graph.node_slices[name]
 
 
 def _receive_writers(

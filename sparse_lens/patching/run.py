@@ -123,11 +123,12 @@ def circuit_logits(
 
 
 def circuit_activations(bound: BoundAblation, circuit: Circuit, prompts: Prompts) -> Values:
-    """The values of all nodes by site in a run of the circuit on clean prompts.
+    """The values of a circuit's nodes by site in a run of it on clean prompts.
 
     On a channel graph `[n, pos, width]`; on a component graph the outputs of writers,
-    `[width, n, pos, d_model]`. Nodes outside the circuit have the values that they compute from
-    what they read in this run.
+    `[width, n, pos, d_model]`. Nodes outside the circuit have entries, too: on a channel graph
+    their ablated values. On a component graph the values of writers that do not act on the output,
+    whether kept or not, are not to be relied on: what only they read is not computed.
     """
     patch = bound.attachment(Masks.of(circuit, device=bound.device), prompts)
     return activations(bound.model, bound.graph, prompts.clean, patch=patch)

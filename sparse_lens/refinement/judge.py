@@ -98,19 +98,7 @@ class Judge:
 
     def judge(self, kept: Kept) -> Judged:
         """The losses of a circuit under the ablation itself."""
-        train, validation = (runs.logits(kept) for runs in self._runs)
-        calibration = None
-        if self._calibrate is not None:
-            calibration = self._calibrate(train, self._splits[0].prompts)
-        on_train, on_validation = (
-            on.scaled(logits, calibration)
-            for on, logits in zip(self._splits, (train, validation), strict=True)
-        )
-        return Judged(
-            together=self._loss(torch.cat([on_train, on_validation], 1)),
-            validation=self._loss(on_validation),
-            calibration=calibration,
-        )
+        return self._judged(kept, self._runs[1].logits(kept))
 
     def judge_under(self, kept: Kept) -> Judged:
         """The losses of a circuit, also in the trials of the target's conditions."""
@@ -126,11 +114,12 @@ class Judge:
         Args:
             before: all losses of the circuit that it comes of, from `judge_under`.
         """
+        validation = self._runs[1].logits(kept)
         if self._calibrate is None:
-            on_validation = self._splits[1].scaled(self._runs[1].logits(kept))
-            if not self._loss(on_validation).is_within(self.limit, before.validation):
+            on_validation = self._loss(self._splits[1].scaled(validation))
+            if not on_validation.is_within(self.limit, before.validation):
                 return None
-        judged = self.judge(kept)
+        judged = self._judged(kept, validation)
         if not (
             judged.validation.is_within(self.limit, before.validation)
             and judged.together.is_within(self.limit, before.together)
@@ -170,6 +159,19 @@ class Judge:
         ]
         self._trials += added
         return all(self._loss(trial.losses(kept)).bound <= self.limit for trial in added)
+
+    def _judged(self, kept: Kept, validation: Float[Tensor, "n vocab"]) -> Judged:
+        """The losses of a circuit with these logits on the validation prompts."""
+        train, calibration = self._runs[0].logits(kept), None
+        if self._calibrate is not None:
+            calibration = self._calibrate(train, self._splits[0].prompts)
+        on_train = self._splits[0].scaled(train, calibration)
+        on_validation = self._splits[1].scaled(validation, calibration)
+        return Judged(
+            together=self._loss(torch.cat([on_train, on_validation], 1)),
+            validation=self._loss(on_validation),
+            calibration=calibration,
+        )
 
     def _losses_under(self, kept: Kept) -> Iterator[Loss]:
         return (self._loss(trial.losses(kept)) for trial in self._trials)

@@ -18,7 +18,7 @@ from sparse_lens.baselines.acdc.targets import EdgeBudget, LossTarget, bisect
 from sparse_lens.circuit import Circuit
 from sparse_lens.graphs import ChannelGraph, ComponentGraph, Graph
 from sparse_lens.models.anatomy import anatomy_of
-from sparse_lens.objectives import KLDivergence, NegatedLogitDifference, Objective
+from sparse_lens.objectives import KLDivergence, NegatedLogitDifference, Objective, TaskLoss
 from sparse_lens.patching import run_circuit
 from sparse_lens.target import Target
 from sparse_lens.task import Prompts, Task
@@ -302,6 +302,39 @@ def test_searches_and_what_is_chosen() -> None:
     assert found.chosen.met_target
     never = discover(thresholds=0.01, target=Target(1e-9)).chosen
     assert (never.met_target, never.circuit) == (False, Circuit.full(graph))
+
+
+def test_the_chosen_circuit_meets_its_target_by_a_margin() -> None:
+    model = tiny.dense("LN", **SMALL, n_layers=1)
+    graph = ComponentGraph.from_model(model)
+    validation = TASK.split("validation")
+
+    def losses(circuit: Circuit) -> torch.Tensor:
+        return TaskLoss()(circuit_logits_of(model, circuit), validation)
+
+    def discover(**options: Any) -> Any:
+        return ACDC(**options).discover(model, graph, TASK, ablation=INTERCHANGE)
+
+    thresholds = (0.001, 0.01, 0.03, 0.1, 0.3)
+    circuits = sorted(discover(thresholds=thresholds).circuits, key=lambda c: c.n_edges)
+    circuits.append(Circuit.full(graph))
+    for margin in (0.0, 1.0, 3.0):
+        bounds = [float(losses(c).mean() + margin * losses(c).std() / 3**0.5) for c in circuits]
+        for target in bounds:
+            found = discover(thresholds=thresholds, target=Target(target + 1e-9, margin=margin))
+            first = next(c for c, b in zip(circuits, bounds, strict=True) if b <= target)
+            assert found.circuit.n_edges == first.n_edges
+            assert found.chosen.met_target
+        # Where none does by the margin, the target itself counts.
+        below = min(bounds) - 1e-6
+        meeting = [c for c in circuits if float(losses(c).mean()) <= below]
+        found = discover(thresholds=thresholds, target=Target(below, margin=margin)).chosen
+        assert found.met_target == bool(meeting)
+        assert found.circuit.n_edges == (meeting or circuits[-1:])[0].n_edges
+        # The search for a threshold looks for such a circuit, too.
+        found = discover(target=Target(bounds[-1] + 0.05, margin=margin), n_bisections=2)
+        loss = losses(found.circuit)
+        assert float(loss.mean() + margin * loss.std() / 3**0.5) <= bounds[-1] + 0.05
 
 
 def circuit_logits_of(model: Any, circuit: Circuit) -> torch.Tensor:

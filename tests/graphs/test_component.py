@@ -58,6 +58,7 @@ def test_nodes_and_split_embeddings_of_gpt2_small():
     split = ComponentGraph.from_config(cfg, split_embeddings=True)
     assert (split.n_nodes, split.n_edges) == (159, 32_936)
     assert next(iter(split.edge_names())) == "embed->a0.h0<q>"
+    assert sum(site.width for site in split.valued_sites.values()) == split.n_writers
 
 
 def slow_edge_names(n_layers, n_heads, *, parallel=False, mlps=True, inputs=("input",)):

@@ -7,14 +7,16 @@ import torch
 
 from sparse_lens.ablation import (
     Ablation,
+    BoundConstants,
     InterchangeAblation,
     MeanAblation,
     ResampleAblation,
     ZeroAblation,
 )
 from sparse_lens.circuit import Circuit
+from sparse_lens.cost import metered
 from sparse_lens.graphs import ChannelGraph, ComponentGraph, Graph
-from sparse_lens.patching import bind, mean_activations, patched, run_circuit
+from sparse_lens.patching import bind, circuit_logits, mean_activations, patched, run_circuit
 from sparse_lens.task import Prompts
 from tests.patching import tiny
 from tests.patching.tiny import difference
@@ -249,3 +251,42 @@ def test_prompts_may_lie_on_another_device_than_their_model_says() -> None:
     graph = GRAPHS[0][1]
     out = run_circuit(DENSE, Circuit.full(graph), prompts, ablation=InterchangeAblation())
     assert out.shape == (3, 6, tiny.VOCAB)
+
+
+@each_graph
+@pytest.mark.parametrize(
+    "ablation",
+    [
+        ZeroAblation(),
+        MeanAblation(tokens=PROMPTS.corrupted, per_position=True),
+        InterchangeAblation(),
+        InterchangeAblation(tokens=PROMPTS.corrupted[:1]),
+        ResampleAblation(),
+    ],
+    ids=["zero", "mean", "interchange", "one row", "resample"],
+)
+@torch.no_grad()
+def test_fixed_values_are_those_that_each_run_would_compute(
+    model: Any, graph: Graph, ablation: Ablation
+) -> None:
+    bound = bind(model, graph, ablation)
+    with metered(model) as meter:
+        fixed = bound.fixed(PROMPTS)
+        computed = meter.forward_passes
+        for seed in range(2):
+            circuit = tiny.random_nodes(graph, 0.5, seed)
+            for size in (2, 64):
+                before = meter.forward_passes
+                found = circuit_logits(fixed, circuit, PROMPTS, batch_size=size)
+                n_batches = -(-len(PROMPTS) // size)
+                assert meter.forward_passes == before + n_batches
+                assert difference(found, circuit_logits(bound, circuit, PROMPTS)) < 1e-5
+    assert computed == (not isinstance(bound, BoundConstants))
+    for rows in (slice(1, 3), torch.tensor([2, 0])):
+        own, held = bound.for_prompts(PROMPTS).rows(rows), fixed.rows(rows)
+        tokens, expected = held.tokens_of(PROMPTS[rows]), own.tokens_of(PROMPTS[rows])
+        assert tokens is expected is None or torch.equal(tokens, expected)
+        values = own.values(PROMPTS[rows])
+        assert held.values(PROMPTS[rows]).keys() == values.keys()
+        for site, value in held.values(PROMPTS[rows]).items():
+            assert difference(value, values[site]) < 1e-5, site

@@ -3,14 +3,16 @@
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from sparse_lens.ablation import InterchangeAblation
+from sparse_lens.ablation import InterchangeAblation, MeanAblation
 from sparse_lens.circuit import Circuit
 from sparse_lens.graphs import ChannelGraph, ComponentGraph
+from sparse_lens.graphs.reachability import Acting
 from sparse_lens.masks import Masks
-from sparse_lens.patching import run_circuit
+from sparse_lens.patching import bind, circuit_activations, reference, run_circuit
 from tests.patching import tiny
 from tests.patching.tiny import TOLERANCE, difference
 
@@ -82,3 +84,35 @@ def test_padding_on_the_right_does_not_reach_real_positions(of: Any, make: Any, 
         ablation = InterchangeAblation(tokens=corrupted)
         alone = run_circuit(model, circuit, clean, ablation=ablation)
         assert difference(together[row, None, :length], alone) < TOLERANCE
+
+
+@each(CASES)
+@torch.no_grad()
+def test_activations_of_a_circuit(of: Any, make: Any, name: str) -> None:
+    """Of writers that act on the output, or channels, of which the pruned ones are ablated."""
+    model, graph = build(of, make, name)
+    bound = bind(model, graph, MeanAblation(tokens=PROMPTS.corrupted, per_position=True))
+    means = bound.values(PROMPTS)  # [pos, width] or [width, pos, d_model]
+    is_component = of is ComponentGraph
+    ablated = {site: mean[:, None] if is_component else mean for site, mean in means.items()}
+    for circuit in (tiny.random_nodes(graph, 0.7, 0), tiny.random_edges(graph, 0.6, 2)):
+        found = circuit_activations(bound, circuit, PROMPTS)
+        expected = reference.activations(model, circuit, PROMPTS.clean, ablated=ablated)
+        assert found.keys() == expected.keys() == graph.valued_sites.keys()
+        for site, values in found.items():
+            kept = circuit.node_masks[site]
+            if is_component:
+                acting = kept & torch.from_numpy(acts(circuit))[graph.node_slices[site]]
+                torch.testing.assert_close(values[acting], expected[site][acting])
+            else:
+                carried = torch.where(kept, expected[site], ablated[site])
+                assert difference(values, carried) < TOLERANCE, site
+
+
+def acts(circuit: Circuit) -> np.ndarray:
+    """Which writers act on the output, bool [writers]."""
+    graph = circuit.graph
+    assert isinstance(graph, ComponentGraph)
+    acting = Acting.of(graph, circuit.edge_mask("edges").numpy()).writers
+    assert acting.any()
+    return acting

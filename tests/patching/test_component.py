@@ -42,8 +42,9 @@ def test_edge_circuits(make: Any, name: str) -> None:
 def test_node_circuits_are_the_circuits_of_their_implied_edges(make: Any, name: str) -> None:
     model, graph = build(make, name)
     corrupted = tiny.activations(model, graph, PROMPTS.corrupted)
-    for seed, share in enumerate((0.4, 0.8)):
-        circuit = tiny.random_nodes(graph, share, seed)
+    without_logits = Circuit.from_node_names(graph, list(graph.node_names())[:-1])
+    random = [tiny.random_nodes(graph, share, seed) for seed, share in enumerate((0.4, 0.8))]
+    for circuit in (*random, without_logits):
         edges = Circuit.from_edge_masks(graph, {"edges": circuit.edge_mask("edges")})
         expected = reference.run_circuit(model, edges, PROMPTS.clean, ablated=corrupted)
         assert torch.equal(

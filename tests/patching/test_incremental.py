@@ -9,7 +9,7 @@ import torch
 
 from sparse_lens.ablation import InterchangeAblation, MeanAblation, ZeroAblation
 from sparse_lens.circuit import Circuit
-from sparse_lens.graphs import ComponentGraph
+from sparse_lens.graphs import ChannelGraph, ComponentGraph
 from sparse_lens.graphs.reachability import Acting
 from sparse_lens.models.anatomy import anatomy_of
 from sparse_lens.patching import CircuitVariants, bind, reference
@@ -156,6 +156,14 @@ def test_coupled_heads_are_refused(name: str) -> None:
     bound = bind(model, graph, InterchangeAblation())
     with pytest.raises(ValueError, match="act on each other directly"):
         CircuitVariants(bound, PROMPTS, graph.edge_support["edges"].numpy())
+
+
+def test_channel_graphs_are_refused() -> None:
+    model = tiny.dense("LN")
+    graph = ChannelGraph.from_model(model)
+    bound = bind(model, graph, ZeroAblation())
+    with pytest.raises(ValueError, match="bound to a ComponentGraph"):
+        CircuitVariants(bound, PROMPTS, np.ones((1, 1), dtype=bool))
 
 
 @torch.no_grad()

@@ -16,8 +16,8 @@ from sparse_lens.refinement import refined
 from sparse_lens.refinement.greedy import remove
 from sparse_lens.refinement.judge import Judge
 from sparse_lens.refinement.units import Edges, Nodes, Removable, as_edges
-from sparse_lens.search import ChosenCircuit, upper_bound
-from sparse_lens.target import Target
+from sparse_lens.search import ChosenCircuit
+from sparse_lens.target import Target, upper_bound
 from sparse_lens.task import Prompts, Task
 from tests import planted
 from tests.graphs.tiny import random_node_circuit
@@ -245,6 +245,19 @@ def test_train_prompts_count_as_validation_prompts_do() -> None:
             found[key] = refined(bound, met, split, target=Target(TARGET), meter=meter).circuit
     assert found["a"].n_nodes < problem.circuit.n_nodes
     assert found["a, b"] == found["b, a"] == problem.circuit
+
+
+def test_each_set_of_prompts_is_run_once_and_no_more_than_decides() -> None:
+    problem = planted.problems()["dense, component, mean"]
+    bound = bind(problem.model, problem.graph, problem.ablation)
+    judge = Judge(bound, planted.task(), target=Target(TARGET, margin=0.0), calibrate=None)
+    full, empty = (Kept.of(make(problem.graph)) for make in (Circuit.full, Circuit.empty))
+    before = judge.judge(full)
+    with metered(problem.model) as meter:
+        assert judge.judge_within(full, before) is not None
+        assert meter.forward_passes == 2
+        assert judge.judge_within(empty, before) is None
+        assert meter.forward_passes == 3
 
 
 @pytest.mark.parametrize("name", ["sparse, channel, mean", "dense, component, interchange"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -78,8 +78,7 @@ class BoundAblation(ABC):
         return torch.cat(
             [
                 values[name] if name in values else first.new_zeros(site.width, *first.shape[1:])
-                for name, site in self.graph.sites.items()
-                if name != "logits"
+                for name, site in self.graph.valued_sites.items()
             ]
         )
 
@@ -98,6 +97,14 @@ class BoundAblation(ABC):
         to a set of prompts.
         """
         return self
+
+    def fixed(self, prompts: Prompts) -> BoundAblation:
+        """The ablation for a set of prompts on which many circuits will run.
+
+        Its values are computed once, here, and those of all prompts at all nodes held in memory.
+        Returns itself if they do not depend on the prompts.
+        """
+        return BoundFixed.of(self.for_prompts(prompts), prompts)
 
     def rows(self, rows: Int[Tensor, " rows"] | slice) -> BoundAblation:
         """The ablation for some rows of the prompts, or tokens, that it belongs to."""
@@ -127,6 +134,56 @@ class BoundAblation(ABC):
         if isinstance(self.graph, ComponentGraph):
             return component_attachment(self.model, masks, self.writer_values(prompts), scales)
         return channel_attachment(self.model, masks, self.values(prompts), scales)
+
+
+@dataclass(frozen=True, eq=False)
+class BoundFixed(BoundAblation):
+    """What another ablation gives for a set of prompts, held in memory.
+
+    See :meth:`BoundAblation.fixed`.
+    """
+
+    source: BoundAblation
+    """The other ablation, for the same prompts."""
+
+    held: Values | Float[Tensor, "writers *batch_pos d_model"] | None = field(repr=False)
+    """Its values by site on a channel graph, and its writers' values on a component graph."""
+
+    @classmethod
+    def of(cls, source: BoundAblation, prompts: Prompts) -> BoundFixed:
+        """The values of an ablation that belongs to these prompts."""
+        is_component = isinstance(source.graph, ComponentGraph)
+        held = source.writer_values(prompts) if is_component else source.values(prompts)
+        return cls(source.model, source.graph, source, held)
+
+    def values(self, prompts: Prompts | None) -> Values:
+        """The held values."""
+        if self.held is None:
+            return {}
+        if not isinstance(self.held, Tensor):
+            return self.held
+        slices = self.graph.node_slices
+        return {name: self.held[slices[name]] for name in self.graph.valued_sites}
+
+    def writer_values(
+        self, prompts: Prompts | None
+    ) -> Float[Tensor, "writers *batch_pos d_model"] | None:
+        """The held values of all writers."""
+        assert self.held is None or isinstance(self.held, Tensor)
+        return self.held
+
+    def tokens_of(self, prompts: Prompts | None) -> Int[Tensor, "n pos"] | None:
+        """Those of the other ablation."""
+        return self.source.tokens_of(prompts)
+
+    def rows(self, rows: Int[Tensor, " rows"] | slice) -> BoundFixed:
+        """The held values of some of the prompts."""
+        held = self.held
+        if isinstance(held, Tensor):
+            held = _of_rows(held, rows, n_axes=4)
+        elif held is not None:
+            held = {name: _of_rows(values, rows, n_axes=3) for name, values in held.items()}
+        return replace(self, source=self.source.rows(rows), held=held)
 
 
 def bind(
@@ -167,3 +224,10 @@ def check_tokens(tokens: object) -> None:
             f"tokens must be a tensor [n, pos], got {type(tokens).__name__}{shape}; of prompts "
             "these are prompts.clean or prompts.corrupted."
         )
+
+
+def _of_rows(values: Tensor, rows: Int[Tensor, " rows"] | slice, *, n_axes: int) -> Tensor:
+    """Rows of values `[..., n, pos, d]`; those that are the same for all prompts as they are."""
+    if values.ndim < n_axes or values.shape[-3] == 1:
+        return values
+    return values[..., rows.to(values.device) if isinstance(rows, Tensor) else rows, :, :]

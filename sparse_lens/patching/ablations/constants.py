@@ -101,6 +101,10 @@ class BoundConstants(BoundAblation):
         """The constants."""
         return self.constants
 
+    def fixed(self, prompts: Prompts) -> BoundConstants:
+        """Itself."""
+        return self
+
     def writer_values(
         self, prompts: Prompts | None
     ) -> Float[Tensor, "writers *batch_pos d_model"] | None:
@@ -118,7 +122,7 @@ def _checked(graph: Graph, means: Mapping[str, Tensor]) -> Values:
     Raises:
         ValueError: unless they have one tensor of the right shape for every site but the logits.
     """
-    sites = [name for name in graph.sites if name != "logits"]
+    sites = list(graph.valued_sites)
     unknown = [name for name in means if name not in sites]
     if unknown:
         hint = did_you_mean(unknown[0], sites)

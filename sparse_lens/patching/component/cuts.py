@@ -88,8 +88,7 @@ def _node_masks(
     """Masks of all writers, and which of these are not known to be 1."""
     gates = [
         masks.nodes.get(name, torch.ones(site.width)).to(device)
-        for name, site in graph.sites.items()
-        if name != "logits"
+        for name, site in graph.valued_sites.items()
     ]
     # By site: those without a mask are 1 also where others need gradients.
     return torch.cat(gates), torch.cat([_may_be_nonzero(1 - gate) for gate in gates])

@@ -127,9 +127,7 @@ def component_nodes(passes: Passes) -> Mapping[str, Float[Tensor, " width"]]:
     assert isinstance(graph, ComponentGraph)
     ablated = passes.bound.writer_values(passes.prompts)
     effects = {}
-    for name, site in graph.sites.items():
-        if name == "logits":
-            continue
+    for name, site in graph.valued_sites.items():
         site_effects = []
         for node in range(site.width):
             gate = torch.ones(site.width, device=passes.bound.device)

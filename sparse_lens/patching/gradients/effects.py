@@ -64,7 +64,5 @@ def node_effects(
     if isinstance(graph, ComponentGraph):
         edges = component_edge_effects(attribution)
         effects = (edges * graph.block.support.to(edges.device)).sum(0)
-        return {
-            name: effects[nodes] for name, nodes in graph.node_slices.items() if name != "logits"
-        }
+        return {name: effects[graph.node_slices[name]] for name in graph.valued_sites}
     return channel_node_effects(attribution)

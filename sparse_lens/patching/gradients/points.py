@@ -60,6 +60,6 @@ class GradientPoints:
         if not self.site_by_site:
             return (None,)
         if not edges:
-            return [name for name in graph.sites if name != "logits"]
+            return list(graph.valued_sites)
         slices = graph.node_slices.items()
         return [name for name, nodes in slices if bool(graph.edge_sources[nodes].any())]

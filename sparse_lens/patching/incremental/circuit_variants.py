@@ -26,13 +26,17 @@ class CircuitVariants:
         kept: the circuit's edges, bool [readers, writers].
 
     Raises:
-        ValueError: for a model whose heads act on each other directly.
+        ValueError: for a channel graph, or a model whose heads act on each other directly.
     """
 
     @torch.no_grad()
     def __init__(self, bound: BoundAblation, prompts: Prompts, kept: np.ndarray) -> None:
         graph, cfg = bound.graph, bound.model.cfg
-        assert isinstance(graph, ComponentGraph)
+        if not isinstance(graph, ComponentGraph):
+            raise ValueError(
+                f"variants are made of readers and writers, and {graph} has channels: pass an "
+                "ablation that is bound to a ComponentGraph, or run each circuit with run_circuit."
+            )
         if anatomy_of(bound.model).heads_are_coupled:
             raise ValueError(
                 "heads of this model act on each other directly (an AbsTopK or a norm spans them), "

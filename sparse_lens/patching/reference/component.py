@@ -36,8 +36,7 @@ def run_component_circuit(
     kept = edge_weights(masks)
     ablated_outputs = [  # of all writers, each broadcasting to [batch, pos, d_model]
         value
-        for name, site in graph.sites.items()
-        if name != "logits"
+        for name, site in graph.valued_sites.items()
         for value in ablated.get(name, torch.zeros(site.width, 1, 1, 1, device=tokens.device))
     ]
     outputs: list[Stream] = []  # of the writers so far
@@ -68,8 +67,7 @@ def run_component_circuit(
     final = input_of(graph.logits_reader.start)
     logits = model(final, start_at_layer=graph.n_layers, tokens=tokens)
     by_writer = torch.stack(outputs)  # [writers, batch, pos, d_model]
-    sites = {name: by_writer[nodes] for name, nodes in graph.node_slices.items()}
-    return logits, {name: values for name, values in sites.items() if name != "logits"}
+    return logits, {name: by_writer[graph.node_slices[name]] for name in graph.valued_sites}
 
 
 def edge_weights(masks: Masks) -> Float[Tensor, "readers writers"]:

@@ -50,7 +50,7 @@ class WholeRuns(CircuitRuns):
     def __init__(
         self, bound: BoundAblation, prompts: Prompts, *, freeze_norm_scales: bool = False
     ) -> None:
-        self._bound, self._prompts = bound.for_prompts(prompts), prompts
+        self._bound, self._prompts = bound.fixed(prompts), prompts
         self._freeze_norm_scales = freeze_norm_scales
 
     def logits(self, kept: Kept) -> Float[Tensor, "n vocab"]:

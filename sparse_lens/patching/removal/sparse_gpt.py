@@ -37,7 +37,8 @@ def can_run(bound: BoundAblation, prompts: Prompts) -> bool:
     model = bound.model
     if not (isinstance(model, HookedSparseGPT) and isinstance(bound.graph, ChannelGraph)):
         return False
-    *_, attention_mask = model.input_to_embed(prompts.clean[:1].to(bound.device))
+    with suspended(model):
+        *_, attention_mask = model.input_to_embed(prompts.clean[:1].to(bound.device))
     return attention_mask is None and not has_hooks_of_others(model)
 
 
@@ -68,7 +69,8 @@ class SparseGPTPass:
         steps = Steps(base)
         logits = _CircuitPass(self, kept, steps).logits()
         steps.finish()
-        return logits.value, steps
+        with suspended(self.model):  # norms have hook points
+            return logits.value, steps
 
     def at_answer(self, values: Float[Tensor, "_ pos d"]) -> Float[Tensor, "_ 1 d"]:
         """Of values at all positions, or of ones that are the same for all prompts or positions."""

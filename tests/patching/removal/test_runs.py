@@ -13,8 +13,9 @@ from sparse_lens.ablation import (
     ZeroAblation,
 )
 from sparse_lens.circuit import Circuit
+from sparse_lens.cost import metered
 from sparse_lens.graphs import ChannelGraph, Graph
-from sparse_lens.patching import bind, circuit_logits
+from sparse_lens.patching import bind, circuit_logits, patched
 from sparse_lens.patching.removal.kept import Kept
 from sparse_lens.patching.removal.lazy import Steps
 from sparse_lens.patching.removal.runs import StepwiseRuns, WholeRuns, circuit_runs
@@ -75,6 +76,16 @@ def test_other_models_run_whole() -> None:
         assert Kept.of(problem.circuit).circuit() == problem.circuit
 
 
+def test_whole_runs_compute_ablated_values_once() -> None:
+    problem = planted.problems()["dense, component, interchange"]
+    bound = bind(problem.model, problem.graph, problem.ablation)
+    with metered(problem.model) as meter:
+        runs = circuit_runs(bound, planted.task().train)
+        for circuit in (problem.circuit, Circuit.empty(problem.graph)):
+            runs.logits(Kept.of(circuit))
+    assert meter.forward_passes == 3
+
+
 def test_hooks_of_others_are_not_passed_by() -> None:
     model, prompts = tiny.sparse("plain"), tiny.prompts(n=3)
     graph = ChannelGraph.from_model(model)
@@ -83,6 +94,18 @@ def test_hooks_of_others_are_not_passed_by() -> None:
     runs, circuit = circuit_runs(bound, prompts), Circuit.full(graph)
     got = runs.logits(Kept.of(circuit))
     torch.testing.assert_close(got, circuit_logits(bound, circuit, prompts))
+
+
+def test_a_patch_that_is_active_does_not_act_on_the_runs() -> None:
+    model, prompts = tiny.sparse("plain"), tiny.prompts(n=3)
+    graph = ChannelGraph.from_model(model)
+    bound, circuit = bind(model, graph, ZeroAblation()), Circuit.full(graph)
+    expected = circuit_logits(bound, circuit, prompts)
+    others: dict[str, Any] = {"prompts": tiny.prompts(n=3, seed=1), "freeze_norm_scales": True}
+    with patched(model, Circuit.empty(graph), ablation=bound, **others):
+        runs = circuit_runs(bound, prompts)
+        assert isinstance(runs, StepwiseRuns)
+        torch.testing.assert_close(runs.logits(Kept.of(circuit)), expected)
 
 
 def test_a_step_runs_again_only_when_it_is_asked_for_and_changed() -> None:
