@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 
 from sparse_lens._version import __version__
+from sparse_lens.choosing import choose
 from sparse_lens.circuit import Circuit
 from sparse_lens.dataclass_json import class_path
-from sparse_lens.evals.choosing import choose
 from sparse_lens.evals.harness.asking import answers_of
 from sparse_lens.evals.harness.measuring import Meter, measurements_of
 from sparse_lens.evals.harness.profiling import profiles_of
