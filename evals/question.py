@@ -60,8 +60,9 @@ class Subject:
     metrics: CircuitMetrics
     """Of the circuit on these prompts."""
 
-    ablated: CircuitMetrics
-    """Of the model with the circuit ablated and the rest kept."""
+    measured: Callable[[Circuit], CircuitMetrics]
+    """Metrics of any circuit on these prompts. Those that the comparison has measured (the circuit,
+    its random controls, and what each of them leaves out) are not run again."""
 
     task: Task
     """The task with all its splits, including those that the circuit was found on."""

@@ -159,7 +159,7 @@ class Circuit:
         edges: Mapping[str, Bool[Tensor, "dst src"]],
         nodes: Bool[Tensor, " nodes"],
     ) -> Circuit:
-        kept = (nodes & ~graph.touched) | graph.endpoints(edges)
+        kept = graph.nodes_of_edges(edges, nodes)
         return cls(graph, graph.unflatten(kept), edges)
 
     @classmethod

@@ -9,6 +9,7 @@ from transformer_lens import HookedTransformer
 
 from sparse_lens.ablation import Ablation
 from sparse_lens.baselines.attribution import AttributionPatching
+from sparse_lens.choosing import choose
 from sparse_lens.cost import metered
 from sparse_lens.discovery import Discovery
 from sparse_lens.graphs.base import Graph
@@ -17,7 +18,6 @@ from sparse_lens.objectives import Objective
 from sparse_lens.patching import BoundAblation, bind
 from sparse_lens.ranking_method import discovery_of
 from sparse_lens.refinement import refined
-from sparse_lens.search import choose_circuit
 from sparse_lens.target import PAPER, Target
 from sparse_lens.task import Task
 
@@ -73,9 +73,7 @@ class Refined(Method):
         with torch.enable_grad(), metered(model) as meter:
             bound = bind(model, graph, ablation)
             discovery = discovery_of(self._method, bound, task, seed=seed, meter=meter)
-            chosen = discovery.chosen
-            if chosen is None or not self.method.takes_target:
-                chosen = choose_circuit(bound, discovery.scores, task, target=self.target)
+            chosen = choose(discovery, bound, task, target=self.target)
             chosen = refined(
                 bound,
                 chosen,

@@ -128,6 +128,16 @@ def test_the_summary_has_nodes_and_edges_beside_the_graphs_size():
     assert all(len(line) <= 120 for line in printed.splitlines() if "sparse<1>  " in line)
 
 
+def test_sizes_have_the_digits_that_they_have_in_the_headline(monkeypatch: pytest.MonkeyPatch):
+    sizes = {"for_while": 2, "my <i>task</i>": 3}
+    monkeypatch.setattr(toy_records, "edges_of", lambda model, task, *_: 2 * sizes[task])
+    console = Console(file=io.StringIO(), width=120, color_system=None)
+    Display(console).summary(Results(toy_records.records(n_seeds=1)))
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    row = next(line for line in printed.splitlines() if "sparse<1>  " in line)
+    assert row.split()[2:5] == ["2.45", "4.9", "4.9"]  # the roots of 2 * 3 and of 4 * 6
+
+
 def test_a_row_fits_120_columns():
     assert sum(width for _, width, _ in COLUMNS) + 2 * (len(COLUMNS) - 1) == 120
 

@@ -12,10 +12,9 @@ from pathlib import Path
 import torch
 
 from sparse_lens._version import __version__
+from sparse_lens.choosing import choose
 from sparse_lens.circuit import Circuit
 from sparse_lens.dataclass_json import class_path
-from sparse_lens.evals.choosing import choose
-from sparse_lens.evals.controls import complement
 from sparse_lens.evals.harness.asking import answers_of
 from sparse_lens.evals.harness.measuring import Meter, measurements_of
 from sparse_lens.evals.harness.profiling import profiles_of
@@ -220,7 +219,7 @@ def _with_answers(record: Record, job: Job, meter: Meter, task: Task, circuit: C
         prompts=meter.prompts,
         full_logits=meter.full_logits,
         metrics=meter.metrics(circuit),
-        ablated=meter.metrics(complement(circuit)),
+        measured=meter.metrics,
         task=task,
         method=job.method,
         target=job.target,

@@ -32,16 +32,9 @@ class Necessity(Question):
 
     def ask(self, subject: Subject) -> Answers:
         """The metrics with each of the random circuits ablated."""
-        result = necessity(
-            subject.bound,
-            subject.circuit,
-            subject.prompts,
-            draws=self.draws,
-            seed=subject.seed,
-            full_logits=subject.full_logits,
-            ablated=subject.ablated,
-        )
-        return result.random.means()
+        # The same as the comparison's random controls, as far as it has as many.
+        rests = _random_rests(subject.circuit, draws=self.draws, seed=subject.seed)
+        return Draws(rests, tuple(map(subject.measured, rests))).means()
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -79,7 +72,6 @@ def necessity(
     draws: int = 3,
     seed: int = 0,
     full_logits: Float[Tensor, "n vocab"] | None = None,
-    ablated: CircuitMetrics | None = None,
     batch_size: int = BATCH_SIZE,
 ) -> NecessityResult:
     """Ablate the circuit, keep the rest, and the task must break (Gao et al. 2025, 2511.13653).
@@ -88,15 +80,18 @@ def necessity(
         draws: of random circuits.
         seed: of the draws.
         full_logits: the full model's, from `model_logits`, where they are at hand.
-        ablated: metrics of the circuit's complement, from `measure`, where they are at hand.
     """
-    generator = generator_of(seed, draws)
     prompts, full_logits = with_full_logits(bound, prompts, full_logits, batch_size)
 
     def measured(rest: Circuit) -> CircuitMetrics:
         return measure(bound, rest, prompts, full_logits=full_logits, batch_size=batch_size)
 
-    if ablated is None:
-        ablated = measured(complement(circuit))
-    rests = tuple(complement(random_circuit(circuit, generator)) for _ in range(draws))
-    return NecessityResult(ablated, Draws(rests, tuple(map(measured, rests))))
+    rests = _random_rests(circuit, draws=draws, seed=seed)
+    random = Draws(rests, tuple(map(measured, rests)))
+    return NecessityResult(measured(complement(circuit)), random)
+
+
+def _random_rests(circuit: Circuit, *, draws: int, seed: int) -> tuple[Circuit, ...]:
+    """What random circuits of the same size leave out."""
+    generator = generator_of(seed, draws)
+    return tuple(complement(random_circuit(circuit, generator)) for _ in range(draws))

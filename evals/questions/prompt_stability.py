@@ -9,9 +9,9 @@ from statistics import fmean
 
 import torch
 
+from sparse_lens.choosing import choose
 from sparse_lens.circuit import Circuit
 from sparse_lens.discovery import Discovery
-from sparse_lens.evals.choosing import choose
 from sparse_lens.evals.question import Answers, Column, Question, Subject
 from sparse_lens.method import Method
 from sparse_lens.patching import BoundAblation

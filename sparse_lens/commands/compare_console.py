@@ -20,7 +20,7 @@ from sparse_lens.evals.records import Record
 from sparse_lens.evals.results import Results
 from sparse_lens.evals.seed_stability import sentences, stability
 from sparse_lens.evals.summary import MeanSize, Summary, pretraining_sentence, summarize
-from sparse_lens.evals.wording import counted
+from sparse_lens.evals.wording import counted, three_digits
 
 # Heading, width, and whether it is text; 120 columns with the gaps.
 COLUMNS = (
@@ -200,9 +200,9 @@ def _means_table(summary: Summary) -> Table:
         table.add_row(
             escape(method),
             escape(model),
-            _size(geometric_mean([mean.nodes for mean in means])),
-            _size(geometric_mean([mean.edges for mean in means])),
-            "" if means[0].setting.deterministic else " ".join(_size(m.edges) for m in means),
+            three_digits(geometric_mean([mean.nodes for mean in means])),
+            three_digits(geometric_mean([mean.edges for mean in means])),
+            "" if means[0].setting.deterministic else _by_seed(means),
             str(sum(len(mean.unmet) for mean in means)),
             str(sum(len(mean.missed) for mean in means)),
             str(sum(len(mean.zero) for mean in means)),
@@ -214,5 +214,5 @@ def _means_table(summary: Summary) -> Table:
     return table
 
 
-def _size(mean: float) -> str:
-    return f"{mean:,.0f}" if mean >= 100 else f"{mean:.1f}"
+def _by_seed(means: list[MeanSize]) -> str:
+    return " ".join(three_digits(mean.edges) for mean in means)

@@ -255,6 +255,17 @@ class Graph(ABC):
             nodes[block.src_nodes[edges[name].any(0)]] = True
         return nodes
 
+    def nodes_of_edges(
+        self, edges: Mapping[str, Bool[Tensor, "dst src"]], nodes: Bool[Tensor, " nodes"]
+    ) -> Bool[Tensor, " nodes"]:
+        """The nodes of an edge circuit: the ends of its edges, and edgeless nodes that are given.
+
+        Args:
+            edges: by block.
+            nodes: of which those are taken that no edge of the graph touches.
+        """
+        return (nodes & ~self.touched) | self.endpoints(edges)
+
     # Names.
 
     @abstractmethod

@@ -87,12 +87,10 @@ class SparseBlock(TransformerBlock):
             attention_mask=attention_mask,
         )
         attn_out = self.hook_attn_out(attn_out)
-        resid_mid = self.abs_topk_resid_mid(self._residual_activation(resid_pre + attn_out))
-        resid_mid = self.hook_resid_mid(resid_mid)
+        resid_mid = self.hook_resid_mid(self.after_attn(resid_pre, attn_out))
         stream = self.hook_mlp_in(resid_mid.clone()) if self.cfg.use_hook_mlp_in else resid_mid
         mlp_out = self.apply_mlp(self.read_mlp(stream, shortformer_pos_embed))
-        resid_post = self.abs_topk_resid_post(self._residual_activation(resid_mid + mlp_out))
-        return self.hook_resid_post(resid_post)
+        return self.hook_resid_post(self.after_mlp(resid_mid, mlp_out))
 
     def read_attn(
         self, stream: Float[Tensor, "*batch d_model"], positions: Tensor | None
@@ -111,6 +109,18 @@ class SparseBlock(TransformerBlock):
         if positions is not None:
             normed = _concatenate(normed, self.ln_p2(positions))
         return self.abs_topk_mlp_in(normed)
+
+    def after_attn(
+        self, stream: Float[Tensor, "*batch d_model"], attn_out: Float[Tensor, "*batch d_model"]
+    ) -> Float[Tensor, "*batch d_model"]:
+        """The stream after attention has written to it."""
+        return self.abs_topk_resid_mid(self._residual_activation(stream + attn_out))
+
+    def after_mlp(
+        self, stream: Float[Tensor, "*batch d_model"], mlp_out: Float[Tensor, "*batch d_model"]
+    ) -> Float[Tensor, "*batch d_model"]:
+        """The stream after the MLP has written to it."""
+        return self.abs_topk_resid_post(self._residual_activation(stream + mlp_out))
 
     def _attention_inputs(
         self, resid_pre: Float[Tensor, "batch pos d_model"], positions: Tensor | None

@@ -99,8 +99,7 @@ def as_edges(kept: Kept) -> Kept:
         return kept
     graph = kept.graph
     edges = {block: graph.edges_between(block, kept.nodes) for block in graph.blocks}
-    nodes = (kept.nodes & ~graph.touched) | graph.endpoints(edges)
-    return Kept(graph, nodes, edges)
+    return Kept(graph, graph.nodes_of_edges(edges, kept.nodes), edges)
 
 
 def _drop_without_edges(

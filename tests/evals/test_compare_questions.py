@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from sparse_lens.circuit import Circuit
+from sparse_lens.cost import metered
 from sparse_lens.evals.compare import Comparison, compare
 from sparse_lens.evals.harness.jobs import run_job
 from sparse_lens.evals.metrics import measure
@@ -281,6 +282,25 @@ def test_a_question_that_cannot_be_answered_costs_no_other_answer_and_is_asked_a
     page = text_of(report_html(records[0]))
     assert "1 question could not be answered" in page
     assert "What failed" in page
+
+
+@dataclass(frozen=True)
+class PassesFor(Question):
+    """How many passes it takes to ask another question."""
+
+    question: Question
+
+    def ask(self, subject):
+        with metered(subject.bound.model) as meter:
+            self.question.ask(subject)
+        return {"passes": meter.forward_passes}
+
+
+def test_necessity_runs_no_random_circuit_that_was_measured(tmp_path):
+    asked = {str(draws): PassesFor(Necessity(draws=draws)) for draws in (3, 4)}
+    run: dict[str, Any] = {"budgets": BUDGETS, "questions": asked, "random_draws": 3}
+    (record,) = compare([toy.model()], [toy.task()], [Half()], out=tmp_path, **run)
+    assert record.answers == {"3": {"passes": 0}, "4": {"passes": 1}}
 
 
 def test_meanings_of_questions_that_were_asked_differently():

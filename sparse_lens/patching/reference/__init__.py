@@ -4,9 +4,9 @@ A circuit keeps some nodes and edges of a graph; everything else carries **ablat
 are given. :mod:`~sparse_lens.patching.reference.component` and
 :mod:`~sparse_lens.patching.reference.channel` say in one page each what the model then computes, by
 a loop over readers or sites, without any of the code that makes it fast. All other forward passes
-of this package (:func:`sparse_lens.patching.run_circuit` and
-:class:`sparse_lens.patching.CircuitVariants`) give the same numbers, and their tests compare them
-with this one.
+of this package (:func:`sparse_lens.patching.run_circuit`,
+:class:`sparse_lens.patching.CircuitVariants`, :func:`sparse_lens.patching.circuit_runs`) give the
+same numbers, as their tests check.
 
     corrupted = reference.activations(model, Circuit.full(graph), prompts.corrupted)
     logits = reference.run_circuit(model, circuit, prompts.clean, ablated=corrupted)

@@ -143,20 +143,18 @@ class _CircuitPass:
         after = {}
         for at, out in attended.items():
             name = f"blocks.{layer}.resid_mid {at}"
-            middle = self._added(name, streams[at], out, block.abs_topk_resid_mid)
+            middle = self._added(name, streams[at], out, block.after_attn)
             out = self._mlp(layer, block, middle, at)
             name = f"blocks.{layer}.resid_post {at}"
-            after[at] = self._added(name, middle, out, block.abs_topk_resid_post)
+            after[at] = self._added(name, middle, out, block.after_mlp)
         return after
 
-    def _added(self, name: str, stream: Lazy, written: Lazy, abs_topk: Any) -> Lazy:
-        is_relu = self._model.sparse_cfg.residual_activation_type == "relu"
-
-        def compute() -> Tensor:
-            total = stream.value + written.value
-            return abs_topk(total.relu() if is_relu else total)
-
-        return self._steps.add(name, compute, inputs=(stream, written))
+    def _added(
+        self, name: str, stream: Lazy, written: Lazy, add: Callable[[Tensor, Tensor], Tensor]
+    ) -> Lazy:
+        """The stream after a sublayer has written to it."""
+        inputs = (stream, written)
+        return self._steps.add(name, lambda: add(stream.value, written.value), inputs=inputs)
 
     def _mlp(self, layer: int, block: Any, stream: Lazy, at: At) -> Lazy:
         mlp, sites = block.mlp, f"blocks.{layer}"

@@ -1,4 +1,4 @@
-"""The circuit that counts as a method's result in a comparison."""
+"""The circuit that counts as a method's result."""
 
 from __future__ import annotations
 
