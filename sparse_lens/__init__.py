@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from sparse_lens.ablation import ResampleAblation as ResampleAblation
     from sparse_lens.ablation import ZeroAblation as ZeroAblation
     from sparse_lens.circuit import Circuit as Circuit
+    from sparse_lens.conditions import Adversary as Adversary
+    from sparse_lens.conditions import FrozenNormScales as FrozenNormScales
+    from sparse_lens.conditions import OtherValues as OtherValues
+    from sparse_lens.conditions import PartlyLive as PartlyLive
     from sparse_lens.discovery import Discovery as Discovery
     from sparse_lens.evals.compare import Comparison as Comparison
     from sparse_lens.evals.compare import compare as compare
@@ -38,6 +42,7 @@ if TYPE_CHECKING:
     from sparse_lens.patching import patched as patched
     from sparse_lens.patching import run_circuit as run_circuit
     from sparse_lens.scores import Scores as Scores
+    from sparse_lens.target import Target as Target
     from sparse_lens.task import Prompts as Prompts
     from sparse_lens.task import Task as Task
 
@@ -46,6 +51,7 @@ _PUBLIC = {
         *("Ablation", "InterchangeAblation", "MeanAblation", "ResampleAblation", "ZeroAblation"),
     ),
     "sparse_lens.circuit": ("Circuit",),
+    "sparse_lens.conditions": ("Adversary", "FrozenNormScales", "OtherValues", "PartlyLive"),
     "sparse_lens.discovery": ("Discovery",),
     "sparse_lens.evals.compare": ("Comparison", "compare"),
     "sparse_lens.graphs.channel": ("ChannelGraph",),
@@ -62,6 +68,7 @@ _PUBLIC = {
     ),
     "sparse_lens.patching": ("bind", "patched", "run_circuit"),
     "sparse_lens.scores": ("Scores",),
+    "sparse_lens.target": ("Target",),
     "sparse_lens.task": ("Prompts", "Task"),
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
