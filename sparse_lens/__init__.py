@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sparse_lens.method import Method as Method
     from sparse_lens.models.checkpoint import load_sparse_gpt as load_sparse_gpt
     from sparse_lens.models.checkpoint import save_sparse_gpt as save_sparse_gpt
+    from sparse_lens.models.random_weights import random_weights as random_weights
     from sparse_lens.models.config import SparseGPTConfig as SparseGPTConfig
     from sparse_lens.models.sparse_gpt import HookedSparseGPT as HookedSparseGPT
     from sparse_lens.node_pruning import NodePruning as NodePruning
@@ -54,6 +55,7 @@ _PUBLIC = {
     "sparse_lens.method": ("Method",),
     "sparse_lens.models.checkpoint": ("load_sparse_gpt", "save_sparse_gpt"),
     "sparse_lens.models.config": ("SparseGPTConfig",),
+    "sparse_lens.models.random_weights": ("random_weights",),
     "sparse_lens.models.sparse_gpt": ("HookedSparseGPT",),
     "sparse_lens.node_pruning": ("NodePruning",),
     "sparse_lens.objectives": (
