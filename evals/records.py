@@ -16,6 +16,9 @@ from sparse_lens.evals.question import Column
 
 MeasurementKind = Literal["chosen", "full", "empty", "random", "budget"]
 
+Control = Literal["task", "model"]
+"""What there is nothing to find in: a task without a rule, or a model of random weights."""
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -132,6 +135,10 @@ class Record:
     deterministic: bool = False
     """Whether the method has no randomness: this job alone then stands for all seeds of the
     comparison, and `seed` is that of the random controls."""
+
+    control: Control | None = None
+    """Why there is no circuit to find, so that one that is found speaks against the method, and
+    counts in no mean; None where there may be one."""
 
     order: int = 0
     """Of the job in the comparison that wrote it, from 0, whenever the job ended."""

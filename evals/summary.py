@@ -192,12 +192,14 @@ def nodes_counted(record: Record, *, count: EdgeCount = "kept") -> int:
 def summarize(records: Iterable[Record], *, count: EdgeCount = "kept") -> Summary:
     """The headline of some records.
 
+    Jobs that had nothing to find (`Record.control`) count in nothing but the failures.
+
     Args:
         count: which of a circuit's edges: all that it keeps, or those on a path from the input to
             the output.
     """
     everything = tuple(records)
-    done = [record for record in everything if record.status == "done"]
+    done = [r for r in everything if r.status == "done" and r.control is None]
     models = _models(done)
     common = _common(models)
     means, ratios = [], []
@@ -206,13 +208,12 @@ def summarize(records: Iterable[Record], *, count: EdgeCount = "kept") -> Summar
         complete = _complete(of_setting, [model.model for model in models])
         means += _means(setting, complete, count)
         ratios += _ratios(setting, complete, models, count)
-    n_failed = len(everything) - len(done)
     return Summary(
         models=models,
         common_tasks=common,
         means=tuple(means),
         ratios=tuple(ratios),
-        n_failed=n_failed,
+        n_failed=sum(record.status == "failed" for record in everything),
         n_unanswered=sum(len(record.question_errors) for record in everything),
         statements=_statements(models, common, ratios),
     )

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from sparse_lens.method import Method as Method
     from sparse_lens.models.checkpoint import load_sparse_gpt as load_sparse_gpt
     from sparse_lens.models.checkpoint import save_sparse_gpt as save_sparse_gpt
-    from sparse_lens.models.random_weights import random_weights as random_weights
     from sparse_lens.models.config import SparseGPTConfig as SparseGPTConfig
+    from sparse_lens.models.random_weights import random_weights as random_weights
     from sparse_lens.models.sparse_gpt import HookedSparseGPT as HookedSparseGPT
     from sparse_lens.node_pruning import NodePruning as NodePruning
     from sparse_lens.objectives import KLDivergence as KLDivergence

@@ -23,7 +23,7 @@ from sparse_lens.evals.harness.settings import JobSettings
 from sparse_lens.evals.harness.sources import ModelSource, TaskSource
 from sparse_lens.evals.metrics import compare_logits, model_logits
 from sparse_lens.evals.question import Subject
-from sparse_lens.evals.records import Record
+from sparse_lens.evals.records import Control, Record
 from sparse_lens.identity import describe, describe_fields, json_hash, task_hash
 from sparse_lens.method import Method
 from sparse_lens.patching import BoundAblation, bind
@@ -60,6 +60,13 @@ class Job:
             }
         )
 
+    @property
+    def control(self) -> Control | None:
+        """What there is nothing to find in, if this job is a control."""
+        if self.model.is_random:
+            return "model"
+        return "task" if self.task.is_control else None
+
     def blank(self) -> Record:
         """What is known before it has run, as the record of a failure."""
         model, settings = self.model, self.settings
@@ -83,6 +90,7 @@ class Job:
             ablation=describe(settings.ablation),
             seed=self.seed,
             deterministic=self.method.is_deterministic,
+            control=self.control,
             target_loss=settings.target_loss,
             questions=describe(settings.named_questions),
             budgets=describe(settings.budgets),

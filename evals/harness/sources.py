@@ -20,6 +20,7 @@ from sparse_lens.identity import (
 )
 from sparse_lens.models import zoo
 from sparse_lens.models.checkpoint import load_sparse_gpt
+from sparse_lens.models.random_weights import has_random_weights, random_weights
 from sparse_lens.patching import check_prompts
 from sparse_lens.task import SPLITS, Task
 
@@ -51,6 +52,8 @@ class ModelSource:
     graph_fingerprint: str
     graph_nodes: int
     graph_edges: int
+    is_random: bool
+    """Whether its weights are at random, so that there is no circuit to find."""
 
     @classmethod
     def examine(
@@ -64,10 +67,13 @@ class ModelSource:
         model = _load(origin, device)
         graph = graph_of(model)
         digest = model_hash(model)
+        is_random = has_random_weights(model)
         loss = None
         if isinstance(origin, (str, Path)):
-            label, origin = Path(origin).name, str(origin)
-            loss = _pretraining_loss(zoo.resolve(origin))
+            origin = str(origin)
+            name = Path(origin.removeprefix(zoo.RANDOM)).name
+            label = f"{zoo.RANDOM}{name}" if is_random else name
+            loss = None if is_random else _pretraining_loss(zoo.resolve(origin))
         else:
             label = f"{origin.cfg.model_name}-{digest[:8]}"
         return cls(
@@ -85,7 +91,16 @@ class ModelSource:
             graph_fingerprint=graph.fingerprint,
             graph_nodes=graph.n_nodes,
             graph_edges=graph.n_edges,
+            is_random=is_random,
         )
+
+    def at_random(self) -> ModelSource:
+        """The model with its weights at random, as a model of its own."""
+        if isinstance(self.origin, str):
+            twin: str | HookedTransformer = f"{zoo.RANDOM}{self.origin}"
+        else:
+            twin = random_weights(self.origin)
+        return ModelSource.examine(twin, self.graph_of, device=self.device)
 
     def load(self) -> HookedTransformer:
         """The model."""
@@ -100,10 +115,17 @@ class TaskSource:
     task: Task | None = None
     sizes: SplitSizes = USUAL_SIZES
     seed: int = 0
+    is_control: bool = False
+    """Whether it has no rule, so that there is no circuit to find."""
 
     @classmethod
-    def of(cls, task: str | Task, sizes: SplitSizes, seed: int) -> TaskSource:
+    def of(
+        cls, task: str | Task, sizes: SplitSizes, seed: int, *, is_control: bool = False
+    ) -> TaskSource:
         """Of a name or a task.
+
+        Args:
+            is_control: whether the task has no rule; known of those that go by names.
 
         Raises:
             ValueError: when no task has that name, or a task lacks a split.
@@ -111,9 +133,9 @@ class TaskSource:
         if isinstance(task, Task):
             for split in ("validation", "held_out"):
                 task.split(split)
-            return cls(task.name, task)
+            return cls(task.name, task, is_control=is_control)
         tasks.spec(task)
-        return cls(task, None, sizes, seed)
+        return cls(task, None, sizes, seed, is_control or task in tasks.names("control"))
 
     def load(self, model: HookedTransformer) -> Task:
         """The task in a model's tokens, begun as the model's own `to_tokens` begins them.

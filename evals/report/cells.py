@@ -34,6 +34,11 @@ class Cell:
         return all(record.met_on_validation for record in self.records)
 
     @property
+    def is_control(self) -> bool:
+        """Whether there was nothing to find."""
+        return self.first.control is not None
+
+    @property
     def met_on_held_out(self) -> bool:
         """Whether the chosen circuits meet it on held-out prompts, too."""
         return all(record.met_on_held_out for record in self.records)
@@ -80,8 +85,13 @@ class Cells:
         return tuple(record for record in self.records if record.status == "done")
 
     @cached_property
+    def claimed(self) -> Cells:
+        """Without controls, which count in no claim."""
+        return Cells(tuple(record for record in self.records if record.control is None))
+
+    @cached_property
     def models(self) -> tuple[str, ...]:
-        """The sparsest first."""
+        """The sparsest first, those of random weights last."""
         return tuple(dict.fromkeys(record.model for record in self.records))
 
     @cached_property
@@ -142,6 +152,7 @@ def shared(values: Sequence[object]) -> str:
 
 def _order(record: Record) -> tuple[object, ...]:
     return (
+        record.control == "model",
         record.nonzero_fraction,
         record.n_parameters,
         record.model,

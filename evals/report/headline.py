@@ -27,10 +27,9 @@ from sparse_lens.plotting.theme import SERIES
 
 def headline(cells: Cells, summary: Summary) -> str:
     """The result in words, and a card for every model by each method."""
-    parts = [
-        f"<h1>{escape(_title(cells, summary))}</h1>",
-        f'<p class="soft">{_subtitle(cells)}</p>',
-    ]
+    parts = [f"<h1>{escape(_title(cells, summary))}</h1>"]
+    if cells.claimed.records:
+        parts.append(f'<p class="soft">{_subtitle(cells.claimed)}</p>')
     losses = pretraining_sentence(summary.models)
     if losses:
         parts.append(f'<p class="soft">{escape(losses)}</p>')
@@ -41,7 +40,8 @@ def headline(cells: Cells, summary: Summary) -> str:
         means = [mean for mean in summary.means if mean.setting == setting]
         ratios = [ratio for ratio in summary.ratios if ratio.setting == setting]
         if means:
-            cards = "".join(_card(cells, model, means, ratios) for model in cells.models)
+            models = cells.claimed.models
+            cards = "".join(_card(cells, model, means, ratios) for model in models)
             name = escape(cells.setting_name(setting))
             parts.append(
                 f'<h2>Nodes and edges a task, by {name}</h2><div class="cards">{cards}</div>'

@@ -17,6 +17,7 @@ from sparse_lens.commands.compare_presets import PRESETS
 from sparse_lens.commands.names import made, named
 from sparse_lens.evals import tasks as task_registry
 from sparse_lens.evals.compare import Comparison
+from sparse_lens.evals.harness.nothing_to_find import NO_CONTROLS
 from sparse_lens.evals.harness.sources import GraphOf
 from sparse_lens.evals.question import registry as question_registry
 from sparse_lens.evals.results import Results
@@ -48,6 +49,7 @@ def comparison_of(
     objective: str | None = None,
     questions: Sequence[str] | None = None,
     steps: int | None = None,
+    controls: bool = True,
     assignments: Sequence[str] = (),
     **settings: Any,
 ) -> Comparison:
@@ -60,6 +62,7 @@ def comparison_of(
         models: like `tasks`, `methods` and `questions` as typed: each string may hold several
             names, separated by commas.
         steps: of all methods that learn.
+        controls: whether to keep the preset's jobs with nothing to find.
         assignments: `NAME.FIELD=VALUE`, of a method or a question.
         settings: other fields of the comparison, as they are.
     """
@@ -78,6 +81,8 @@ def comparison_of(
     if objective is not None:
         cls = named("objective", {**OBJECTIVES, "none": None}, objective)
         changes["objective"] = None if cls is None else cls()
+    if not controls:
+        changes["controls"] = NO_CONTROLS
     changes["methods"] = comparison.named_methods
     if methods is not None:
         changes["methods"] = _chosen(

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sparse_lens.commands.time_left import in_words, seconds_left
+from sparse_lens.evals.control_outcomes import control_records, control_sentence
 from sparse_lens.evals.evidence import counted_records, evidence, evidence_sentences
 from sparse_lens.evals.harness.running import Progress
 from sparse_lens.evals.intervals import geometric_mean
@@ -24,11 +25,11 @@ from sparse_lens.evals.wording import counted
 
 # Heading, width, and whether it is text; 120 columns with the gaps.
 COLUMNS = (
-    ("model", 13, True),
-    ("task", 19, True),
+    ("model", 16, True),
+    ("task", 18, True),
     ("method", 20, True),
     ("seed", 4, False),
-    ("edges/on paths", 16, False),
+    ("edges/on paths", 14, False),
     ("loss", 6, False),
     ("KL", 6, False),
     ("acc", 4, False),
@@ -39,7 +40,8 @@ COLUMNS = (
 _LEGEND = (
     "On held-out prompts, in nats; ablated: the loss with the circuit ablated and the rest kept.\n"
     "* unmet: no circuit met the target on validation; counted as the full graph.\n"
-    "! missed (yellow): met there, but not on held-out prompts; counted with its own size."
+    "! missed (yellow): met there, but not on held-out prompts; counted with its own size.\n"
+    "Dim: a control, with nothing to find; not counted."
 )
 
 
@@ -134,9 +136,15 @@ class Display:
 def _evidence(results: Results, summary: Summary) -> list[str]:
     """What the counted circuits withstand, below a line that says which they are."""
     found = evidence(counted_records(results.records, summary))
-    lines = [f"  {sentence}" for sentence in evidence_sentences(found)]
+    controls = control_records(results.records)
+    if not found.circuits and not controls:
+        return []
     n_circuits = counted(len(found.circuits), "circuit")
-    return lines and [f"Evidence and doubts: {n_circuits} met the target on validation.", *lines]
+    sentences = [*evidence_sentences(found), control_sentence(controls)]
+    return [
+        f"Evidence and doubts: {n_circuits} met the target on validation.",
+        *(f"  {sentence}" for sentence in sentences),
+    ]
 
 
 def _row(record: Record, *, resumed: bool) -> Text:
@@ -157,7 +165,8 @@ def _row(record: Record, *, resumed: bool) -> Text:
         f"{chosen.necessity_task_loss:.3f}",
         "before" if resumed else f"{record.seconds:.1f}",
     ]
-    return Text(_line(cells), style="" if record.met_on_held_out else "yellow")
+    style = "" if record.met_on_held_out else "yellow"
+    return Text(_line(cells), style=style if record.control is None else "dim")
 
 
 def _line(cells: list[str]) -> str:

@@ -15,7 +15,7 @@ Model = TypeVar("Model", bound=HookedTransformer)
 
 @torch.no_grad()
 def random_weights(model: Model, *, seed: int = 0) -> Model:
-    """A copy of a model with the nonzero entries of each parameter dealt out anew among their places.
+    """A copy of a model with each parameter's nonzero entries dealt out anew among their places.
 
     The parameter randomisation test of Adebayo et al. 2018 (1810.03292), for circuits: a method
     that finds as good a circuit here owes it to its search, not to what the model learned.

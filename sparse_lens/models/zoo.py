@@ -49,9 +49,10 @@ def resolve(
 ) -> Path:
     """The local folder of a model, fetched first if it is a released one that is not cached.
 
-    An existing folder stands for itself; `random:` before a name changes nothing here. `base_url` overrides where released files come from
-    (else `SPARSE_LENS_BASE_URL`, else OpenAI's store), `cache` where they are kept (else
-    `SPARSE_LENS_CACHE`, else the platform's cache folder).
+    An existing folder stands for itself, and `random:` before either changes nothing here.
+    `base_url` overrides where released files come from (else `SPARSE_LENS_BASE_URL`, else OpenAI's
+    store), `cache` where they are kept (else `SPARSE_LENS_CACHE`, else the platform's cache
+    folder).
 
     Raises:
         ValueError: when there is no such folder or name, or its files are broken.
