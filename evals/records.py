@@ -251,6 +251,16 @@ class Record:
         return tuple(m for m in self.measurements if m.kind == kind)
 
     @property
+    def has_implied_edges(self) -> bool:
+        """Whether all edges between the kept nodes of a component graph count as the circuit's.
+
+        Nearly every writer has an edge to every later reader there, so that this number grows as
+        the square of the nodes, and is none to set beside edges that a method chose.
+        """
+        is_component = self.graph == "component"
+        return self.met_on_validation and is_component and self.circuit_given_by == "nodes"
+
+    @property
     def failures(self) -> dict[str, str]:
         """Tracebacks of what failed, by where: the job as a whole, or a question about it."""
         where = f"{self.model}, {self.task}, {self.method}, {self.seed_name}"

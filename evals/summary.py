@@ -25,6 +25,9 @@ RANDOM = "random"
 
 EdgeCount = Literal["kept", "connected"]
 
+Unit = Literal["edges", "nodes"]
+"""What sizes are compared in: nodes, where edges are implied by them."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -95,6 +98,9 @@ class MeanSize:
     """Of the full graph."""
 
     graph_nodes: int
+    unit: Unit
+    """What to compare it in: see `unit_of`."""
+
     tasks: tuple[str, ...]
     """Those that the mean is over."""
 
@@ -111,9 +117,10 @@ class MeanSize:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times more edges a dense model needs than a sparse one."""
+    """How many times more edges, or nodes, a dense model needs than a sparse one."""
 
     setting: Setting
+    unit: Unit
     dense: str
     sparse: str
     by_seed: Mapping[int, float]
@@ -189,6 +196,14 @@ def nodes_counted(record: Record, *, count: EdgeCount = "kept") -> int:
     return max(1, chosen.n_nodes if count == "kept" else chosen.connected_nodes)
 
 
+def unit_of(records: Iterable[Record]) -> Unit:
+    """What circuits of one setting are compared in.
+
+    Nodes where any of them has edges that are only implied (`Record.has_implied_edges`).
+    """
+    return "nodes" if any(record.has_implied_edges for record in records) else "edges"
+
+
 def summarize(records: Iterable[Record], *, count: EdgeCount = "kept") -> Summary:
     """The headline of some records.
 
@@ -206,8 +221,9 @@ def summarize(records: Iterable[Record], *, count: EdgeCount = "kept") -> Summar
     for setting in dict.fromkeys(Setting.of(record) for record in done):
         of_setting = [r for r in done if Setting.of(r) == setting and r.task in common]
         complete = _complete(of_setting, [model.model for model in models])
-        means += _means(setting, complete, count)
-        ratios += _ratios(setting, complete, models, count)
+        unit = unit_of(r for r in done if Setting.of(r) == setting)
+        means += _means(setting, unit, complete, count)
+        ratios += _ratios(setting, unit, complete, models, count)
     return Summary(
         models=models,
         common_tasks=common,
@@ -301,7 +317,7 @@ def _complete(records: Sequence[Record], models: Sequence[str]) -> dict[str, lis
 
 
 def _means(
-    setting: Setting, by_task: Mapping[str, Sequence[Record]], count: EdgeCount
+    setting: Setting, unit: Unit, by_task: Mapping[str, Sequence[Record]], count: EdgeCount
 ) -> list[MeanSize]:
     cells: dict[tuple[str, int], list[Record]] = {}
     for of_task in by_task.values():
@@ -319,6 +335,7 @@ def _means(
                 nodes=geometric_mean([nodes_counted(record, count=count) for record in in_cell]),
                 graph_edges=in_cell[0].graph_edges,
                 graph_nodes=in_cell[0].graph_nodes,
+                unit=unit,
                 tasks=tuple(record.task for record in in_cell),
                 unmet=tuple(record.task for record in in_cell if not record.met_on_validation),
                 zero=tuple(r.task for r in met if _n_edges(r, count) == 0),
@@ -330,14 +347,16 @@ def _means(
 
 def _ratios(
     setting: Setting,
+    unit: Unit,
     by_task: Mapping[str, Sequence[Record]],
     models: Sequence[ModelSummary],
     count: EdgeCount,
 ) -> list[Ratio]:
     if not by_task:
         return []
+    size = nodes_counted if unit == "nodes" else edges_counted
     logs = {
-        (record.model, task, record.seed): math.log(edges_counted(record, count=count))
+        (record.model, task, record.seed): math.log(size(record, count=count))
         for task, of_task in by_task.items()
         for record in of_task
     }
@@ -353,6 +372,7 @@ def _ratios(
             ratios.append(
                 Ratio(
                     setting=setting,
+                    unit=unit,
                     dense=dense,
                     sparse=sparse,
                     by_seed=dict(zip(seeds, spread.by_column, strict=True)),
@@ -401,5 +421,5 @@ def _sentence(ratio: Ratio) -> str:
         )
     return (
         f"{ratio.setting.method}: {ratio.dense} needs {ratio.spread.mean:.3g} times as many "
-        f"edges as {ratio.sparse} ({over_tasks(ratio)}; {over_seeds(ratio)}).{unmet}"
+        f"{ratio.unit} as {ratio.sparse} ({over_tasks(ratio)}; {over_seeds(ratio)}).{unmet}"
     )

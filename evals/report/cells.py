@@ -10,7 +10,7 @@ from statistics import fmean
 from sparse_lens.evals import tasks
 from sparse_lens.evals.question import Column
 from sparse_lens.evals.records import Measurement, MeasurementKind, Record
-from sparse_lens.evals.summary import RANDOM, Setting
+from sparse_lens.evals.summary import RANDOM, Setting, Unit, unit_of
 
 LEARNED = "node-pruning"
 """Registered name of the method that the report shows first."""
@@ -26,6 +26,9 @@ class Cell:
     task: str
     model: str
     setting: Setting
+    unit: Unit
+    """What circuits of its setting are compared in: see `unit_of`."""
+
     records: tuple[Record, ...]
 
     @property
@@ -119,7 +122,20 @@ class Cells:
     def cell(self, task: str, model: str, setting: Setting) -> Cell | None:
         """One cell; None where no job is done."""
         records = self._by_key.get((task, model, setting))
-        return None if records is None else Cell(task, model, setting, tuple(records))
+        if records is None:
+            return None
+        return Cell(task, model, setting, self.unit(setting), tuple(records))
+
+    def unit(self, setting: Setting) -> Unit:
+        """What circuits of a setting are compared in: see `unit_of`."""
+        return self._units[setting]
+
+    @cached_property
+    def _units(self) -> dict[Setting, Unit]:
+        by_setting: dict[Setting, list[Record]] = {}
+        for record in self.done:
+            by_setting.setdefault(Setting.of(record), []).append(record)
+        return {setting: unit_of(records) for setting, records in by_setting.items()}
 
     @cached_property
     def _by_key(self) -> dict[tuple[str, str, Setting], list[Record]]:

@@ -57,7 +57,7 @@ def _table(cells: Cells, records: Sequence[Record]) -> str:
         on_task = f" on {record.task}" if record.control == "task" else ""
         by_row.setdefault((Setting.of(record), f"{record.model}{on_task}"), []).append(record)
     rows = [
-        _row(cells.setting_name(setting), model, of_row, checks)
+        _row(cells, setting, model, of_row, checks)
         for (setting, model), of_row in sorted(
             by_row.items(), key=lambda item: cells.settings.index(item[0][0])
         )
@@ -71,7 +71,8 @@ def _table(cells: Cells, records: Sequence[Record]) -> str:
         '<div class="card table"><table><thead><tr><th class="text">Method</th>'
         '<th class="text">Model</th>'
         '<th title="geometric mean over tasks and seeds">nodes</th>'
-        '<th title="geometric mean over tasks and seeds">edges</th>'
+        '<th title="geometric mean over tasks and seeds; none where they are implied by the '
+        'nodes of a component graph">edges</th>'
         '<th title="circuits that met the target on validation prompts">validation</th>'
         f'{headings}<th title="KL(full || circuit), nats">KL</th>'
         '<th title="KL(full || empty circuit), nats">KL of empty</th>'
@@ -80,19 +81,23 @@ def _table(cells: Cells, records: Sequence[Record]) -> str:
     )
 
 
-def _row(method: str, model: str, records: list[Record], checks: list[Check]) -> str:
+def _row(
+    cells: Cells, setting: Setting, model: str, records: list[Record], checks: list[Check]
+) -> str:
     of_row = evidence(records)
     outcomes = {outcome.check: outcome for outcome in of_row.outcomes}
+    edges = geometric_mean([edges_counted(record) for record in records])
     numbers = [
         three_digits(geometric_mean([nodes_counted(record) for record in records])),
-        three_digits(geometric_mean([edges_counted(record) for record in records])),
+        "-" if cells.unit(setting) == "nodes" else three_digits(edges),
         f"{len(of_row.circuits)} of {of_row.n_targets}",
     ]
     for check in checks:
         outcome = outcomes.get(check)
         numbers.append(f"{outcome.passed} of {outcome.asked}" if outcome else "-")
     numbers += _faithfulness(of_row)
-    texts = f'<td class="text">{escape(method)}</td><td class="text">{escape(model)}</td>'
+    method = escape(cells.setting_name(setting))
+    texts = f'<td class="text">{method}</td><td class="text">{escape(model)}</td>'
     return f"<tr>{texts}{''.join(f'<td>{number}</td>' for number in numbers)}</tr>"
 
 

@@ -44,6 +44,11 @@ _LEGEND = (
     "Dim: a control, with nothing to find; not counted."
 )
 
+_EDGES_BETWEEN = (
+    " A node circuit in a component graph has all edges between its nodes, a number not to be "
+    "compared with that of edges that a method chose."
+)
+
 
 class Display:
     """Prints a row as each job ends, with how many have ended and the time that is left.
@@ -156,9 +161,12 @@ def _row(record: Record, *, resumed: bool) -> Text:
     mark = "" if record.met_on_held_out else "!"
     if not record.met_on_validation:
         mark = "*"
+    size = f"{chosen.n_edges:,}/{chosen.connected_edges:,}"
+    if record.has_implied_edges:
+        size = counted(chosen.n_nodes, "node")
     cells = [
         *name,
-        f"{mark}{chosen.n_edges:,}/{chosen.connected_edges:,}",
+        f"{mark}{size}",
         f"{chosen.task_loss:.3f}",
         f"{chosen.kl:.3f}",
         f"{chosen.accuracy:.2f}",
@@ -186,35 +194,42 @@ def _means_table(summary: Summary) -> Table:
         f"{edges:,} edges in all"
         for model, (nodes, edges) in sizes.items()
     )
+    in_nodes = any(mean.unit == "nodes" for mean in summary.means)
     table = Table(
         "method",
         "model",
         "nodes",
         "edges",
-        "edges by seed",
+        "by seed",
         "unmet",
         "missed",
         "no edge",
         title=f"Sizes (geometric means) on the {tasks} that all models can do",
         caption=f"{graphs}. Of the targets, unmet counts as the full graph, missed with its own "
-        "size, no edge as one.",
+        "size, no edge as one." + (_EDGES_BETWEEN if in_nodes else ""),
         box=SIMPLE_HEAD,
         pad_edge=False,
         collapse_padding=True,
     )
+    if in_nodes:
+        table.add_column("edges between")
     groups: dict[tuple[str, str], list[MeanSize]] = {}
     for mean in summary.means:
         groups.setdefault((mean.setting.method, mean.model), []).append(mean)
     for (method, model), means in groups.items():
+        in_edges = means[0].unit == "edges"
+        edges = _size(geometric_mean([mean.edges for mean in means]))
+        by_seed = [_size(mean.edges if in_edges else mean.nodes) for mean in means]
         table.add_row(
             escape(method),
             escape(model),
             _size(geometric_mean([mean.nodes for mean in means])),
-            _size(geometric_mean([mean.edges for mean in means])),
-            "" if means[0].setting.deterministic else " ".join(_size(m.edges) for m in means),
+            edges if in_edges else "",
+            "" if means[0].setting.deterministic else " ".join(by_seed),
             str(sum(len(mean.unmet) for mean in means)),
             str(sum(len(mean.missed) for mean in means)),
             str(sum(len(mean.zero) for mean in means)),
+            *([] if in_edges else [edges]),
         )
     for column in table.columns[:2]:
         column.no_wrap = True
