@@ -70,6 +70,9 @@ class ModelSummary:
     pretraining_loss: float | None
     """Nats a token on held-out pretraining text; None where unknown."""
 
+    family: str | None
+    """Shared by models that are seeds of one another; see `Record.family`."""
+
     can_do: tuple[str, ...]
     """Judged on the validation prompts, like every choice."""
 
@@ -150,7 +153,8 @@ class Summary:
     """Questions, over all jobs, that could not be answered."""
 
     statements: tuple[str, ...]
-    """In words: the ratios, or why there are none."""
+    """In words: the ratios, or why there are none. Those of models with several trained seeds are
+    in `sparse_lens.evals.model_families`."""
 
     @property
     def failure_words(self) -> str:
@@ -202,6 +206,12 @@ def unit_of(records: Iterable[Record]) -> Unit:
     Nodes where any of them has edges that are only implied (`Record.has_implied_edges`).
     """
     return "nodes" if any(record.has_implied_edges for record in records) else "edges"
+
+
+def size_counted(record: Record, unit: Unit, *, count: EdgeCount = "kept") -> int:
+    """What a record counts with in a unit."""
+    size = nodes_counted if unit == "nodes" else edges_counted
+    return size(record, count=count)
 
 
 def summarize(records: Iterable[Record], *, count: EdgeCount = "kept") -> Summary:
@@ -256,6 +266,14 @@ def over_seeds(ratio: Ratio) -> str:
     return f"range over {len(ratio.by_seed)} seeds: {spread.minimum:.3g} to {spread.maximum:.3g}"
 
 
+def families(models: Sequence[ModelSummary]) -> tuple[tuple[str, ...], ...]:
+    """The models' names, those together that are seeds of one another."""
+    groups: dict[str, list[str]] = {}
+    for model in models:
+        groups.setdefault(model.family or f"alone: {model.model}", []).append(model.model)
+    return tuple(tuple(group) for group in groups.values())
+
+
 def pretraining_sentence(models: Sequence[ModelSummary]) -> str:
     """Whether the models predict text equally well, in words; empty where no loss is known.
 
@@ -289,6 +307,7 @@ def _models(done: Sequence[Record]) -> tuple[ModelSummary, ...]:
                 nonzero_fraction=first.nonzero_fraction,
                 n_parameters=first.n_parameters,
                 pretraining_loss=first.pretraining_loss,
+                family=first.family,
                 can_do=able,
                 cannot_do=tuple(task for task in by_task if task not in able),
             )
@@ -354,9 +373,8 @@ def _ratios(
 ) -> list[Ratio]:
     if not by_task:
         return []
-    size = nodes_counted if unit == "nodes" else edges_counted
     logs = {
-        (record.model, task, record.seed): math.log(size(record, count=count))
+        (record.model, task, record.seed): math.log(size_counted(record, unit, count=count))
         for task, of_task in by_task.items()
         for record in of_task
     }
@@ -408,7 +426,10 @@ def _statements(
     elif models and len({m.is_sparse for m in models}) == 1:
         kind = "sparse" if models[0].is_sparse else "dense"
         lines.append(f"All models are {kind}: there is no dense-to-sparse ratio.")
-    lines += [_sentence(ratio) for ratio in ratios]
+    with_siblings = {name for family in families(models) if len(family) > 1 for name in family}
+    lines += [
+        _sentence(ratio) for ratio in ratios if not {ratio.dense, ratio.sparse} & with_siblings
+    ]
     return tuple(lines)
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sparse_lens.discovery import Discovery as Discovery
     from sparse_lens.evals.compare import Comparison as Comparison
     from sparse_lens.evals.compare import compare as compare
+    from sparse_lens.evals.harness.nothing_to_find import NothingToFind as NothingToFind
     from sparse_lens.graphs.channel import ChannelGraph as ChannelGraph
     from sparse_lens.graphs.component import ComponentGraph as ComponentGraph
     from sparse_lens.masks import Masks as Masks
@@ -49,6 +50,7 @@ _PUBLIC = {
     "sparse_lens.circuit": ("Circuit",),
     "sparse_lens.discovery": ("Discovery",),
     "sparse_lens.evals.compare": ("Comparison", "compare"),
+    "sparse_lens.evals.harness.nothing_to_find": ("NothingToFind",),
     "sparse_lens.graphs.channel": ("ChannelGraph",),
     "sparse_lens.graphs.component": ("ComponentGraph",),
     "sparse_lens.masks": ("Masks",),

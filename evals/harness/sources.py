@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from sparse_lens.evals import tasks
 from sparse_lens.evals.tasks.splits import USUAL_SIZES, SplitSizes
 from sparse_lens.graphs.base import Graph
 from sparse_lens.identity import (
+    json_hash,
     model_hash,
     task_hash,
     tokenizer_hash,
@@ -45,6 +46,9 @@ class ModelSource:
     pretraining_loss: float | None
     """Nats a token on held-out pretraining text; None where the model's folder does not say."""
 
+    family: str | None
+    """Hash of the settings of its training, but for the seed; None likewise."""
+
     tokenizer_hash: str | None
     dtype: str
     graph_of: GraphOf
@@ -68,12 +72,12 @@ class ModelSource:
         graph = graph_of(model)
         digest = model_hash(model)
         is_random = has_random_weights(model)
-        loss = None
+        log: Mapping[str, Any] = {}
         if isinstance(origin, (str, Path)):
             origin = str(origin)
             name = Path(origin.removeprefix(zoo.RANDOM)).name
             label = f"{zoo.RANDOM}{name}" if is_random else name
-            loss = None if is_random else _pretraining_loss(zoo.resolve(origin))
+            log = {} if is_random else _training_log(zoo.resolve(origin))
         else:
             label = f"{origin.cfg.model_name}-{digest[:8]}"
         return cls(
@@ -83,7 +87,8 @@ class ModelSource:
             hash=digest,
             nonzero_fraction=nonzero_fraction(model),
             n_parameters=sum(parameter.numel() for parameter in model.parameters()),
-            pretraining_loss=loss,
+            pretraining_loss=_pretraining_loss(log),
+            family=json_hash(log["config"]) if "config" in log else None,
             tokenizer_hash=tokenizer_hash(model.tokenizer),
             dtype=str(model.cfg.dtype).removeprefix("torch."),
             graph_of=graph_of,
@@ -170,13 +175,21 @@ class TaskSource:
         return {"name": self.name, "seed": self.seed, "tokenizer": tokenizer, **sizes}
 
 
-def _pretraining_loss(folder: Path) -> float | None:
-    """The final loss in a folder's `training.json`, on real code rather than on the grammar's."""
+def _training_log(folder: Path) -> Mapping[str, Any]:
+    """A folder's `training.json`, in which the seed is part of no field but `command`."""
     try:
         log = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return log if isinstance(log, dict) else {}  # anyone's folder may hold a file of that name
+
+
+def _pretraining_loss(log: Mapping[str, Any]) -> float | None:
+    """The final loss, on real code rather than on the grammar's."""
+    try:
         return float(log["final"]["stdlib_loss"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return None  # anyone's folder may hold a file of that name
+    except (ValueError, LookupError, TypeError):
+        return None
 
 
 def _load(origin: str | Path | HookedTransformer, device: str | None) -> HookedTransformer:

@@ -8,6 +8,7 @@ from html import escape
 from typing import Any
 
 from sparse_lens.evals.intervals import geometric_mean
+from sparse_lens.evals.model_families import family_ratios
 from sparse_lens.evals.records import Record
 from sparse_lens.evals.report.cells import Cells, shared
 from sparse_lens.evals.report.evidence_section import evidence_section
@@ -33,6 +34,8 @@ def headline(cells: Cells, summary: Summary) -> str:
     losses = pretraining_sentence(summary.models)
     if losses:
         parts.append(f'<p class="soft">{escape(losses)}</p>')
+    for ratio in family_ratios(cells.records, summary):
+        parts.append(f"<p>{escape(ratio.sentence)}</p>")
     parts.append(evidence_section(cells, summary))
     for setting in cells.settings:
         if setting.method == RANDOM and len(cells.settings) > 1:

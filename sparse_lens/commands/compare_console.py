@@ -17,6 +17,7 @@ from sparse_lens.evals.control_outcomes import control_records, control_sentence
 from sparse_lens.evals.evidence import counted_records, evidence, evidence_sentences
 from sparse_lens.evals.harness.running import Progress
 from sparse_lens.evals.intervals import geometric_mean
+from sparse_lens.evals.model_families import family_ratios
 from sparse_lens.evals.records import Record
 from sparse_lens.evals.results import Results
 from sparse_lens.evals.seed_stability import sentences, stability
@@ -122,6 +123,7 @@ class Display:
         statements = (
             pretraining_sentence(summary.models),
             *summary.statements,
+            *(ratio.sentence for ratio in family_ratios(results.records, summary)),
             summary.failure_words,
             *_evidence(results, summary),
             *sentences(stability(results)),
