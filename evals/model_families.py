@@ -64,7 +64,7 @@ def family_ratios(records: Iterable[Record], summary: Summary) -> tuple[FamilyRa
     They are over the tasks and seeds that the summary counts.
     """
     logs: dict[Setting, dict[tuple[str, str], list[float]]] = {}
-    units = {mean.setting: mean.unit for mean in summary.means}
+    units: dict[Setting, Unit] = {mean.setting: mean.unit for mean in summary.means}
     for record in counted_records(records, summary):
         setting = Setting.of(record)
         size = size_counted(record, units[setting])
