@@ -16,6 +16,7 @@ from sparse_lens.ablation import Ablation
 from sparse_lens.evals.budgets import EdgeBudgets
 from sparse_lens.evals.harness.executing import JobExecutor
 from sparse_lens.evals.harness.jobs import Job
+from sparse_lens.evals.harness.nothing_to_find import NO_CONTROLS, NothingToFind
 from sparse_lens.evals.harness.running import Progress, check_workers, run_jobs
 from sparse_lens.evals.harness.settings import JobSettings
 from sparse_lens.evals.harness.sources import GraphOf, ModelSource, TaskSource
@@ -74,6 +75,9 @@ class Comparison(JobSettings):
     task_seed: int = field(default=0, kw_only=True)
     """Seed of the prompts of tasks given by name; the same for all models."""
 
+    controls: NothingToFind = field(default=NO_CONTROLS, kw_only=True)
+    """Jobs beside these in which there is nothing to find; none by default."""
+
     device: str | None = field(default=None, kw_only=True)
     """Device on which models given by name are loaded."""
 
@@ -100,8 +104,11 @@ class Comparison(JobSettings):
             raise ValueError(
                 f"objective is an object such as TaskLoss(), or None, got {self.objective!r}."
             )
+        if not isinstance(self.controls, NothingToFind):
+            raise ValueError(f"controls is NothingToFind(...), got {self.controls!r}.")
         self._check_what_is_replaced()
-        refuse_duplicates("tasks", [task.name for task in self._task_sources()])
+        sources = [*self._task_sources(), *self._tasks_without_rule()]
+        refuse_duplicates("tasks", [task.name for task in sources])
         refuse_duplicates("seeds", [str(seed) for seed in seeds])
 
     @property
@@ -128,16 +135,17 @@ class Comparison(JobSettings):
         models = [
             ModelSource.examine(model, self.graph, device=self.device) for model in self.models
         ]
-        refuse_duplicates("models", [model.label for model in models])
-        settings = self._job_settings()
-        methods = self.compared_methods
-        return tuple(
-            Job(settings=settings, model=model, task=task, label=label, method=method, seed=seed)
-            for model in models
-            for task in self._task_sources()
-            for label, method in methods.items()
-            for seed in (self._seeds()[:1] if method.is_deterministic else self._seeds())
-        )
+        twins = self.controls.models_beside(models)
+        refuse_duplicates("models", [model.label for model in (*models, *twins)])
+        own, without_rule = self._task_sources(), self._tasks_without_rule()
+        seeds, first_seed = self._seeds(), self._seeds()[:1]
+        jobs: list[Job] = []
+        for model in models:  # all jobs of a model in a row, because it is loaded for each row
+            jobs += self._jobs_of(model, own, seeds)
+            jobs += self._jobs_of(model, without_rule, first_seed)
+        for twin in twins:
+            jobs += self._jobs_of(twin, own[: self.controls.random_tasks], first_seed)
+        return tuple(jobs)
 
     def run(
         self,
@@ -176,6 +184,17 @@ class Comparison(JobSettings):
         check_workers(workers, executor)
         return run_jobs(self.jobs(), out, workers=workers, executor=executor, progress=progress)
 
+    def _jobs_of(
+        self, model: ModelSource, tasks: Sequence[TaskSource], seeds: Sequence[int]
+    ) -> list[Job]:
+        settings = self._job_settings()
+        return [
+            Job(settings=settings, model=model, task=task, label=label, method=method, seed=seed)
+            for task in tasks
+            for label, method in self.compared_methods.items()
+            for seed in (seeds[:1] if method.is_deterministic else seeds)
+        ]
+
     def _compared(self, method: Method) -> Method:
         if self.target is not None:
             method = method.with_common(target=self.target)
@@ -199,6 +218,12 @@ class Comparison(JobSettings):
     def _task_sources(self) -> list[TaskSource]:
         return [TaskSource.of(task, self.splits, self.task_seed) for task in self.tasks]
 
+    def _tasks_without_rule(self) -> list[TaskSource]:
+        return [
+            TaskSource.of(task, self.splits, self.task_seed, is_control=True)
+            for task in self.controls.tasks_beside(self.tasks)
+        ]
+
     def _job_settings(self) -> JobSettings:
         """The settings alone, because jobs are sent to other processes and models are large."""
         shared = {f.name: getattr(self, f.name) for f in fields(JobSettings)}
@@ -218,6 +243,7 @@ class ComparisonSettings(TypedDict, total=False):
     seeds: int | Sequence[int]
     splits: SplitSizes
     task_seed: int
+    controls: NothingToFind
     device: str | None
 
 

@@ -16,6 +16,9 @@ from sparse_lens.evals.question import Column
 
 MeasurementKind = Literal["chosen", "full", "empty", "random", "budget"]
 
+Control = Literal["task", "model"]
+"""What there is nothing to find in: a task without a rule, or a model of random weights."""
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -136,6 +139,10 @@ class Record:
     """Whether the method has no randomness: this job alone then stands for all seeds of the
     comparison, and `seed` is that of the random controls."""
 
+    control: Control | None = None
+    """Why there is no circuit to find, so that one that is found speaks against the method, and
+    counts in no mean; None where there may be one."""
+
     order: int = 0
     """Of the job in the comparison that wrote it, from 0, whenever the job ended."""
 
@@ -153,6 +160,10 @@ class Record:
 
     pretraining_loss: float | None = None
     """Of the model, in nats a token on held-out pretraining text; None where unknown."""
+
+    family: str | None = None
+    """Hash of all settings with which the model was trained, but for the seed: models that share it
+    are seeds of one another. None where these are unknown."""
 
     n_train: int = 0
     n_validation: int = 0
@@ -250,6 +261,16 @@ class Record:
     def target_words(self) -> str:
         """What the chosen circuit had to meet, in words."""
         return self.target or f"task loss {self.target_loss:g}"
+
+    @property
+    def has_implied_edges(self) -> bool:
+        """Whether all edges between the kept nodes of a component graph count as the circuit's.
+
+        Nearly every writer has an edge to every later reader there, so that this number grows as
+        the square of the nodes, and is none to set beside edges that a method chose.
+        """
+        is_component = self.graph == "component"
+        return self.met_on_validation and is_component and self.circuit_given_by == "nodes"
 
     @property
     def failures(self) -> dict[str, str]:

@@ -45,7 +45,7 @@ def stability(results: Results) -> tuple[Stability, ...]:
         return ()
     groups: dict[tuple[Setting, str, str], list[Record]] = {}
     for record in results.done:
-        if record.met_on_validation:
+        if record.met_on_validation and record.control is None:
             key = (Setting.of(record), record.model, record.task)
             groups.setdefault(key, []).append(record)
     stabilities = []

@@ -25,6 +25,9 @@ RANDOM = "random"
 
 EdgeCount = Literal["kept", "connected"]
 
+Unit = Literal["edges", "nodes"]
+"""What sizes are compared in: nodes, where edges are implied by them."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -67,6 +70,9 @@ class ModelSummary:
     pretraining_loss: float | None
     """Nats a token on held-out pretraining text; None where unknown."""
 
+    family: str | None
+    """Shared by models that are seeds of one another; see `Record.family`."""
+
     can_do: tuple[str, ...]
     """Judged on the validation prompts, like every choice."""
 
@@ -95,6 +101,9 @@ class MeanSize:
     """Of the full graph."""
 
     graph_nodes: int
+    unit: Unit
+    """What to compare it in: see `unit_of`."""
+
     tasks: tuple[str, ...]
     """Those that the mean is over."""
 
@@ -111,9 +120,10 @@ class MeanSize:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times more edges a dense model needs than a sparse one."""
+    """How many times more edges, or nodes, a dense model needs than a sparse one."""
 
     setting: Setting
+    unit: Unit
     dense: str
     sparse: str
     by_seed: Mapping[int, float]
@@ -143,7 +153,8 @@ class Summary:
     """Questions, over all jobs, that could not be answered."""
 
     statements: tuple[str, ...]
-    """In words: the ratios, or why there are none."""
+    """In words: the ratios, or why there are none. Those of models with several trained seeds are
+    in `sparse_lens.evals.model_families`."""
 
     @property
     def failure_words(self) -> str:
@@ -189,30 +200,46 @@ def nodes_counted(record: Record, *, count: EdgeCount = "kept") -> int:
     return max(1, chosen.n_nodes if count == "kept" else chosen.connected_nodes)
 
 
+def unit_of(records: Iterable[Record]) -> Unit:
+    """What circuits of one setting are compared in.
+
+    Nodes where any of them has edges that are only implied (`Record.has_implied_edges`).
+    """
+    return "nodes" if any(record.has_implied_edges for record in records) else "edges"
+
+
+def size_counted(record: Record, unit: Unit, *, count: EdgeCount = "kept") -> int:
+    """What a record counts with in a unit."""
+    size = nodes_counted if unit == "nodes" else edges_counted
+    return size(record, count=count)
+
+
 def summarize(records: Iterable[Record], *, count: EdgeCount = "kept") -> Summary:
     """The headline of some records.
+
+    Jobs that had nothing to find (`Record.control`) count in nothing but the failures.
 
     Args:
         count: which of a circuit's edges: all that it keeps, or those on a path from the input to
             the output.
     """
     everything = tuple(records)
-    done = [record for record in everything if record.status == "done"]
+    done = [r for r in everything if r.status == "done" and r.control is None]
     models = _models(done)
     common = _common(models)
     means, ratios = [], []
     for setting in dict.fromkeys(Setting.of(record) for record in done):
         of_setting = [r for r in done if Setting.of(r) == setting and r.task in common]
         complete = _complete(of_setting, [model.model for model in models])
-        means += _means(setting, complete, count)
-        ratios += _ratios(setting, complete, models, count)
-    n_failed = len(everything) - len(done)
+        unit = unit_of(r for r in done if Setting.of(r) == setting)
+        means += _means(setting, unit, complete, count)
+        ratios += _ratios(setting, unit, complete, models, count)
     return Summary(
         models=models,
         common_tasks=common,
         means=tuple(means),
         ratios=tuple(ratios),
-        n_failed=n_failed,
+        n_failed=sum(record.status == "failed" for record in everything),
         n_unanswered=sum(len(record.question_errors) for record in everything),
         statements=_statements(models, common, ratios),
     )
@@ -237,6 +264,14 @@ def over_seeds(ratio: Ratio) -> str:
         return "one seed"
     spread = ratio.spread
     return f"range over {len(ratio.by_seed)} seeds: {spread.minimum:.3g} to {spread.maximum:.3g}"
+
+
+def families(models: Sequence[ModelSummary]) -> tuple[tuple[str, ...], ...]:
+    """The models' names, those together that are seeds of one another."""
+    groups: dict[str, list[str]] = {}
+    for model in models:
+        groups.setdefault(model.family or f"alone: {model.model}", []).append(model.model)
+    return tuple(tuple(group) for group in groups.values())
 
 
 def pretraining_sentence(models: Sequence[ModelSummary]) -> str:
@@ -272,6 +307,7 @@ def _models(done: Sequence[Record]) -> tuple[ModelSummary, ...]:
                 nonzero_fraction=first.nonzero_fraction,
                 n_parameters=first.n_parameters,
                 pretraining_loss=first.pretraining_loss,
+                family=first.family,
                 can_do=able,
                 cannot_do=tuple(task for task in by_task if task not in able),
             )
@@ -300,7 +336,7 @@ def _complete(records: Sequence[Record], models: Sequence[str]) -> dict[str, lis
 
 
 def _means(
-    setting: Setting, by_task: Mapping[str, Sequence[Record]], count: EdgeCount
+    setting: Setting, unit: Unit, by_task: Mapping[str, Sequence[Record]], count: EdgeCount
 ) -> list[MeanSize]:
     cells: dict[tuple[str, int], list[Record]] = {}
     for of_task in by_task.values():
@@ -318,6 +354,7 @@ def _means(
                 nodes=geometric_mean([nodes_counted(record, count=count) for record in in_cell]),
                 graph_edges=in_cell[0].graph_edges,
                 graph_nodes=in_cell[0].graph_nodes,
+                unit=unit,
                 tasks=tuple(record.task for record in in_cell),
                 unmet=tuple(record.task for record in in_cell if not record.met_on_validation),
                 zero=tuple(r.task for r in met if _n_edges(r, count) == 0),
@@ -329,6 +366,7 @@ def _means(
 
 def _ratios(
     setting: Setting,
+    unit: Unit,
     by_task: Mapping[str, Sequence[Record]],
     models: Sequence[ModelSummary],
     count: EdgeCount,
@@ -336,7 +374,7 @@ def _ratios(
     if not by_task:
         return []
     logs = {
-        (record.model, task, record.seed): math.log(edges_counted(record, count=count))
+        (record.model, task, record.seed): math.log(size_counted(record, unit, count=count))
         for task, of_task in by_task.items()
         for record in of_task
     }
@@ -352,6 +390,7 @@ def _ratios(
             ratios.append(
                 Ratio(
                     setting=setting,
+                    unit=unit,
                     dense=dense,
                     sparse=sparse,
                     by_seed=dict(zip(seeds, spread.by_column, strict=True)),
@@ -387,7 +426,10 @@ def _statements(
     elif models and len({m.is_sparse for m in models}) == 1:
         kind = "sparse" if models[0].is_sparse else "dense"
         lines.append(f"All models are {kind}: there is no dense-to-sparse ratio.")
-    lines += [_sentence(ratio) for ratio in ratios]
+    with_siblings = {name for family in families(models) if len(family) > 1 for name in family}
+    lines += [
+        _sentence(ratio) for ratio in ratios if not {ratio.dense, ratio.sparse} & with_siblings
+    ]
     return tuple(lines)
 
 
@@ -400,5 +442,5 @@ def _sentence(ratio: Ratio) -> str:
         )
     return (
         f"{ratio.setting.method}: {ratio.dense} needs {ratio.spread.mean:.3g} times as many "
-        f"edges as {ratio.sparse} ({over_tasks(ratio)}; {over_seeds(ratio)}).{unmet}"
+        f"{ratio.unit} as {ratio.sparse} ({over_tasks(ratio)}; {over_seeds(ratio)}).{unmet}"
     )

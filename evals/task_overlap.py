@@ -46,7 +46,7 @@ def task_overlaps(results: Results) -> tuple[TaskOverlap, ...]:
         return ()
     groups: dict[tuple[Setting, str], dict[str, dict[int, Record]]] = {}
     for record in results.done:
-        if record.met_on_validation:
+        if record.met_on_validation and record.control is None:
             by_task = groups.setdefault((Setting.of(record), record.model), {})
             by_task.setdefault(record.task, {})[record.seed] = record
     overlaps = []

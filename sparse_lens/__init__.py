@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sparse_lens.discovery import Discovery as Discovery
     from sparse_lens.evals.compare import Comparison as Comparison
     from sparse_lens.evals.compare import compare as compare
+    from sparse_lens.evals.harness.nothing_to_find import NothingToFind as NothingToFind
     from sparse_lens.graphs.channel import ChannelGraph as ChannelGraph
     from sparse_lens.graphs.component import ComponentGraph as ComponentGraph
     from sparse_lens.masks import Masks as Masks
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from sparse_lens.models.checkpoint import load_sparse_gpt as load_sparse_gpt
     from sparse_lens.models.checkpoint import save_sparse_gpt as save_sparse_gpt
     from sparse_lens.models.config import SparseGPTConfig as SparseGPTConfig
+    from sparse_lens.models.random_weights import random_weights as random_weights
     from sparse_lens.models.sparse_gpt import HookedSparseGPT as HookedSparseGPT
     from sparse_lens.node_pruning import NodePruning as NodePruning
     from sparse_lens.objectives import KLDivergence as KLDivergence
@@ -54,12 +56,14 @@ _PUBLIC = {
     "sparse_lens.conditions": ("Adversary", "FrozenNormScales", "OtherValues", "PartlyLive"),
     "sparse_lens.discovery": ("Discovery",),
     "sparse_lens.evals.compare": ("Comparison", "compare"),
+    "sparse_lens.evals.harness.nothing_to_find": ("NothingToFind",),
     "sparse_lens.graphs.channel": ("ChannelGraph",),
     "sparse_lens.graphs.component": ("ComponentGraph",),
     "sparse_lens.masks": ("Masks",),
     "sparse_lens.method": ("Method",),
     "sparse_lens.models.checkpoint": ("load_sparse_gpt", "save_sparse_gpt"),
     "sparse_lens.models.config": ("SparseGPTConfig",),
+    "sparse_lens.models.random_weights": ("random_weights",),
     "sparse_lens.models.sparse_gpt": ("HookedSparseGPT",),
     "sparse_lens.node_pruning": ("NodePruning",),
     "sparse_lens.objectives": (

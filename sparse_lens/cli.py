@@ -119,7 +119,10 @@ def compare(
     preset: Annotated[str, typer.Option(help="quick or full; flags override.")] = "quick",
     models: Annotated[
         list[str] | None,
-        typer.Option(help="Names or folders, comma-separated, or the flag several times."),
+        typer.Option(
+            help="Names or folders, comma-separated, or the flag several times; random: before one "
+            "for its weights at random."
+        ),
     ] = None,
     tasks: Annotated[
         list[str] | None,
@@ -169,6 +172,10 @@ def compare(
             "can be repeated.",
         ),
     ] = None,
+    controls: Annotated[
+        bool,
+        typer.Option(help="Search where there is nothing to find, too: nonsense, random weights."),
+    ] = True,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
     workers: Annotated[int, typer.Option(help="Processes that share out jobs and threads.")] = 1,
     report: Annotated[bool, typer.Option(help="Write report.html at the end.")] = True,
@@ -190,6 +197,7 @@ def compare(
         objective=objective,
         questions=questions,
         steps=steps,
+        controls=controls,
         assignments=fields or (),
         seeds=seeds,
         target_loss=target_loss,

@@ -27,11 +27,18 @@ from tests.evals import toy_records, toy_tokenizers
 
 SEEDED = (
     *("--tasks", "for_while", "--methods", "attribution-patching,random", "--no-report"),
-    *("--seeds", "2"),
+    *("--seeds", "2", "--no-controls"),
 )
 """A method that has no randomness, which runs once, and one that runs with every seed."""
 
-QUICKLY = ("--tasks", "for_while", "--methods", "attribution-patching", "--no-report")
+QUICKLY = (
+    "--tasks",
+    "for_while",
+    "--methods",
+    "attribution-patching",
+    "--no-report",
+    "--no-controls",
+)
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +158,7 @@ def test_flags_reach_the_methods(models: str, tmp_path: Path, ablation: str, exp
         "--models", one, "--tasks", "for_while", "--methods", "attribution-patching",
         "--graph", "component", "--ablation", ablation, "--target-loss", "0.5", "--no-report",
         "--set", "attribution-patching.batch_size=32", "--set", "attribution-patching.nodes=True",
-        "--out", str(tmp_path),
+        "--no-controls", "--out", str(tmp_path),
     )  # fmt: skip
     assert code == 0
     (record,) = Results.load(tmp_path).records
@@ -245,3 +252,18 @@ def test_bad_flags_are_one_line(flags: tuple[str, ...], message: str, models: st
     assert message in error
     assert len(error.splitlines()) == 1
     assert not (tmp_path / "none").exists(), "nothing is made before the flags are understood"
+
+
+def test_controls_are_run_and_said_in_words(models: str, tmp_path: Path):
+    given = ("--models", models.split(",")[0], "--tasks", "for_while", "--no-report")
+    methods = ("--methods", "attribution-patching", "--out", str(tmp_path))
+    code, printed, _ = run(*given, *methods)
+    assert code == 0
+    jobs = [(record.model, record.task, record.control) for record in Results.load(tmp_path)]
+    assert jobs == [
+        ("one", "for_while", None),
+        ("one", "nonsense", "task"),
+        ("random:one", "for_while", "model"),
+    ]
+    sentence = "on the task without a rule (nonsense) 0 of 1 search met the target"
+    assert sentence in " ".join(printed.split())

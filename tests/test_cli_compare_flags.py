@@ -53,7 +53,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Comparison]:
 
     monkeypatch.setattr(Comparison, "run", run)
     # Names are made up: nothing looks for their tasks.
-    monkeypatch.setattr(TaskSource, "of", lambda task, *_: TaskSource(task))
+    monkeypatch.setattr(TaskSource, "of", lambda task, *_, **__: TaskSource(task))
     return comparisons
 
 

@@ -181,6 +181,7 @@ def test_another_package_adds_a_question(environment, tmp_path):
         "compare", "--models", str(folder), "--tasks", "for_while", "--methods",
         "attribution-patching", "--target-loss", "50", "--questions", "size", "--set",
         "size.times=10", "--out", str(tmp_path / "out"), "--no-report",
+        "--no-controls",
     ]  # fmt: skip
     run(environment, f"from sparse_lens.cli import app\napp({command!r})\n")
     results = Results.load(tmp_path / "out")

@@ -22,7 +22,7 @@ from sparse_lens.evals.harness.settings import JobSettings
 from sparse_lens.evals.harness.sources import ModelSource, TaskSource
 from sparse_lens.evals.metrics import compare_logits, model_logits
 from sparse_lens.evals.question import Subject
-from sparse_lens.evals.records import Record
+from sparse_lens.evals.records import Control, Record
 from sparse_lens.identity import describe, describe_fields, json_hash, task_hash
 from sparse_lens.method import Method
 from sparse_lens.patching import BoundAblation, bind
@@ -65,6 +65,13 @@ class Job:
             }
         )
 
+    @property
+    def control(self) -> Control | None:
+        """What there is nothing to find in, if this job is a control."""
+        if self.model.is_random:
+            return "model"
+        return "task" if self.task.is_control else None
+
     def blank(self) -> Record:
         """What is known before it has run, as the record of a failure."""
         model, settings = self.model, self.settings
@@ -76,6 +83,7 @@ class Job:
             nonzero_fraction=model.nonzero_fraction,
             n_parameters=model.n_parameters,
             pretraining_loss=model.pretraining_loss,
+            family=model.family,
             task=self.task.name,
             task_seed=self.task.seed if self.task.task is None else None,
             method=self.label,
@@ -90,6 +98,7 @@ class Job:
             deterministic=self.method.is_deterministic,
             target_loss=self.target.task_loss,
             target=str(self.target),
+            control=self.control,
             questions=describe(settings.named_questions),
             budgets=describe(settings.budgets),
             random_draws=settings.random_draws,

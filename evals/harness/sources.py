@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,14 @@ from sparse_lens.evals import tasks
 from sparse_lens.evals.tasks.splits import USUAL_SIZES, SplitSizes
 from sparse_lens.graphs.base import Graph
 from sparse_lens.identity import (
+    json_hash,
     model_hash,
     task_hash,
     tokenizer_hash,
 )
 from sparse_lens.models import zoo
 from sparse_lens.models.checkpoint import load_sparse_gpt
+from sparse_lens.models.random_weights import has_random_weights, random_weights
 from sparse_lens.patching import check_prompts
 from sparse_lens.task import SPLITS, Task
 
@@ -44,6 +46,9 @@ class ModelSource:
     pretraining_loss: float | None
     """Nats a token on held-out pretraining text; None where the model's folder does not say."""
 
+    family: str | None
+    """Hash of the settings of its training, but for the seed; None likewise."""
+
     tokenizer_hash: str | None
     dtype: str
     graph_of: GraphOf
@@ -51,6 +56,8 @@ class ModelSource:
     graph_fingerprint: str
     graph_nodes: int
     graph_edges: int
+    is_random: bool
+    """Whether its weights are at random, so that there is no circuit to find."""
 
     @classmethod
     def examine(
@@ -64,10 +71,13 @@ class ModelSource:
         model = _load(origin, device)
         graph = graph_of(model)
         digest = model_hash(model)
-        loss = None
+        is_random = has_random_weights(model)
+        log: Mapping[str, Any] = {}
         if isinstance(origin, (str, Path)):
-            label, origin = Path(origin).name, str(origin)
-            loss = _pretraining_loss(zoo.resolve(origin))
+            origin = str(origin)
+            name = Path(origin.removeprefix(zoo.RANDOM)).name
+            label = f"{zoo.RANDOM}{name}" if is_random else name
+            log = {} if is_random else _training_log(zoo.resolve(origin))
         else:
             label = f"{origin.cfg.model_name}-{digest[:8]}"
         return cls(
@@ -77,7 +87,8 @@ class ModelSource:
             hash=digest,
             nonzero_fraction=nonzero_fraction(model),
             n_parameters=sum(parameter.numel() for parameter in model.parameters()),
-            pretraining_loss=loss,
+            pretraining_loss=_pretraining_loss(log),
+            family=json_hash(log["config"]) if "config" in log else None,
             tokenizer_hash=tokenizer_hash(model.tokenizer),
             dtype=str(model.cfg.dtype).removeprefix("torch."),
             graph_of=graph_of,
@@ -85,7 +96,16 @@ class ModelSource:
             graph_fingerprint=graph.fingerprint,
             graph_nodes=graph.n_nodes,
             graph_edges=graph.n_edges,
+            is_random=is_random,
         )
+
+    def at_random(self) -> ModelSource:
+        """The model with its weights at random, as a model of its own."""
+        if isinstance(self.origin, str):
+            twin: str | HookedTransformer = f"{zoo.RANDOM}{self.origin}"
+        else:
+            twin = random_weights(self.origin)
+        return ModelSource.examine(twin, self.graph_of, device=self.device)
 
     def load(self) -> HookedTransformer:
         """The model."""
@@ -100,10 +120,17 @@ class TaskSource:
     task: Task | None = None
     sizes: SplitSizes = USUAL_SIZES
     seed: int = 0
+    is_control: bool = False
+    """Whether it has no rule, so that there is no circuit to find."""
 
     @classmethod
-    def of(cls, task: str | Task, sizes: SplitSizes, seed: int) -> TaskSource:
+    def of(
+        cls, task: str | Task, sizes: SplitSizes, seed: int, *, is_control: bool = False
+    ) -> TaskSource:
         """Of a name or a task.
+
+        Args:
+            is_control: whether the task has no rule; known of those that go by names.
 
         Raises:
             ValueError: when no task has that name, or a task lacks a split.
@@ -111,9 +138,9 @@ class TaskSource:
         if isinstance(task, Task):
             for split in ("validation", "held_out"):
                 task.split(split)
-            return cls(task.name, task)
+            return cls(task.name, task, is_control=is_control)
         tasks.spec(task)
-        return cls(task, None, sizes, seed)
+        return cls(task, None, sizes, seed, is_control or task in tasks.names("control"))
 
     def load(self, model: HookedTransformer) -> Task:
         """The task in a model's tokens, begun as the model's own `to_tokens` begins them.
@@ -148,13 +175,21 @@ class TaskSource:
         return {"name": self.name, "seed": self.seed, "tokenizer": tokenizer, **sizes}
 
 
-def _pretraining_loss(folder: Path) -> float | None:
-    """The final loss in a folder's `training.json`, on real code rather than on the grammar's."""
+def _training_log(folder: Path) -> Mapping[str, Any]:
+    """A folder's `training.json`, in which the seed is part of no field but `command`."""
     try:
         log = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return log if isinstance(log, dict) else {}  # anyone's folder may hold a file of that name
+
+
+def _pretraining_loss(log: Mapping[str, Any]) -> float | None:
+    """The final loss, on real code rather than on the grammar's."""
+    try:
         return float(log["final"]["stdlib_loss"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return None  # anyone's folder may hold a file of that name
+    except (ValueError, LookupError, TypeError):
+        return None
 
 
 def _load(origin: str | Path | HookedTransformer, device: str | None) -> HookedTransformer:

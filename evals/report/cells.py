@@ -10,7 +10,7 @@ from statistics import fmean
 from sparse_lens.evals import tasks
 from sparse_lens.evals.question import Column
 from sparse_lens.evals.records import Measurement, MeasurementKind, Record
-from sparse_lens.evals.summary import RANDOM, Setting
+from sparse_lens.evals.summary import RANDOM, Setting, Unit, unit_of
 
 LEARNED = "node-pruning"
 """Registered name of the method that the report shows first."""
@@ -26,12 +26,20 @@ class Cell:
     task: str
     model: str
     setting: Setting
+    unit: Unit
+    """What circuits of its setting are compared in: see `unit_of`."""
+
     records: tuple[Record, ...]
 
     @property
     def met(self) -> bool:
         """Whether the target was met with every seed, on validation."""
         return all(record.met_on_validation for record in self.records)
+
+    @property
+    def is_control(self) -> bool:
+        """Whether there was nothing to find."""
+        return self.first.control is not None
 
     @property
     def met_on_held_out(self) -> bool:
@@ -80,8 +88,13 @@ class Cells:
         return tuple(record for record in self.records if record.status == "done")
 
     @cached_property
+    def claimed(self) -> Cells:
+        """Without controls, which count in no claim."""
+        return Cells(tuple(record for record in self.records if record.control is None))
+
+    @cached_property
     def models(self) -> tuple[str, ...]:
-        """The sparsest first."""
+        """The sparsest first, those of random weights last."""
         return tuple(dict.fromkeys(record.model for record in self.records))
 
     @cached_property
@@ -109,7 +122,20 @@ class Cells:
     def cell(self, task: str, model: str, setting: Setting) -> Cell | None:
         """One cell; None where no job is done."""
         records = self._by_key.get((task, model, setting))
-        return None if records is None else Cell(task, model, setting, tuple(records))
+        if records is None:
+            return None
+        return Cell(task, model, setting, self.unit(setting), tuple(records))
+
+    def unit(self, setting: Setting) -> Unit:
+        """What circuits of a setting are compared in: see `unit_of`."""
+        return self._units[setting]
+
+    @cached_property
+    def _units(self) -> dict[Setting, Unit]:
+        by_setting: dict[Setting, list[Record]] = {}
+        for record in self.done:
+            by_setting.setdefault(Setting.of(record), []).append(record)
+        return {setting: unit_of(records) for setting, records in by_setting.items()}
 
     @cached_property
     def _by_key(self) -> dict[tuple[str, str, Setting], list[Record]]:
@@ -142,6 +168,7 @@ def shared(values: Sequence[object]) -> str:
 
 def _order(record: Record) -> tuple[object, ...]:
     return (
+        record.control == "model",
         record.nonzero_fraction,
         record.n_parameters,
         record.model,

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from sparse_lens.evals import question
 from sparse_lens.evals.labels import setting_of
 from sparse_lens.evals.question import Column
-from sparse_lens.evals.records import MeasurementKind, Record
+from sparse_lens.evals.records import Measurement, MeasurementKind, Record
 from sparse_lens.evals.report.cells import Cell, Cells, Value
+from sparse_lens.evals.summary import Unit
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,25 @@ def _measured(
     return TableColumn(heading, title, lambda cell: cell.values(kind, value), form)
 
 
+def _edges(
+    heading: str, title: str, value: Callable[[Measurement], int], unit: Unit = "edges"
+) -> TableColumn:
+    """A column of edges, of the circuits that are compared in one unit."""
+    return TableColumn(
+        heading,
+        title,
+        lambda cell: cell.values("chosen", value) if cell.unit == unit else (),
+        ",.0f",
+    )
+
+
 CIRCUITS = (
     Group("circuit", (
-        _measured("edges", "edges that the circuit keeps", "chosen", lambda m: m.n_edges, ",.0f"),
-        _measured("paths", "of these, on a path from input to output", "chosen",
-                  lambda m: m.connected_edges, ",.0f"),
+        _edges("edges", "edges that the circuit keeps", lambda m: m.n_edges),
+        _edges("paths", "of these, on a path from input to output", lambda m: m.connected_edges),
+        _edges("edges between", "all edges between the nodes of a node circuit, in a component "
+               "graph: not to be compared with edges that a method chose", lambda m: m.n_edges,
+               "nodes"),
         _measured("nodes", "nodes that the circuit keeps", "chosen", lambda m: m.n_nodes, ",.0f"),
         _measured("weights", "nonzero weights inside its heads and MLPs", "chosen",
                   lambda m: m.weights_inside, ",.0f"),

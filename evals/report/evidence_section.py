@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from statistics import fmean
 
+from sparse_lens.evals.control_outcomes import control_records, control_sentence
 from sparse_lens.evals.evidence import (
     Check,
     Evidence,
@@ -20,64 +22,82 @@ from sparse_lens.evals.wording import counted, three_digits
 
 
 def evidence_section(cells: Cells, summary: Summary) -> str:
-    """Sentences on all counted circuits, and a row for each method and model.
+    """Sentences on all counted circuits and on controls, and a row for each method and model.
 
-    Nothing where there is no circuit that all models' sizes are compared by.
+    Nothing where there is neither a circuit that all models' sizes are compared by, nor a control.
     """
-    records = counted_records(cells.records, summary)
+    records, controls = counted_records(cells.records, summary), control_records(cells.records)
     everything = evidence(records)
-    sentences = evidence_sentences(everything)
-    if not sentences:
+    if not everything.circuits and not controls:
         return ""
+    sentences = [*evidence_sentences(everything), control_sentence(controls)]
     listed = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
-    checks = [outcome.check for outcome in everything.outcomes]
-    rows = []
-    for setting in cells.settings:
-        for model in cells.models:
-            jobs = [r for r in records if (Setting.of(r), r.model) == (setting, model)]
-            if jobs:
-                rows.append(_row(cells.setting_name(setting), model, jobs, checks))
+    beside = ""
+    if controls:
+        beside = (
+            f"<h3>Controls, where there is nothing to find</h3>{_table(cells, controls)}"
+            '<p class="note">Circuits found here are made by the search: those of real tasks and '
+            "trained models mean something as far as they are smaller, or withstand more.</p>"
+        )
     return (
         "<h2>Evidence and doubts</h2>"
         f"<p>{counted(len(everything.circuits), 'circuit')} met the target on validation prompts "
         f"and are counted here.</p><ul>{listed}</ul>"
-        f'<div class="card table">{_table(rows, checks)}</div>'
+        f"{_table(cells, records)}"
         '<p class="note">Circuits that meet the target under each check, of those asked; KL in '
-        "nats and most likely tokens as means over circuits, on held-out prompts.</p>"
+        f"nats and most likely tokens as means over circuits, on held-out prompts.</p>{beside}"
     )
 
 
-def _table(rows: list[str], checks: list[Check]) -> str:
+def _table(cells: Cells, records: Sequence[Record]) -> str:
+    """A row for each method and model, and each task without a rule."""
+    checks = [outcome.check for outcome in evidence(records).outcomes]
+    by_row: dict[tuple[Setting, str], list[Record]] = {}
+    for record in records:
+        on_task = f" on {record.task}" if record.control == "task" else ""
+        by_row.setdefault((Setting.of(record), f"{record.model}{on_task}"), []).append(record)
+    rows = [
+        _row(cells, setting, model, of_row, checks)
+        for (setting, model), of_row in sorted(
+            by_row.items(), key=lambda item: cells.settings.index(item[0][0])
+        )
+    ]
     headings = "".join(
         f'<th title="circuits that meet the target {escape(check.words)}">'
         f"{escape(check.heading)}</th>"
         for check in checks
     )
     return (
-        '<table><thead><tr><th class="text">Method</th><th class="text">Model</th>'
+        '<div class="card table"><table><thead><tr><th class="text">Method</th>'
+        '<th class="text">Model</th>'
         '<th title="geometric mean over tasks and seeds">nodes</th>'
-        '<th title="geometric mean over tasks and seeds">edges</th>'
+        '<th title="geometric mean over tasks and seeds; none where they are implied by the '
+        'nodes of a component graph">edges</th>'
         '<th title="circuits that met the target on validation prompts">validation</th>'
         f'{headings}<th title="KL(full || circuit), nats">KL</th>'
         '<th title="KL(full || empty circuit), nats">KL of empty</th>'
         '<th title="the same most likely token as the full model">top token</th></tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table>"
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
 
 
-def _row(method: str, model: str, records: list[Record], checks: list[Check]) -> str:
+def _row(
+    cells: Cells, setting: Setting, model: str, records: list[Record], checks: list[Check]
+) -> str:
     of_row = evidence(records)
     outcomes = {outcome.check: outcome for outcome in of_row.outcomes}
+    edges = geometric_mean([edges_counted(record) for record in records])
     numbers = [
         three_digits(geometric_mean([nodes_counted(record) for record in records])),
-        three_digits(geometric_mean([edges_counted(record) for record in records])),
+        "-" if cells.unit(setting) == "nodes" else three_digits(edges),
         f"{len(of_row.circuits)} of {of_row.n_targets}",
     ]
     for check in checks:
         outcome = outcomes.get(check)
         numbers.append(f"{outcome.passed} of {outcome.asked}" if outcome else "-")
     numbers += _faithfulness(of_row)
-    texts = f'<td class="text">{escape(method)}</td><td class="text">{escape(model)}</td>'
+    method = escape(cells.setting_name(setting))
+    texts = f'<td class="text">{method}</td><td class="text">{escape(model)}</td>'
     return f"<tr>{texts}{''.join(f'<td>{number}</td>' for number in numbers)}</tr>"
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from sparse_lens.evals.records import Measurement
+from sparse_lens.evals.records import Measurement, Record
 from sparse_lens.evals.report.cells import Cell, Cells
-from sparse_lens.evals.summary import RANDOM, Ratio, Setting
+from sparse_lens.evals.summary import RANDOM, Ratio, Setting, Unit
 from sparse_lens.plotting.curves import Curve, curves_spec
 from sparse_lens.plotting.sizes import SizeRow, sizes_spec
 from sparse_lens.plotting.spec import Spec
@@ -100,7 +100,11 @@ def setting_sizes(cells: Cells, setting: Setting, ratios: Sequence[Ratio]) -> Sp
                 targets.add(cell.first.target_loss)
         if rows:
             tasks[task] = rows
-    return sizes_spec(tasks, target_loss=targets.pop() if len(targets) == 1 else None)
+    return sizes_spec(
+        tasks,
+        target_loss=targets.pop() if len(targets) == 1 else None,
+        unit=cells.unit(setting),
+    )
 
 
 def _size_row(cells: Cells, cell: Cell, ratios: Sequence[Ratio]) -> SizeRow:
@@ -115,14 +119,19 @@ def _size_row(cells: Cells, cell: Cell, ratios: Sequence[Ratio]) -> SizeRow:
     return SizeRow(
         model=cell.model,
         colour=cells.colour(cell.model),
-        edges=tuple(
-            float(record.chosen.n_edges if record.met_on_validation else record.graph_edges)
-            for record in cell.records
-        ),
+        sizes=tuple(_size(record, cell.unit) for record in cell.records),
         met=tuple(record.met_on_validation for record in cell.records),
         losses={kind: loss for kind, loss in losses.items() if loss is not None},
         note=ratio_note([ratio.by_task[cell.task] for ratio in of_cell]),
     )
+
+
+def _size(record: Record, unit: Unit) -> float:
+    """Of the chosen circuit, or of the full graph where none met the target."""
+    nodes, edges = record.graph_nodes, record.graph_edges
+    if record.met_on_validation:
+        nodes, edges = record.chosen.n_nodes, record.chosen.n_edges
+    return float(nodes if unit == "nodes" else edges)
 
 
 def ratio_note(ratios: Sequence[float]) -> str:

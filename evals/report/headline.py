@@ -8,6 +8,7 @@ from html import escape
 from typing import Any
 
 from sparse_lens.evals.intervals import geometric_mean
+from sparse_lens.evals.model_families import family_ratios
 from sparse_lens.evals.records import Record
 from sparse_lens.evals.report.cells import Cells, shared
 from sparse_lens.evals.report.evidence_section import evidence_section
@@ -27,13 +28,14 @@ from sparse_lens.plotting.theme import SERIES
 
 def headline(cells: Cells, summary: Summary) -> str:
     """The result in words, and a card for every model by each method."""
-    parts = [
-        f"<h1>{escape(_title(cells, summary))}</h1>",
-        f'<p class="soft">{_subtitle(cells)}</p>',
-    ]
+    parts = [f"<h1>{escape(_title(cells, summary))}</h1>"]
+    if cells.claimed.records:
+        parts.append(f'<p class="soft">{_subtitle(cells.claimed)}</p>')
     losses = pretraining_sentence(summary.models)
     if losses:
         parts.append(f'<p class="soft">{escape(losses)}</p>')
+    for ratio in family_ratios(cells.records, summary):
+        parts.append(f"<p>{escape(ratio.sentence)}</p>")
     parts.append(evidence_section(cells, summary))
     for setting in cells.settings:
         if setting.method == RANDOM and len(cells.settings) > 1:
@@ -41,11 +43,11 @@ def headline(cells: Cells, summary: Summary) -> str:
         means = [mean for mean in summary.means if mean.setting == setting]
         ratios = [ratio for ratio in summary.ratios if ratio.setting == setting]
         if means:
-            cards = "".join(_card(cells, model, means, ratios) for model in cells.models)
+            models = cells.claimed.models
+            cards = "".join(_card(cells, model, means, ratios) for model in models)
             name = escape(cells.setting_name(setting))
-            parts.append(
-                f'<h2>Nodes and edges a task, by {name}</h2><div class="cards">{cards}</div>'
-            )
+            sizes = "Nodes" if means[0].unit == "nodes" else "Nodes and edges"
+            parts.append(f'<h2>{sizes} a task, by {name}</h2><div class="cards">{cards}</div>')
     if summary.means:
         parts.append(f'<p class="note wide">{_how_counted(cells, summary)}</p>')
     if not summary.ratios:
@@ -56,16 +58,21 @@ def headline(cells: Cells, summary: Summary) -> str:
 
 
 def _title(cells: Cells, summary: Summary) -> str:
-    """Sizes in nodes and edges, of the method that needs the fewest edges."""
+    """Sizes of the method that needs the fewest edges.
+
+    One whose edges are implied by its nodes has none to compare, and is taken where there is no
+    other.
+    """
     by_setting: dict[Setting, list[MeanSize]] = {}
     for mean in summary.means:
         if mean.setting.method != RANDOM or len(cells.settings) == 1:
             by_setting.setdefault(mean.setting, []).append(mean)
     if not by_setting:
         return "Circuits compared"
+    in_edges = [setting for setting, means in by_setting.items() if means[0].unit == "edges"]
     overall = {
-        setting: geometric_mean([mean.edges for mean in means])
-        for setting, means in by_setting.items()
+        setting: geometric_mean([mean.edges for mean in by_setting[setting]])
+        for setting in in_edges or by_setting
     }
     best = min(overall, key=overall.__getitem__)
     sizes = []
@@ -74,11 +81,10 @@ def _title(cells: Cells, summary: Summary) -> str:
         if not means:
             continue
         nodes, edges = _over_seeds(means)
-        sizes.append(
-            f"{model} {nodes} and {edges}"
-            if sizes
-            else f"{model} needs {nodes} nodes and {edges} edges a task"
-        )
+        first, later = f"{nodes} nodes and {edges} edges", f"{nodes} and {edges}"
+        if not in_edges:
+            first, later = f"{nodes} nodes", nodes
+        sizes.append(f"{model} {later}" if sizes else f"{model} needs {first} a task")
     method = f" ({cells.setting_name(best)})" if len(by_setting) > 1 else ""
     return ", ".join(sizes) + method
 
@@ -104,13 +110,16 @@ def _card(cells: Cells, model: str, means: Sequence[MeanSize], ratios: Sequence[
     if not of_model:
         return f'<div class="card">{name}<p class="note">no result</p></div>'
     nodes, edges = _over_seeds(of_model)
-    by_seed = [mean.edges for mean in of_model]
     whole = of_model[0]
+    unit = whole.unit
+    by_seed = [mean.nodes if unit == "nodes" else mean.edges for mean in of_model]
     lines = [f"of {whole.graph_nodes:,} nodes and {whole.graph_edges:,} edges"]
+    if unit == "nodes":
+        lines.append(f"all {edges} edges between them count")
     lines += [_ratio_line(ratio) for ratio in ratios if ratio.dense == model]
     if len(by_seed) > 1:
         low, high = three_digits(min(by_seed)), three_digits(max(by_seed))
-        lines.append(f"edges over {len(by_seed)} seeds: {low} to {high}")
+        lines.append(f"{unit} over {len(by_seed)} seeds: {low} to {high}")
     for what, tasks in (
         (
             '<span class="mark">unmet</span>, counted as the full graph',
@@ -125,9 +134,10 @@ def _card(cells: Cells, model: str, means: Sequence[MeanSize], ratios: Sequence[
         if tasks:
             n_circuits = sum(len(mean.tasks) for mean in of_model)
             lines.append(f"{len(tasks)} of {n_circuits} {what}: {escape(shared(tasks))}")
+    in_edges = "" if unit == "nodes" else f" {edges} <small>edges</small>"
     return (
         f'<div class="card">{name}'
-        f'<div class="big">{nodes} <small>nodes</small> {edges} <small>edges</small></div>'
+        f'<div class="big">{nodes} <small>nodes</small>{in_edges}</div>'
         f'<div class="note">{"<br>".join(lines)}</div></div>'
     )
 
@@ -141,7 +151,7 @@ def _over_seeds(means: Sequence[MeanSize]) -> tuple[str, str]:
 
 def _ratio_line(ratio: Ratio) -> str:
     return (
-        f"<b>{ratio.spread.mean:.3g} times the edges of {escape(ratio.sparse)}</b> "
+        f"<b>{ratio.spread.mean:.3g} times the {ratio.unit} of {escape(ratio.sparse)}</b> "
         f"({over_tasks(ratio)}; {over_seeds(ratio)})"
     )
 
@@ -154,7 +164,8 @@ EDGE_MEANS = {
     "component": (
         "A node of the component graph is the embedding, a head or an MLP; an edge goes from one "
         "of these to a later head's query, key or value, to a later MLP or to the logits, which "
-        "read what it writes to the residual stream."
+        "read what it writes to the residual stream. There a method that keeps nodes has no edges "
+        "to set beside those that another method chose, and its circuits are compared by nodes."
     ),
 }
 

@@ -62,7 +62,7 @@ def report_html(results: Results) -> str:
         frontier_section(cells, summary, figures),
         _sizes(cells, summary, figures),
         _curves(cells, figures),
-        _agreement(cells, results, figures),
+        _agreement(cells.claimed, results, figures),
         _circuits(cells, results, figures, circuits),
         "<h2>All numbers</h2>",
         '<p class="note">Means over seeds on held-out prompts; point at a number for its range. '
@@ -96,7 +96,7 @@ def _sizes(cells: Cells, summary: Summary, figures: Figures) -> str:
     first = f"sizes-{FIRST}"
     return (
         "<h2>Task by task, with controls</h2>"
-        '<p class="note">Left, the edges of the smallest circuit that meets the target, a mark '
+        '<p class="note">Left, the size of the smallest circuit that meets the target, a mark '
         "for each seed, and the ratio to sparse models. Right, the two-way loss of that circuit "
         "on held-out prompts beside its controls; the dashed line is the target.</p>"
         f'<div class="bar">{choice("sizes", methods, FIRST)}</div><div class="card">'

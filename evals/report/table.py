@@ -11,6 +11,7 @@ from sparse_lens.evals.report.columns import CIRCUITS, Group, TableColumn, contr
 from sparse_lens.plotting.network import Network
 
 UNMET = "no circuit met the target on validation: counted as the full graph"
+CONTROL = "there is nothing to find: a circuit that meets the target is made by the search"
 MISSED = "the circuit met its target on validation, not on held-out prompts: its own size counts"
 
 
@@ -80,7 +81,8 @@ def _row(cells: Cells, cell: Cell, groups: Sequence[Group], *, facts: bool) -> s
         numbers.append(f'<td class="group" data-value="{seconds}">{seconds:,.1f}</td>')
         numbers.append(f'<td data-value="{passes}">{passes:,.0f}</td>')
     first = "".join(f'<td class="text">{text}</td>' for text in texts)
-    return f"<tr{'' if cell.met else ' class=unmet'}>{first}{''.join(numbers)}</tr>"
+    is_unmet = not (cell.met or cell.is_control)
+    return f"<tr{' class=unmet' if is_unmet else ''}>{first}{''.join(numbers)}</tr>"
 
 
 def _cell(column: TableColumn, values: Sequence[int | float], starts: str) -> str:
@@ -99,6 +101,9 @@ def _starts(group: Group, column: TableColumn) -> str:
 
 
 def _verdict(cell: Cell) -> str:
+    if cell.is_control:
+        found = sum(record.met_on_validation for record in cell.records)
+        return f'<span title="{CONTROL}">control: {found} of {len(cell.records)} met</span>'
     if not cell.met:
         failed = sum(not record.met_on_validation for record in cell.records)
         seeds = f" ({failed} of {len(cell.records)} seeds)" if failed < len(cell.records) else ""

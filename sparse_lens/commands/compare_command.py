@@ -18,6 +18,7 @@ from sparse_lens.commands.names import made, named
 from sparse_lens.conditions import CONDITIONS
 from sparse_lens.evals import tasks as task_registry
 from sparse_lens.evals.compare import Comparison
+from sparse_lens.evals.harness.nothing_to_find import NO_CONTROLS
 from sparse_lens.evals.harness.sources import GraphOf
 from sparse_lens.evals.question import registry as question_registry
 from sparse_lens.evals.results import Results
@@ -53,6 +54,7 @@ def comparison_of(
     under: Sequence[str] | None = None,
     questions: Sequence[str] | None = None,
     steps: int | None = None,
+    controls: bool = True,
     assignments: Sequence[str] = (),
     **settings: Any,
 ) -> Comparison:
@@ -66,6 +68,7 @@ def comparison_of(
             several names, separated by commas.
         target_loss: with `target_kl` and `under`, the fields of one target for all methods.
         steps: of all methods that learn.
+        controls: whether to keep the preset's jobs with nothing to find.
         assignments: `NAME.FIELD=VALUE`, of a method or a question.
         settings: other fields of the comparison, as they are.
     """
@@ -87,6 +90,8 @@ def comparison_of(
     target = _target(target_loss, target_kl, under)
     if target:
         changes["target"] = replace(comparison.target or PAPER, **target)
+    if not controls:
+        changes["controls"] = NO_CONTROLS
     changes["methods"] = comparison.named_methods
     if methods is not None:
         changes["methods"] = _chosen(

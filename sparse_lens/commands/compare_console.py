@@ -13,9 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from sparse_lens.commands.time_left import in_words, seconds_left
+from sparse_lens.evals.control_outcomes import control_records, control_sentence
 from sparse_lens.evals.evidence import counted_records, evidence, evidence_sentences
 from sparse_lens.evals.harness.running import Progress
 from sparse_lens.evals.intervals import geometric_mean
+from sparse_lens.evals.model_families import family_ratios
 from sparse_lens.evals.records import Record
 from sparse_lens.evals.results import Results
 from sparse_lens.evals.seed_stability import sentences, stability
@@ -24,11 +26,11 @@ from sparse_lens.evals.wording import counted, three_digits
 
 # Heading, width, and whether it is text; 120 columns with the gaps.
 COLUMNS = (
-    ("model", 13, True),
-    ("task", 19, True),
+    ("model", 16, True),
+    ("task", 18, True),
     ("method", 20, True),
     ("seed", 4, False),
-    ("edges/on paths", 16, False),
+    ("edges/on paths", 14, False),
     ("loss", 6, False),
     ("KL", 6, False),
     ("acc", 4, False),
@@ -39,7 +41,13 @@ COLUMNS = (
 _LEGEND = (
     "On held-out prompts, in nats; ablated: the loss with the circuit ablated and the rest kept.\n"
     "* unmet: no circuit met the target on validation; counted as the full graph.\n"
-    "! missed (yellow): met there, but not on held-out prompts; counted with its own size."
+    "! missed (yellow): met there, but not on held-out prompts; counted with its own size.\n"
+    "Dim: a control, with nothing to find; not counted."
+)
+
+_EDGES_BETWEEN = (
+    " A node circuit in a component graph has all edges between its nodes, a number not to be "
+    "compared with that of edges that a method chose."
 )
 
 
@@ -115,6 +123,7 @@ class Display:
         statements = (
             pretraining_sentence(summary.models),
             *summary.statements,
+            *(ratio.sentence for ratio in family_ratios(results.records, summary)),
             summary.failure_words,
             *_evidence(results, summary),
             *sentences(stability(results)),
@@ -134,9 +143,15 @@ class Display:
 def _evidence(results: Results, summary: Summary) -> list[str]:
     """What the counted circuits withstand, below a line that says which they are."""
     found = evidence(counted_records(results.records, summary))
-    lines = [f"  {sentence}" for sentence in evidence_sentences(found)]
+    controls = control_records(results.records)
+    if not found.circuits and not controls:
+        return []
     n_circuits = counted(len(found.circuits), "circuit")
-    return lines and [f"Evidence and doubts: {n_circuits} met the target on validation.", *lines]
+    sentences = [*evidence_sentences(found), control_sentence(controls)]
+    return [
+        f"Evidence and doubts: {n_circuits} met the target on validation.",
+        *(f"  {sentence}" for sentence in sentences),
+    ]
 
 
 def _row(record: Record, *, resumed: bool) -> Text:
@@ -148,16 +163,20 @@ def _row(record: Record, *, resumed: bool) -> Text:
     mark = "" if record.met_on_held_out else "!"
     if not record.met_on_validation:
         mark = "*"
+    size = f"{chosen.n_edges:,}/{chosen.connected_edges:,}"
+    if record.has_implied_edges:
+        size = counted(chosen.n_nodes, "node")
     cells = [
         *name,
-        f"{mark}{chosen.n_edges:,}/{chosen.connected_edges:,}",
+        f"{mark}{size}",
         f"{chosen.task_loss:.3f}",
         f"{chosen.kl:.3f}",
         f"{chosen.accuracy:.2f}",
         f"{chosen.necessity_task_loss:.3f}",
         "before" if resumed else f"{record.seconds:.1f}",
     ]
-    return Text(_line(cells), style="" if record.met_on_held_out else "yellow")
+    style = "" if record.met_on_held_out else "yellow"
+    return Text(_line(cells), style=style if record.control is None else "dim")
 
 
 def _line(cells: list[str]) -> str:
@@ -177,42 +196,45 @@ def _means_table(summary: Summary) -> Table:
         f"{edges:,} edges in all"
         for model, (nodes, edges) in sizes.items()
     )
+    in_nodes = any(mean.unit == "nodes" for mean in summary.means)
     table = Table(
         "method",
         "model",
         "nodes",
         "edges",
-        "edges by seed",
+        "by seed",
         "unmet",
         "missed",
         "no edge",
         title=f"Sizes (geometric means) on the {tasks} that all models can do",
         caption=f"{graphs}. Of the targets, unmet counts as the full graph, missed with its own "
-        "size, no edge as one.",
+        "size, no edge as one." + (_EDGES_BETWEEN if in_nodes else ""),
         box=SIMPLE_HEAD,
         pad_edge=False,
         collapse_padding=True,
     )
+    if in_nodes:
+        table.add_column("edges between")
     groups: dict[tuple[str, str], list[MeanSize]] = {}
     for mean in summary.means:
         groups.setdefault((mean.setting.method, mean.model), []).append(mean)
     for (method, model), means in groups.items():
+        in_edges = means[0].unit == "edges"
+        edges = three_digits(geometric_mean([mean.edges for mean in means]))
+        by_seed = [three_digits(mean.edges if in_edges else mean.nodes) for mean in means]
         table.add_row(
             escape(method),
             escape(model),
             three_digits(geometric_mean([mean.nodes for mean in means])),
-            three_digits(geometric_mean([mean.edges for mean in means])),
-            "" if means[0].setting.deterministic else _by_seed(means),
+            edges if in_edges else "",
+            "" if means[0].setting.deterministic else " ".join(by_seed),
             str(sum(len(mean.unmet) for mean in means)),
             str(sum(len(mean.missed) for mean in means)),
             str(sum(len(mean.zero) for mean in means)),
+            *([] if in_edges else [edges]),
         )
     for column in table.columns[:2]:
         column.no_wrap = True
     for column in table.columns[2:]:
         column.justify = "right"
     return table
-
-
-def _by_seed(means: list[MeanSize]) -> str:
-    return " ".join(three_digits(mean.edges) for mean in means)

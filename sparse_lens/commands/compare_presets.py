@@ -10,6 +10,7 @@ from sparse_lens.baselines.random_scores import RandomScores
 from sparse_lens.evals import tasks
 from sparse_lens.evals.budgets import EdgeBudgets
 from sparse_lens.evals.compare import Comparison
+from sparse_lens.evals.harness.nothing_to_find import NothingToFind
 from sparse_lens.evals.questions import FrozenNorms, Minimality, RandomSubsets, ResampledValues
 from sparse_lens.evals.tasks import SplitSizes
 from sparse_lens.node_pruning import NodePruning
@@ -35,6 +36,7 @@ QUICK = Comparison(
         RandomSubsets(draws=4),
         Minimality(nodes=8),
     ),
+    controls=NothingToFind(),
 )
 
 FULL = Comparison(
@@ -46,6 +48,7 @@ FULL = Comparison(
         RandomScores(),
     ),
     seeds=3,
+    controls=NothingToFind(random_models=3, random_tasks=2),
 )
 
 PRESETS: Mapping[str, Comparison] = MappingProxyType({"quick": QUICK, "full": FULL})

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from sparse_lens.models import zoo
 from sparse_lens.models.config import SparseGPTConfig
+from sparse_lens.models.random_weights import random_weights
 from sparse_lens.models.released_weights import load_released_state_dict, released_state_dict
 from sparse_lens.models.sparse_gpt import HookedSparseGPT
 from sparse_lens.models.tokenizer import (
@@ -55,7 +56,8 @@ def load_sparse_gpt(
     """Load a weight-sparse GPT as a HookedTransformer with exact logits.
 
     Args:
-        name_or_path: a model listed by `sparse-lens models`, or a checkpoint directory.
+        name_or_path: a model listed by `sparse-lens models`, or a checkpoint directory; with
+            `random:` before it, the model with its weights at random (`random_weights`, seed 0).
         device: where to put it; the CPU, or CUDA when there is some, when not given.
         dtype: of parameters and activations; float32 when not given.
 
@@ -83,7 +85,8 @@ def load_sparse_gpt(
         raise ValueError(f"{weights_path}: {error}") from error
     if (directory / _REFERENCE).exists():
         model.reference_tokens = _read_reference_tokens(directory / _REFERENCE, cfg)
-    return model.eval()
+    model.eval()
+    return random_weights(model) if str(name_or_path).startswith(zoo.RANDOM) else model
 
 
 def save_sparse_gpt(

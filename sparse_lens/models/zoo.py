@@ -15,6 +15,10 @@ from sparse_lens.models.released import ReleasedModel, released_models
 
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 
+RANDOM = "random:"
+"""Before a name or a folder it stands for that model with its weights at random; see
+`random_weights`."""
+
 Status = Literal["embedded", "cached", "available", "unavailable"]
 
 
@@ -45,16 +49,17 @@ def resolve(
 ) -> Path:
     """The local folder of a model, fetched first if it is a released one that is not cached.
 
-    An existing folder stands for itself. `base_url` overrides where released files come from
-    (else `SPARSE_LENS_BASE_URL`, else OpenAI's store), `cache` where they are kept (else
-    `SPARSE_LENS_CACHE`, else the platform's cache folder).
+    An existing folder stands for itself, and `random:` before either changes nothing here.
+    `base_url` overrides where released files come from (else `SPARSE_LENS_BASE_URL`, else OpenAI's
+    store), `cache` where they are kept (else `SPARSE_LENS_CACHE`, else the platform's cache
+    folder).
 
     Raises:
         ValueError: when there is no such folder or name, or its files are broken.
         DownloadError: a ConnectionError, when a file cannot be fetched; says what to put where
             by hand.
     """
-    name = str(name_or_path)
+    name = str(name_or_path).removeprefix(RANDOM)
     if name and Path(name).expanduser().is_dir():
         return Path(name).expanduser()
     folder = locate(name, cache=cache, embedded=embedded)

@@ -58,10 +58,13 @@ def curves_figure(
 
 
 def sizes_figure(
-    tasks: Mapping[str, Sequence[SizeRow]], *, target_loss: float | None = None
+    tasks: Mapping[str, Sequence[SizeRow]],
+    *,
+    target_loss: float | None = None,
+    unit: str = "edges",
 ) -> go.Figure:
     """Sizes of circuits task by task; see `sparse_lens.plotting.sizes.sizes_spec`."""
-    return figure_of(sizes_spec(tasks, target_loss=target_loss))
+    return figure_of(sizes_spec(tasks, target_loss=target_loss, unit=unit))
 
 
 def frontier_figure(marks: Sequence[FrontierMark]) -> go.Figure:

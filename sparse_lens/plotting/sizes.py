@@ -20,17 +20,17 @@ class SizeRow:
     colour: int
     """Index in the palette `theme.SERIES`."""
 
-    edges: Sequence[int | float]
+    sizes: Sequence[int | float]
     """Of each seed's circuit."""
 
     met: Sequence[bool]
-    """Of each seed, whether its circuit met the target; if not, its edges are the full graph's."""
+    """Of each seed, whether its circuit met the target; if not, its size is the full graph's."""
 
     losses: Mapping[str, float]
     """Two-way losses in nats, by the keys of `LOSS_NAMES`."""
 
     note: str = ""
-    """Text beside the edges, such as the ratio to another model."""
+    """Text beside the sizes, such as the ratio to another model."""
 
 
 LOSS_NAMES = {**MARK_NAMES, "ablated": "circuit ablated, the rest kept"}
@@ -42,7 +42,7 @@ _LOOKS: Mapping[str, Mapping[str, Any]] = {
     "empty": {"symbol": "circle-open", "size": 10, "line": {"width": 2}},
     "ablated": {"symbol": "diamond-open", "size": 10, "line": {"width": 2}},
 }
-UNMET = "target not met: the full graph's edges"
+UNMET = "target not met: the full graph's size"
 _ROW_HEIGHT = 20
 """Pixels."""
 
@@ -50,14 +50,20 @@ PlacedRows = Sequence[tuple[float, SizeRow]]
 """Rows with their y, counted from the top."""
 
 
-def sizes_spec(tasks: Mapping[str, Sequence[SizeRow]], *, target_loss: float | None = None) -> Spec:
-    """Edges of the chosen circuits, task by task, beside their losses and those of the controls.
+def sizes_spec(
+    tasks: Mapping[str, Sequence[SizeRow]],
+    *,
+    target_loss: float | None = None,
+    unit: str = "edges",
+) -> Spec:
+    """Sizes of the chosen circuits, task by task, beside their losses and those of the controls.
 
-    A circuit that missed the target is a hollow mark at the full graph's edges. 0 edges are drawn
+    A circuit that missed the target is a hollow mark at the full graph's size. A size of 0 is drawn
     at 1, as the axis is logarithmic.
 
     Args:
         target_loss: drawn as a vertical line.
+        unit: what sizes are counted in.
     """
     rows: list[tuple[float, SizeRow]] = []
     headings: list[tuple[float, str]] = []
@@ -66,7 +72,7 @@ def sizes_spec(tasks: Mapping[str, Sequence[SizeRow]], *, target_loss: float | N
         headings.append((y, task))
         rows += [(y + i, row) for i, row in enumerate(task_rows, start=1)]
         y += len(task_rows) + 1.4
-    layout = _frame(rows, headings, y)
+    layout = _frame(rows, headings, y, unit)
     if target_loss is not None:
         dashed = {"color": NEUTRAL, "width": 1, "dash": "dash"}
         ends = {"x0": target_loss, "x1": target_loss, "y0": 0, "y1": 1}
@@ -75,7 +81,9 @@ def sizes_spec(tasks: Mapping[str, Sequence[SizeRow]], *, target_loss: float | N
     return {"data": data, "layout": layout}
 
 
-def _frame(rows: PlacedRows, headings: Sequence[tuple[float, str]], stop: float) -> dict[str, Any]:
+def _frame(
+    rows: PlacedRows, headings: Sequence[tuple[float, str]], stop: float, unit: str
+) -> dict[str, Any]:
     log = {"type": "log", "dtick": 1, "side": "top"}
     return {
         "height": round(stop * _ROW_HEIGHT + 110),
@@ -85,7 +93,7 @@ def _frame(rows: PlacedRows, headings: Sequence[tuple[float, str]], stop: float)
             **log,
             "tickformat": "~s",
             "domain": [0, 0.49],
-            "title": {"text": "edges of the circuit"},
+            "title": {"text": f"{unit} of the circuit"},
         },
         "xaxis2": {
             **log,
@@ -126,7 +134,7 @@ def _lines(rows: PlacedRows) -> Spec:
     xs: list[float | None] = []
     ys: list[float | None] = []
     for y, row in rows:
-        xs += [1, max(1, *row.edges), None]
+        xs += [1, max(1, *row.sizes), None]
         ys += [y, y, None]
     return scatter(
         x=xs,
@@ -143,16 +151,16 @@ def _lines(rows: PlacedRows) -> Spec:
 def _sizes(rows: PlacedRows) -> Iterator[Spec]:
     for met in (True, False):
         circuits = [
-            (n_edges, y, row)
+            (size, y, row)
             for y, row in rows
-            for n_edges, met_by_seed in zip(row.edges, row.met, strict=True)
+            for size, met_by_seed in zip(row.sizes, row.met, strict=True)
             if met_by_seed is met
         ]
         if not circuits:
             continue
         name = LOSS_NAMES["chosen"] if met else UNMET
         yield scatter(
-            x=[max(n_edges, 1) for n_edges, _, _ in circuits],
+            x=[max(size, 1) for size, _, _ in circuits],
             y=[y for _, y, _ in circuits],
             mode="markers",
             marker={
@@ -163,8 +171,7 @@ def _sizes(rows: PlacedRows) -> Iterator[Spec]:
             },
             cliponaxis=False,
             hovertext=[
-                f"<b>{escape(row.model)}</b><br>{name}: {n_edges:,.0f}"
-                for n_edges, _, row in circuits
+                f"<b>{escape(row.model)}</b><br>{name}: {size:,.0f}" for size, _, row in circuits
             ],
             hoverinfo="text",
             name=name,
@@ -177,7 +184,7 @@ def _sizes(rows: PlacedRows) -> Iterator[Spec]:
 def _notes(rows: PlacedRows) -> Spec:
     noted = [(y, row) for y, row in rows if row.note]
     return scatter(
-        x=[max(1, *row.edges) for _, row in noted],
+        x=[max(1, *row.sizes) for _, row in noted],
         y=[y for y, _ in noted],
         mode="text",
         text=[f"   {escape(row.note)}" for _, row in noted],
