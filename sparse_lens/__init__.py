@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sparse_lens.conditions import Adversary as Adversary
     from sparse_lens.conditions import FrozenNormScales as FrozenNormScales
     from sparse_lens.conditions import OtherValues as OtherValues
+    from sparse_lens.conditions import OwnEdges as OwnEdges
     from sparse_lens.conditions import PartlyLive as PartlyLive
     from sparse_lens.discovery import Discovery as Discovery
     from sparse_lens.evals.compare import Comparison as Comparison
@@ -53,7 +54,13 @@ _PUBLIC = {
         *("Ablation", "InterchangeAblation", "MeanAblation", "ResampleAblation", "ZeroAblation"),
     ),
     "sparse_lens.circuit": ("Circuit",),
-    "sparse_lens.conditions": ("Adversary", "FrozenNormScales", "OtherValues", "PartlyLive"),
+    "sparse_lens.conditions": (
+        "Adversary",
+        "FrozenNormScales",
+        "OtherValues",
+        "OwnEdges",
+        "PartlyLive",
+    ),
     "sparse_lens.discovery": ("Discovery",),
     "sparse_lens.evals.compare": ("Comparison", "compare"),
     "sparse_lens.evals.harness.nothing_to_find": ("NothingToFind",),

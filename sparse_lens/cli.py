@@ -155,7 +155,7 @@ def compare(
         list[str] | None,
         typer.Option(
             help="Conditions under which they must meet all that, beside the ablation: resample, "
-            "frozen-norms, subsets, adversary."
+            "frozen-norms, own-edges, subsets, adversary."
         ),
     ] = None,
     questions: Annotated[

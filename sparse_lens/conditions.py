@@ -21,7 +21,15 @@ from torch import Tensor
 from sparse_lens.ablation import Ablation, ResampleAblation
 from sparse_lens.circuit import Circuit
 from sparse_lens.masks import Masks
-from sparse_lens.parts import part_masks, parts_of, rebuilt, whole_like, with_live
+from sparse_lens.parts import (
+    by_its_edges,
+    masks_by_edges,
+    part_masks,
+    parts_of,
+    rebuilt,
+    whole_like,
+    with_live,
+)
 from sparse_lens.patching import BoundAblation, answer_logits, bind, frozen, patched
 from sparse_lens.task import Prompts
 
@@ -43,14 +51,21 @@ class Trial:
     freeze_norm_scales: bool = False
     """Norms divide by what they divide by in the full model."""
 
+    own_edges_only: bool = False
+    """Of a node circuit only the edges between its nodes are alive."""
+
     def circuit(self, circuit: Circuit) -> Circuit:
         """A circuit with what is alive beside it."""
+        if self.own_edges_only and circuit.is_node_circuit:
+            circuit = by_its_edges(circuit)
         if self.live is None:
             return circuit
         return rebuilt(whole_like(circuit), parts_of(circuit) | (self.live.cpu() > 0))
 
     def masks(self, masks: Masks) -> Masks:
         """Soft masks with what is alive beside them."""
+        if self.own_edges_only and not masks.edges:
+            masks = masks_by_edges(masks)
         return masks if self.live is None else with_live(masks, self.live)
 
 
@@ -150,6 +165,30 @@ class FrozenNormScales(Condition):
 
 
 @dataclass(frozen=True)
+class OwnEdges(Condition):
+    """Of a node circuit only the edges between its nodes are alive.
+
+    What a pruned node would be is otherwise still computed from live values, and competes with kept
+    nodes where an AbsTopK follows: see :func:`sparse_lens.parts.by_its_edges`. Edge circuits are
+    so already.
+    """
+
+    words = "their own edges alone"
+
+    def trials(
+        self,
+        bound: BoundAblation,
+        masks: Masks,
+        prompts: Prompts,
+        loss: LossOf,
+        *,
+        generator: torch.Generator,
+    ) -> tuple[Trial, ...]:
+        """One, of node masks."""
+        return () if masks.edges else (Trial(bound, own_edges_only=True),)
+
+
+@dataclass(frozen=True)
 class PartlyLive(Condition):
     """A random subset of the nodes, or edges, that the circuit leaves out is alive."""
 
@@ -232,6 +271,7 @@ CONDITIONS: Mapping[str, type[Condition]] = MappingProxyType(
     {
         "resample": OtherValues,
         "frozen-norms": FrozenNormScales,
+        "own-edges": OwnEdges,
         "subsets": PartlyLive,
         "adversary": Adversary,
     }

@@ -56,6 +56,33 @@ def with_live(masks: Masks, live: Float[Tensor, " parts"]) -> Masks:
     return Masks(graph, {n: mask + (1 - mask) * by_site[n] for n, mask in masks.nodes.items()}, {})
 
 
+def by_its_edges(circuit: Circuit) -> Circuit:
+    """A node circuit as the edge circuit of all edges between its nodes.
+
+    Nodes that none of these edges touches are pruned; nodes that have no edges in the graph
+    (`final_resid` of a channel graph) stay as they are.
+    """
+    masks = {block: circuit.edge_mask(block) for block in circuit.graph.blocks}
+    return Circuit.from_edge_masks(circuit.graph, masks, node_masks=circuit.node_masks)
+
+
+def masks_by_edges(masks: Masks) -> Masks:
+    """Soft masks of nodes as those of the edges between them: the product of its ends' masks."""
+    graph, nodes = masks.graph, dict(masks.nodes)
+    device = next((mask.device for mask in nodes.values()), None)
+    flat = torch.cat(
+        [
+            nodes[site] if site in nodes else torch.ones(width, device=device)
+            for site, (width,) in graph.site_shapes.items()
+        ]
+    )
+    edges = {
+        name: flat[block.dst_nodes.to(device), None] * flat[block.src_nodes.to(device)]
+        for name, block in graph.blocks.items()
+    }
+    return Masks(graph, nodes, edges)
+
+
 def whole_like(circuit: Circuit) -> Circuit:
     """The whole model as a circuit of the same kind."""
     graph = circuit.graph

@@ -15,7 +15,10 @@ from sparse_lens.conditions import (
     Adversary,
     FrozenNormScales,
     OtherValues,
+    OwnEdges,
     PartlyLive,
+    Trial,
+    masks_of,
     mean_loss,
 )
 from sparse_lens.cost import metered
@@ -23,6 +26,7 @@ from sparse_lens.graphs import ChannelGraph, ComponentGraph
 from sparse_lens.masks import Masks
 from sparse_lens.node_pruning import NodePruning
 from sparse_lens.objectives import KLDivergence, TaskLoss
+from sparse_lens.parts import by_its_edges
 from sparse_lens.patching import answer_logits, bind, circuit_logits, full_logits, patched
 from sparse_lens.refinement import refined
 from sparse_lens.search import ChosenCircuit, choose_circuit
@@ -93,27 +97,43 @@ def test_conditions_run_what_they_say(graph_of: Any, make: Any) -> None:
     conditions = (
         OtherValues(InterchangeAblation()),
         FrozenNormScales(),
+        OwnEdges(),
         PartlyLive(share=0.3, draws=2),
     )
     on_prompts = Target(1.0, under=conditions).bind(bound, PROMPTS, seed=5)
     rows = on_prompts.losses(circuit)
-    assert len(rows) == 5
+    strict = [two_way(bound, by_its_edges(circuit))] if circuit.is_node_circuit else []
+    assert len(rows) == 5 + len(strict)
     torch.testing.assert_close(rows[0], two_way(bound, circuit))
     interchange = bind(model, graph, InterchangeAblation())
     torch.testing.assert_close(rows[1], two_way(interchange, circuit))
     torch.testing.assert_close(rows[2], two_way(bound, circuit, freeze_norm_scales=True))
-    for row, trial in zip(rows[3:], on_prompts.trials(circuit)[3:], strict=True):
+    for row, expected in zip(rows[3:-2], strict, strict=True):
+        torch.testing.assert_close(row, expected)
+    for row, trial in zip(rows[-2:], on_prompts.trials(circuit)[-2:], strict=True):
         partly = trial.circuit(circuit)
         assert set(circuit.edge_names()) <= set(partly.edge_names())
         n = graph.n_nodes if circuit.is_node_circuit else graph.n_edges
         assert trial.live is not None
         assert trial.live.shape == (n,)
-        assert int(trial.live.sum()) < 0.6 * n
+        assert n < 50 or 0.2 * n < int(trial.live.sum()) < 0.4 * n
         torch.testing.assert_close(row, two_way(bound, partly))
     again = Target(1.0, under=conditions).bind(bound, PROMPTS, seed=5).losses(circuit)
     assert again.equal(rows), "draws depend on the seed alone"
     other = Target(1.0, under=conditions).bind(bound, PROMPTS, seed=6).losses(circuit)
-    assert not other[3:].equal(rows[3:])
+    assert not other[-2:].equal(rows[-2:])
+
+
+@each_graph
+def test_soft_masks_of_zeros_and_ones_run_by_their_edges_as_the_circuit_does(graph_of: Any) -> None:
+    model = toy.model()
+    bound = bind(model, graph_of(model), MeanAblation())
+    circuit = random_node_circuit(bound.graph, 0.6, seed=3)
+    trial = Trial(bound, own_edges_only=True)
+    masks = trial.masks(masks_of(circuit, device=bound.device))
+    with patched(model, masks, ablation=bound, prompts=PROMPTS):
+        loss = TaskLoss()(answer_logits(model, PROMPTS), PROMPTS)
+    torch.testing.assert_close(loss, two_way(bound, by_its_edges(circuit)))
 
 
 def test_resampled_values_are_drawn_anew_for_each_trial() -> None:

@@ -35,9 +35,10 @@ from sparse_lens.evals.questions.prompt_stability import (
 from sparse_lens.evals.questions.random_subsets import RandomSubsets, partly_ablated
 from sparse_lens.evals.questions.recovered_fraction import RecoveredFraction, recovered_fraction
 from sparse_lens.evals.questions.resampled_values import ResampledValues, resampled
-from sparse_lens.evals.questions.strict_edges import StrictEdges, by_its_edges
+from sparse_lens.evals.questions.strict_edges import StrictEdges
 from sparse_lens.evals.questions.transfer import Transfer, TransferResult, transfer
 from sparse_lens.evals.transfer_table import transfer_table
+from sparse_lens.parts import by_its_edges
 
 DEFAULT_QUESTIONS = (ResampledValues(), FrozenNorms(), RandomSubsets(), Minimality())
 """The questions of a comparison by default; the others take more time."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sparse_lens.circuit import Circuit
 from sparse_lens.evals.metrics import measure
 from sparse_lens.evals.question import ROBUSTNESS, Answers, Column, Question, Subject
+from sparse_lens.parts import by_its_edges
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class StrictEdges(Question):
     In a node circuit a pruned node carries its ablated value, but what it would be is still
     computed from live values, and where an AbsTopK follows it competes for a place with the kept
     nodes: the circuit may depend on weights that are in no count of its edges. Here these weights
-    read ablated values, too. See :func:`by_its_edges`.
+    read ablated values, too. See :func:`sparse_lens.parts.by_its_edges`.
 
     An edge circuit is strict as it is, and is not asked.
     """
@@ -49,13 +49,3 @@ class StrictEdges(Question):
                 ),
             ),
         )
-
-
-def by_its_edges(circuit: Circuit) -> Circuit:
-    """A node circuit as the edge circuit of all edges between its nodes.
-
-    Nodes that none of these edges touches are pruned; nodes that have no edges in the graph
-    (`final_resid` of a channel graph) stay as they are.
-    """
-    masks = {block: circuit.edge_mask(block) for block in circuit.graph.blocks}
-    return Circuit.from_edge_masks(circuit.graph, masks, node_masks=circuit.node_masks)

@@ -65,7 +65,7 @@ class _TrialRuns:
         self.runs.rebase(self._with_live(kept))
 
     def _with_live(self, kept: Kept) -> Kept:
-        if self.trial.live is None:
+        if self.trial.live is None and not self.trial.own_edges_only:
             return kept
         return Kept.of(self.trial.circuit(kept.circuit()))
 
