@@ -12,6 +12,7 @@ another package's. The command line, the records and the report need nothing els
 """
 
 from sparse_lens.evals.draws import Draws
+from sparse_lens.evals.growing_interchange import InterchangeStep, growing_interchange
 from sparse_lens.evals.questions.adversarial_subset import (
     AdversarialSubset,
     AdversaryResult,
@@ -24,6 +25,12 @@ from sparse_lens.evals.questions.completeness import (
     completeness,
 )
 from sparse_lens.evals.questions.frozen_norms import FrozenNorms
+from sparse_lens.evals.questions.inside_agreement import (
+    InsideAgreement,
+    ValueAgreement,
+    answer_positions,
+    value_agreement,
+)
 from sparse_lens.evals.questions.kl_over_positions import KLOverPositions, kl_over_positions
 from sparse_lens.evals.questions.minimality import Minimality, MinimalityResult, minimality
 from sparse_lens.evals.questions.necessity import Necessity, NecessityResult, necessity
@@ -51,6 +58,8 @@ __all__ = [
     "CompletenessResult",
     "Draws",
     "FrozenNorms",
+    "InsideAgreement",
+    "InterchangeStep",
     "KLOverPositions",
     "Minimality",
     "MinimalityResult",
@@ -64,9 +73,12 @@ __all__ = [
     "StrictEdges",
     "Transfer",
     "TransferResult",
+    "ValueAgreement",
     "adversarial_subset",
+    "answer_positions",
     "by_its_edges",
     "completeness",
+    "growing_interchange",
     "kl_over_positions",
     "minimality",
     "necessity",
@@ -76,4 +88,5 @@ __all__ = [
     "resampled",
     "transfer",
     "transfer_table",
+    "value_agreement",
 ]

@@ -46,6 +46,7 @@ are always `ablated - live`, so that a reader's stream is `stream + cut @ (ablat
 """
 
 from sparse_lens.patching.ablations.binding import BoundAblation, bind
+from sparse_lens.patching.ablations.model_values import WithModelValues
 from sparse_lens.patching.acting import acting_rows
 from sparse_lens.patching.activations import Values, activations, mean_activations
 from sparse_lens.patching.exact.effects import exact_edge_effects, exact_node_effects
@@ -74,6 +75,7 @@ __all__ = [
     "GradientPoints",
     "Kept",
     "Values",
+    "WithModelValues",
     "acting_rows",
     "activations",
     "answer_logits",

@@ -17,6 +17,7 @@ from sparse_lens.evals.questions import (
     Ascent,
     Completeness,
     FrozenNorms,
+    InsideAgreement,
     KLOverPositions,
     Minimality,
     Necessity,
@@ -27,8 +28,10 @@ from sparse_lens.evals.questions import (
     StrictEdges,
     Transfer,
     adversarial_subset,
+    answer_positions,
     by_its_edges,
     completeness,
+    growing_interchange,
     kl_over_positions,
     minimality,
     necessity,
@@ -37,6 +40,7 @@ from sparse_lens.evals.questions import (
     recovered_fraction,
     resampled,
     transfer,
+    value_agreement,
 )
 from sparse_lens.evals.records import Record
 from sparse_lens.evals.report import report_html
@@ -52,6 +56,7 @@ QUESTIONS = (
     AdversarialSubset(steps=3, step_size=0.2, starts=1, draws=2),
     Completeness(draws=3, share=0.4),
     FrozenNorms(),
+    InsideAgreement(),
     KLOverPositions(),
     Minimality(nodes=4, dispensable_below=0.02),
     Necessity(draws=2),
@@ -83,6 +88,18 @@ def expected_answers(bound: Any, circuit: Circuit, method: Half) -> dict[str, di
     recovered = recovered_fraction(bound, circuit, held_out)
     ascent = Ascent(steps=3, step_size=0.2, starts=1)
     adversary = adversarial_subset(bound, circuit, held_out, ascent=ascent, draws=2, **common)
+    at_answer = value_agreement(bound, circuit, held_out, where=answer_positions(held_out))
+    everywhere = value_agreement(bound, circuit, held_out)
+    inside: dict[str, Any] = {}
+    for key, agreement in (("answer", at_answer), ("all", everywhere)):
+        inside[f"fvu_{key}"], inside[f"median_fvu_{key}"] = agreement.fvu, agreement.median_fvu
+        inside[f"sites_{key}"] = agreement.by_site
+        inside[f"constant_nodes_{key}"] = agreement.n_constant
+    if circuit.is_node_circuit:
+        steps = growing_interchange(bound, circuit, held_out)
+        inside["interchanged_up_to"] = [step.up_to for step in steps]
+        for key in steps[0].metrics.means():
+            inside[f"interchanged_{key}"] = [step.metrics.means()[key] for step in steps]
     return {
         "adversary": {
             "n_nodes": [c.n_nodes for c in adversary.circuits],
@@ -95,6 +112,7 @@ def expected_answers(bound: Any, circuit: Circuit, method: Half) -> dict[str, di
             "incompleteness": float(scores.mean()), "worst_incompleteness": float(scores.max()),
         },
         "frozen-norms": measure(bound, circuit, held_out, freeze_norm_scales=True).means(),
+        "inside-agreement": inside,
         "kl-over-positions": {"kl": kl.mean, "low": kl.low, "high": kl.high},
         "minimality": {
             "removed_nodes": len(alone.nodes),
