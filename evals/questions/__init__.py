@@ -19,6 +19,11 @@ from sparse_lens.evals.questions.adversarial_subset import (
     Ascent,
     adversarial_subset,
 )
+from sparse_lens.evals.questions.attention_agreement import (
+    AttentionAgreement,
+    PatternAgreement,
+    pattern_agreement,
+)
 from sparse_lens.evals.questions.completeness import (
     Completeness,
     CompletenessResult,
@@ -29,6 +34,7 @@ from sparse_lens.evals.questions.inside_agreement import (
     InsideAgreement,
     ValueAgreement,
     answer_positions,
+    computed_nodes,
     value_agreement,
 )
 from sparse_lens.evals.questions.kl_over_positions import KLOverPositions, kl_over_positions
@@ -54,6 +60,7 @@ __all__ = [
     "AdversarialSubset",
     "AdversaryResult",
     "Ascent",
+    "AttentionAgreement",
     "Completeness",
     "CompletenessResult",
     "Draws",
@@ -65,6 +72,7 @@ __all__ = [
     "MinimalityResult",
     "Necessity",
     "NecessityResult",
+    "PatternAgreement",
     "PromptStability",
     "PromptStabilityResult",
     "RandomSubsets",
@@ -78,11 +86,13 @@ __all__ = [
     "answer_positions",
     "by_its_edges",
     "completeness",
+    "computed_nodes",
     "growing_interchange",
     "kl_over_positions",
     "minimality",
     "necessity",
     "partly_ablated",
+    "pattern_agreement",
     "prompt_stability",
     "recovered_fraction",
     "resampled",

@@ -176,14 +176,11 @@ def value_agreement(
     """
     prompts, graph = prompts.to(bound.device), bound.graph
     where = real_positions(prompts) if where is None else where.to(prompts.clean.device)
-    whole, compared = Circuit.full(graph), _compared(bound, circuit)
+    whole, compared = Circuit.full(graph), computed_nodes(bound, circuit)
     kept = graph.unflatten(compared)
-    error, square, start = (
-        torch.zeros(len(compared)).double(),
-        torch.zeros(len(compared)).double(),
-        0,
-    )
+    error, square = torch.zeros(2, graph.n_nodes, dtype=torch.float64)
     totals: dict[str, Tensor] = {}
+    start = 0
     for batch, batch_bound in bound.batches(prompts, batch_size):
         counts = where[start : start + len(batch)]
         start += len(batch)
@@ -202,8 +199,11 @@ def value_agreement(
     return ValueAgreement(graph, compared, error, variance, varies)
 
 
-def _compared(bound: BoundAblation, circuit: Circuit) -> Bool[Tensor, " nodes"]:
-    """The circuit's nodes that it computes the values of."""
+def computed_nodes(bound: BoundAblation, circuit: Circuit) -> Bool[Tensor, " nodes"]:
+    """The circuit's nodes whose values a run of it computes.
+
+    On a component graph those that lead to its output; the logits have no value.
+    """
     kept = circuit.graph.flatten(circuit.node_masks)
     if not isinstance(circuit.graph, ComponentGraph):
         return kept

@@ -15,6 +15,7 @@ from sparse_lens.evals.questions import (
     DEFAULT_QUESTIONS,
     AdversarialSubset,
     Ascent,
+    AttentionAgreement,
     Completeness,
     FrozenNorms,
     InsideAgreement,
@@ -36,6 +37,7 @@ from sparse_lens.evals.questions import (
     minimality,
     necessity,
     partly_ablated,
+    pattern_agreement,
     prompt_stability,
     recovered_fraction,
     resampled,
@@ -54,6 +56,7 @@ from tests.graphs.tiny import dense_model
 
 QUESTIONS = (
     AdversarialSubset(steps=3, step_size=0.2, starts=1, draws=2),
+    AttentionAgreement(),
     Completeness(draws=3, share=0.4),
     FrozenNorms(),
     InsideAgreement(),
@@ -88,6 +91,7 @@ def expected_answers(bound: Any, circuit: Circuit, method: Half) -> dict[str, di
     recovered = recovered_fraction(bound, circuit, held_out)
     ascent = Ascent(steps=3, step_size=0.2, starts=1)
     adversary = adversarial_subset(bound, circuit, held_out, ascent=ascent, draws=2, **common)
+    patterns = pattern_agreement(bound, circuit, held_out)
     at_answer = value_agreement(bound, circuit, held_out, where=answer_positions(held_out))
     everywhere = value_agreement(bound, circuit, held_out)
     inside: dict[str, Any] = {}
@@ -107,6 +111,12 @@ def expected_answers(bound: Any, circuit: Circuit, method: Half) -> dict[str, di
             **adversary.worst.means(),
             "random_task_loss": [m.means()["task_loss"] for m in adversary.random],
             "random_accuracy": [m.means()["accuracy"] for m in adversary.random],
+        },
+        "attention-agreement": {
+            "heads": [f"a{layer}.h{head}" for layer, head in patterns.heads],
+            "distance": patterns.distance.mean(1).tolist(),
+            "uniform_distance": patterns.uniform_distance.mean(1).tolist(),
+            "same_top": patterns.same_top.float().mean(1).tolist(),
         },
         "completeness": {
             "incompleteness": float(scores.mean()), "worst_incompleteness": float(scores.max()),
