@@ -50,6 +50,7 @@ from sparse_lens.evals.questions.recovered_fraction import RecoveredFraction, re
 from sparse_lens.evals.questions.resampled_values import ResampledValues, resampled
 from sparse_lens.evals.questions.strict_edges import StrictEdges, by_its_edges
 from sparse_lens.evals.questions.transfer import Transfer, TransferResult, transfer
+from sparse_lens.evals.questions.weights_ablated import WeightsAblated, weights_ablated
 from sparse_lens.evals.transfer_table import transfer_table
 
 DEFAULT_QUESTIONS = (ResampledValues(), FrozenNorms(), RandomSubsets(), Minimality())
@@ -82,6 +83,7 @@ __all__ = [
     "Transfer",
     "TransferResult",
     "ValueAgreement",
+    "WeightsAblated",
     "adversarial_subset",
     "answer_positions",
     "by_its_edges",
@@ -99,4 +101,5 @@ __all__ = [
     "transfer",
     "transfer_table",
     "value_agreement",
+    "weights_ablated",
 ]

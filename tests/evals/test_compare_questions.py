@@ -28,6 +28,7 @@ from sparse_lens.evals.questions import (
     ResampledValues,
     StrictEdges,
     Transfer,
+    WeightsAblated,
     adversarial_subset,
     answer_positions,
     by_its_edges,
@@ -43,6 +44,7 @@ from sparse_lens.evals.questions import (
     resampled,
     transfer,
     value_agreement,
+    weights_ablated,
 )
 from sparse_lens.evals.records import Record
 from sparse_lens.evals.report import report_html
@@ -69,6 +71,7 @@ QUESTIONS = (
     ResampledValues(draws=2),
     StrictEdges(),
     Transfer(),
+    WeightsAblated(draws=2),
 )
 """All that are ours."""
 
@@ -145,6 +148,11 @@ def expected_answers(bound: Any, circuit: Circuit, method: Half) -> dict[str, di
             **subsets.means(),
         },
         "transfer": transfer(bound, circuit, task).train.means(),
+        "weights-ablated": (
+            weights_ablated(bound, circuit, held_out, draws=2, **common).means()
+            if circuit.graph.kind == "channel"
+            else {}
+        ),
     }  # fmt: skip
 
 
