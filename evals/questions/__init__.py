@@ -29,6 +29,7 @@ from sparse_lens.evals.questions.completeness import (
     CompletenessResult,
     completeness,
 )
+from sparse_lens.evals.questions.families import Families, Family, disjoint_circuits, family
 from sparse_lens.evals.questions.frozen_norms import FrozenNorms
 from sparse_lens.evals.questions.inside_agreement import (
     InsideAgreement,
@@ -65,6 +66,8 @@ __all__ = [
     "Completeness",
     "CompletenessResult",
     "Draws",
+    "Families",
+    "Family",
     "FrozenNorms",
     "InsideAgreement",
     "InterchangeStep",
@@ -89,6 +92,8 @@ __all__ = [
     "by_its_edges",
     "completeness",
     "computed_nodes",
+    "disjoint_circuits",
+    "family",
     "growing_interchange",
     "kl_over_positions",
     "minimality",

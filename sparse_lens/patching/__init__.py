@@ -45,6 +45,7 @@ out. A mask m (`kept`; of nodes n, `gates`) is 1 for what is kept, and `cut` is 
 are always `ablated - live`, so that a reader's stream is `stream + cut @ (ablated - live)`.
 """
 
+from sparse_lens.patching.ablations.always_ablated import AlwaysAblated
 from sparse_lens.patching.ablations.binding import BoundAblation, bind
 from sparse_lens.patching.ablations.model_values import WithModelValues
 from sparse_lens.patching.acting import acting_rows
@@ -69,6 +70,7 @@ from sparse_lens.patching.run import (
 from sparse_lens.patching.suspension import has_hooks_of_others, suspended
 
 __all__ = [
+    "AlwaysAblated",
     "BoundAblation",
     "CircuitRuns",
     "CircuitVariants",

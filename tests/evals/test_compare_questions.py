@@ -17,6 +17,7 @@ from sparse_lens.evals.questions import (
     Ascent,
     AttentionAgreement,
     Completeness,
+    Families,
     FrozenNorms,
     InsideAgreement,
     KLOverPositions,
@@ -33,6 +34,7 @@ from sparse_lens.evals.questions import (
     answer_positions,
     by_its_edges,
     completeness,
+    family,
     growing_interchange,
     kl_over_positions,
     minimality,
@@ -60,6 +62,7 @@ QUESTIONS = (
     AdversarialSubset(steps=3, step_size=0.2, starts=1, draws=2),
     AttentionAgreement(),
     Completeness(draws=3, share=0.4),
+    Families(resamples=2, disjoint=1),
     FrozenNorms(),
     InsideAgreement(),
     KLOverPositions(),
@@ -95,6 +98,7 @@ def expected_answers(bound: Any, circuit: Circuit, method: Half) -> dict[str, di
     ascent = Ascent(steps=3, step_size=0.2, starts=1)
     adversary = adversarial_subset(bound, circuit, held_out, ascent=ascent, draws=2, **common)
     patterns = pattern_agreement(bound, circuit, held_out)
+    again = family(method, bound, task, circuit, resamples=2, **common)
     at_answer = value_agreement(bound, circuit, held_out, where=answer_positions(held_out))
     everywhere = value_agreement(bound, circuit, held_out)
     inside: dict[str, Any] = {}
@@ -123,6 +127,14 @@ def expected_answers(bound: Any, circuit: Circuit, method: Half) -> dict[str, di
         },
         "completeness": {
             "incompleteness": float(scores.mean()), "worst_incompleteness": float(scores.max()),
+        },
+        "families": {
+            "met_target": 2,
+            "core": int(again.core.sum()),
+            "contingent": int(again.contingent.sum()),
+            "noise": int(again.noise.sum()),
+            "core_share": again.core_share,
+            "ious": list(again.ious),
         },
         "frozen-norms": measure(bound, circuit, held_out, freeze_norm_scales=True).means(),
         "inside-agreement": inside,
