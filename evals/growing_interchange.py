@@ -22,7 +22,7 @@ class InterchangeStep:
     """A circuit whose nodes up to some layer carry their values in the full model."""
 
     up_to: str
-    """The last layer, such as `blocks.0`, or site outside the layers; empty where there is none."""
+    """The last layer, such as `blocks.0`, or site outside the layers."""
 
     metrics: CircuitMetrics
 
@@ -35,11 +35,13 @@ def growing_interchange(
     full_logits: Float[Tensor, "n vocab"] | None = None,
     batch_size: int = BATCH_SIZE,
 ) -> tuple[InterchangeStep, ...]:
-    """A node circuit with none of its nodes interchanged, then those of more and more layers.
+    """A node circuit with its nodes interchanged up to one layer after the other.
 
     A node that is interchanged carries, at all positions, its value in the full model in place of
     the one that it computes in the circuit; what the circuit leaves out stays ablated. The nodes
-    before the first layer and after the last one are a step each.
+    before the first layer and after the last one are a step each; where a circuit has no node there
+    is no step. In the last one all nodes are as in the model, and what is missing is what the
+    output reads beside them.
 
     Args:
         full_logits: the full model's, from `model_logits`, where they are at hand.
@@ -54,10 +56,11 @@ def growing_interchange(
         )
     graph = circuit.graph
     prompts, full_logits = with_full_logits(bound, prompts, full_logits, batch_size)
-    interchanged = torch.zeros(graph.n_nodes, dtype=torch.bool)
     kept = graph.flatten(circuit.node_masks)
-    steps = []
-    for up_to, nodes in (("", torch.zeros_like(kept)), *_by_layer(graph)):
+    interchanged, steps = torch.zeros_like(kept), []
+    for up_to, nodes in _by_layer(graph):
+        if not (nodes & kept).any():
+            continue
         interchanged = interchanged | (nodes & kept)
         rest = Circuit.from_node_masks(graph, graph.unflatten(kept & ~interchanged))
         model_values = WithModelValues(bound.model, graph, bound, interchanged)

@@ -36,9 +36,13 @@ from sparse_lens.evals.questions.inside_agreement import (
     ValueAgreement,
     answer_positions,
     computed_nodes,
-    value_agreement,
+    value_agreements,
 )
-from sparse_lens.evals.questions.kl_over_positions import KLOverPositions, kl_over_positions
+from sparse_lens.evals.questions.kl_over_positions import (
+    KLOverPositions,
+    kl_over_positions,
+    real_positions,
+)
 from sparse_lens.evals.questions.minimality import Minimality, MinimalityResult, minimality
 from sparse_lens.evals.questions.necessity import Necessity, NecessityResult, necessity
 from sparse_lens.evals.questions.prompt_stability import (
@@ -101,10 +105,11 @@ __all__ = [
     "partly_ablated",
     "pattern_agreement",
     "prompt_stability",
+    "real_positions",
     "recovered_fraction",
     "resampled",
     "transfer",
     "transfer_table",
-    "value_agreement",
+    "value_agreements",
     "weights_ablated",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -9,12 +10,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sparse_lens.circuit import Circuit
+from sparse_lens.evals.draws import Draws
 from sparse_lens.evals.growing_interchange import growing_interchange
 from sparse_lens.evals.question import FAITHFULNESS, ROBUSTNESS, Answers, Column, Question, Subject
 from sparse_lens.evals.questions.kl_over_positions import real_positions
-from sparse_lens.graphs import ComponentGraph, Graph
+from sparse_lens.graphs import ChannelGraph, ComponentGraph, Graph
 from sparse_lens.graphs.component import EDGES
-from sparse_lens.patching import BoundAblation, acting_rows, circuit_activations
+from sparse_lens.patching import BoundAblation, Values, acting_rows, circuit_activations
 from sparse_lens.task import Prompts
 
 VALUES_BATCH_SIZE = 32
@@ -28,7 +30,7 @@ CONSTANT = 1e-10
 class InsideAgreement(Question):
     """The circuit's values at its own nodes beside the model's, and the model's put in their place.
 
-    See :func:`value_agreement` and
+    See :func:`value_agreements` and
     :func:`sparse_lens.evals.growing_interchange.growing_interchange`.
     """
 
@@ -40,8 +42,8 @@ class InsideAgreement(Question):
         """
         bound, circuit, prompts = subject.bound, subject.circuit, subject.prompts
         answers: dict[str, object] = {}
-        for name, where in (("answer", answer_positions(prompts)), ("all", None)):
-            agreement = value_agreement(bound, circuit, prompts, where=where)
+        where = {"answer": answer_positions(prompts), "all": real_positions(prompts)}
+        for name, agreement in value_agreements(bound, circuit, prompts, where).items():
             answers |= {
                 f"fvu_{name}": agreement.fvu,
                 f"median_fvu_{name}": agreement.median_fvu,
@@ -50,9 +52,9 @@ class InsideAgreement(Question):
             }
         if circuit.is_node_circuit:
             steps = growing_interchange(bound, circuit, prompts, full_logits=subject.full_logits)
-            means = [step.metrics.means() for step in steps]
+            draws = Draws((circuit,) * len(steps), tuple(step.metrics for step in steps))
             answers["interchanged_up_to"] = [step.up_to for step in steps]
-            answers |= {f"interchanged_{name}": [m[name] for m in means] for name in means[0]}
+            answers |= {f"interchanged_{name}": means for name, means in draws.means().items()}
         return answers
 
     @property
@@ -69,7 +71,8 @@ class InsideAgreement(Question):
                     "How far the circuit's own values at its nodes are from the model's there, "
                     "over the variance of the model's between held-out prompts: 0 where the inside "
                     "of the circuit is the model's, 1 for nodes that carry nothing but their mean, "
-                    "above 1 for worse than that."
+                    "above 1 for worse than that. Nodes that read the embedding alone cannot "
+                    "differ, and are left out."
                 ),
                 form=".2f",
             ),
@@ -104,7 +107,7 @@ class ValueAgreement:
     graph: Graph
 
     compared: Bool[Tensor, " nodes"]
-    """Of the circuit's nodes, numbered over the whole graph. Elsewhere the sums are 0."""
+    """Of the circuit's nodes, numbered over the whole graph; the sums of all others are 0."""
 
     error: Float[Tensor, " nodes"]
     """Sum of (circuit's value - model's value)^2, of a component graph also over d_model."""
@@ -154,49 +157,94 @@ class ValueAgreement:
 
 
 @torch.no_grad()
-def value_agreement(
+def value_agreements(
     bound: BoundAblation,
     circuit: Circuit,
     prompts: Prompts,
+    where: Mapping[str, Bool[Tensor, "n pos"]],
     *,
-    where: Bool[Tensor, "n pos"] | None = None,
     batch_size: int = VALUES_BATCH_SIZE,
-) -> ValueAgreement:
+) -> dict[str, ValueAgreement]:
     """Compare the values of a circuit's nodes with those of the same nodes in the full model.
+
+    Compared are the nodes of the circuit that can differ: not those that read the embedding alone
+    (of a channel graph `blocks.0.attn_in` and channels of position embeddings), which are as in the
+    model in any circuit; nor those that lead to no output of a component graph, which are not
+    computed.
 
     The mean and the variance of a node are those of its values in the full model over all tokens
     that count. A node is constant, and left out of all fractions, where this variance is at most
-    1e-10 of the mean square of its values. On a component graph those nodes of the circuit are
-    compared that lead to its output: what the others would be is not computed.
+    1e-10 of the mean square of its values.
 
     Args:
-        where: tokens that count; all that are not padding if not given. At the answer positions
-            (:func:`answer_positions`) there is what the answer is read from; what a head moves
-            there was computed at others, so that all of them say more of queries, keys and values.
+        where: sets of tokens that count, by name. At the :func:`answer_positions` there is what the
+            answer is read from; what heads move there is computed at others, so that all tokens,
+            :func:`real_positions`, say more of keys and values.
     """
-    prompts, graph = prompts.to(bound.device), bound.graph
-    where = real_positions(prompts) if where is None else where.to(prompts.clean.device)
-    whole, compared = Circuit.full(graph), computed_nodes(bound, circuit)
-    kept = graph.unflatten(compared)
-    error, square = torch.zeros(2, graph.n_nodes, dtype=torch.float64)
-    totals: dict[str, Tensor] = {}
+    prompts, whole = prompts.to(bound.device), Circuit.full(bound.graph)
+    compared = computed_nodes(bound, circuit) & ~_read_embedding_alone(bound.graph)
+    sums = {name: _Sums(bound.graph, compared, counts) for name, counts in where.items()}
     start = 0
-    for batch, batch_bound in bound.batches(prompts, batch_size):
-        counts = where[start : start + len(batch)]
+    for batch, its_ablation in bound.batches(prompts, batch_size):
+        in_model = circuit_activations(its_ablation, whole, batch)
+        own = circuit_activations(its_ablation, circuit, batch)
+        for each in sums.values():
+            each.add(in_model, own, slice(start, start + len(batch)))
         start += len(batch)
-        own = circuit_activations(batch_bound, circuit, batch)
-        for name, in_model in circuit_activations(batch_bound, whole, batch).items():
-            mask, nodes = kept[name], graph.node_slices[name]
-            x, y = (_samples(graph, values, mask, counts) for values in (in_model, own[name]))
-            error[nodes][mask] += (y - x).square().sum((1, 2))
-            square[nodes][mask] += x.square().sum((1, 2))
-            totals[name] = totals.get(name, 0) + x.sum(1)  # [kept, d]
-    variance = square.clone()
-    for name, total in totals.items():
-        of_site = variance[graph.node_slices[name]]  # a view
-        of_site[kept[name]] -= total.square().sum(1) / where.count_nonzero().cpu()
-    varies = compared & (variance > CONSTANT * square)
-    return ValueAgreement(graph, compared, error, variance, varies)
+    return {name: each.agreement() for name, each in sums.items()}
+
+
+class _Sums:
+    """Sums of errors, values and squares over the tokens so far, in float64 on the CPU."""
+
+    def __init__(
+        self, graph: Graph, compared: Bool[Tensor, " nodes"], where: Bool[Tensor, "n pos"]
+    ) -> None:
+        self._graph, self._compared, self._where = graph, compared, where
+        self._kept = graph.unflatten(compared)
+        self._error, self._square = torch.zeros(2, graph.n_nodes, dtype=torch.float64)
+        self._total: dict[str, Float[Tensor, "kept d"]] = {}
+
+    def add(self, in_model: Values, own: Values, rows: slice) -> None:
+        """The values by site of some rows of the prompts."""
+        for name in in_model:
+            x, y = (self._samples(values[name], name, rows) for values in (in_model, own))
+            nodes, kept = self._graph.node_slices[name], self._kept[name]
+            self._error[nodes][kept] += (y - x).square().sum((1, 2))
+            self._square[nodes][kept] += x.square().sum((1, 2))
+            self._total[name] = self._total.get(name, 0) + x.sum(1)
+
+    def agreement(self) -> ValueAgreement:
+        """Of all that was added."""
+        count, variance = int(self._where.count_nonzero()), self._square.clone()
+        for name, total in self._total.items():
+            of_site = variance[self._graph.node_slices[name]]  # a view
+            of_site[self._kept[name]] -= total.square().sum(1) / count
+        varies = self._compared & (variance > CONSTANT * self._square)
+        return ValueAgreement(self._graph, self._compared, self._error, variance, varies)
+
+    def _samples(
+        self, values: Float[Tensor, "..."], site: str, rows: slice
+    ) -> Float[Tensor, "kept samples d"]:
+        """The values of a site's compared nodes at the tokens that count."""
+        kept, where = (mask.to(values.device) for mask in (self._kept[site], self._where[rows]))
+        if isinstance(self._graph, ComponentGraph):
+            at_tokens = values[kept][:, where]  # [kept, samples, d_model]
+        else:
+            at_tokens = values[where][:, kept].T[..., None]  # [kept, samples, 1]
+        return at_tokens.cpu().double()
+
+
+def _read_embedding_alone(graph: Graph) -> Bool[Tensor, " nodes"]:
+    """Nodes that are as in the model in any circuit."""
+    nodes = torch.zeros(graph.n_nodes, dtype=torch.bool)
+    for name, site in graph.sites.items():
+        at_site = nodes[graph.node_slices[name]]  # a view
+        if isinstance(graph, ChannelGraph) and site.role in ("attn_in", "mlp_in"):
+            at_site[graph.d_model :] = True  # position embeddings that are concatenated
+            at_site |= site.layer == 0 and (site.role == "attn_in" or graph.parallel)
+        at_site |= name == "embed"
+    return nodes
 
 
 def computed_nodes(bound: BoundAblation, circuit: Circuit) -> Bool[Tensor, " nodes"]:
@@ -216,18 +264,3 @@ def answer_positions(prompts: Prompts) -> Bool[Tensor, "n pos"]:
     """True at the position of each prompt whose logits predict the answer."""
     where = torch.zeros_like(prompts.clean, dtype=torch.bool)
     return where.scatter(1, prompts.answer_positions[:, None].to(where.device), True)
-
-
-def _samples(
-    graph: Graph,
-    values: Float[Tensor, "..."],
-    kept: Bool[Tensor, " width"],
-    where: Bool[Tensor, "n pos"],
-) -> Float[Tensor, "kept samples d"]:
-    """The values of a site's kept nodes at the tokens that count, in float64 on the CPU."""
-    kept = kept.to(values.device)
-    if isinstance(graph, ComponentGraph):
-        at_tokens = values[kept][:, where]  # [kept, samples, d_model]
-    else:
-        at_tokens = values[where][:, kept].T[..., None]  # [kept, samples, 1]
-    return at_tokens.cpu().double()

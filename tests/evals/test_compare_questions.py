@@ -42,10 +42,11 @@ from sparse_lens.evals.questions import (
     partly_ablated,
     pattern_agreement,
     prompt_stability,
+    real_positions,
     recovered_fraction,
     resampled,
     transfer,
-    value_agreement,
+    value_agreements,
     weights_ablated,
 )
 from sparse_lens.evals.records import Record
@@ -99,10 +100,9 @@ def expected_answers(bound: Any, circuit: Circuit, method: Half) -> dict[str, di
     adversary = adversarial_subset(bound, circuit, held_out, ascent=ascent, draws=2, **common)
     patterns = pattern_agreement(bound, circuit, held_out)
     again = family(method, bound, task, circuit, resamples=2, **common)
-    at_answer = value_agreement(bound, circuit, held_out, where=answer_positions(held_out))
-    everywhere = value_agreement(bound, circuit, held_out)
+    where = {"answer": answer_positions(held_out), "all": real_positions(held_out)}
     inside: dict[str, Any] = {}
-    for key, agreement in (("answer", at_answer), ("all", everywhere)):
+    for key, agreement in value_agreements(bound, circuit, held_out, where).items():
         inside[f"fvu_{key}"], inside[f"median_fvu_{key}"] = agreement.fvu, agreement.median_fvu
         inside[f"sites_{key}"] = agreement.by_site
         inside[f"constant_nodes_{key}"] = agreement.n_constant
