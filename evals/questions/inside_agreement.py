@@ -16,6 +16,7 @@ from sparse_lens.evals.question import FAITHFULNESS, ROBUSTNESS, Answers, Column
 from sparse_lens.evals.questions.kl_over_positions import real_positions
 from sparse_lens.graphs import ChannelGraph, ComponentGraph, Graph
 from sparse_lens.graphs.component import EDGES
+from sparse_lens.models.anatomy import anatomy_of
 from sparse_lens.patching import BoundAblation, Values, acting_rows, circuit_activations
 from sparse_lens.task import Prompts
 
@@ -167,9 +168,9 @@ def value_agreements(
 ) -> dict[str, ValueAgreement]:
     """Compare the values of a circuit's nodes with those of the same nodes in the full model.
 
-    Compared are the nodes of the circuit that can differ: not those that read the embedding alone
-    (of a channel graph `blocks.0.attn_in` and channels of position embeddings), which are as in the
-    model in any circuit; nor those that lead to no output of a component graph, which are not
+    Compared are the nodes of the circuit that can differ: not those that read embeddings alone (of
+    a channel graph `blocks.0.attn_in` and channels of position embeddings), which are as in the
+    model in any circuit; nor, on a component graph, those that lead to no output, which are not
     computed.
 
     The mean and the variance of a node are those of its values in the full model over all tokens
@@ -182,7 +183,7 @@ def value_agreements(
             :func:`real_positions`, say more of keys and values.
     """
     prompts, whole = prompts.to(bound.device), Circuit.full(bound.graph)
-    compared = computed_nodes(bound, circuit) & ~_read_embedding_alone(bound.graph)
+    compared = computed_nodes(bound, circuit) & ~_read_embedding_alone(bound)
     sums = {name: _Sums(bound.graph, compared, counts) for name, counts in where.items()}
     start = 0
     for batch, its_ablation in bound.batches(prompts, batch_size):
@@ -235,13 +236,15 @@ class _Sums:
         return at_tokens.cpu().double()
 
 
-def _read_embedding_alone(graph: Graph) -> Bool[Tensor, " nodes"]:
+def _read_embedding_alone(bound: BoundAblation) -> Bool[Tensor, " nodes"]:
     """Nodes that are as in the model in any circuit."""
+    graph, abs_topk = bound.graph, anatomy_of(bound.model).abs_topk
     nodes = torch.zeros(graph.n_nodes, dtype=torch.bool)
     for name, site in graph.sites.items():
         at_site = nodes[graph.node_slices[name]]  # a view
         if isinstance(graph, ChannelGraph) and site.role in ("attn_in", "mlp_in"):
-            at_site[graph.d_model :] = True  # position embeddings that are concatenated
+            # Position embeddings that are concatenated, and compete with no other channels.
+            at_site[graph.d_model :] = site.role not in abs_topk
             at_site |= site.layer == 0 and (site.role == "attn_in" or graph.parallel)
         at_site |= name == "embed"
     return nodes

@@ -147,6 +147,7 @@ def test_nodes_without_variance_count_in_no_fraction() -> None:
     ("model", "n_alone"),
     [
         (toy.model(n_layer=2, d_pos_emb=2), 6 + 3 * 2),
+        (toy.model(n_layer=2, d_pos_emb=2, afrac=0.5, afrac_loctypes="attn_in,mlp_in"), 6),
         (dense_model(parallel_attn_mlp=True), 4 + 4),
         (dense_model(), 4),
     ],
