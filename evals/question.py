@@ -33,6 +33,9 @@ ROBUSTNESS = "does it hold: two-way loss"
 MINIMAL_AND_COMPLETE = "is it all, and no more"
 """Group of columns: whether the circuit has too many or too few nodes."""
 
+STABILITY = "is it the same again"
+"""Group of columns: whether the method finds this circuit again, and no other."""
+
 AGGREGATES: dict[str, Callable[[Sequence[int | float]], float]] = {
     "mean": fmean,
     "max": max,

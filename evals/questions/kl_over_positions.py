@@ -65,7 +65,7 @@ def kl_over_positions(
         ValueError: for a prompt of which no position counts.
     """
     prompts = prompts.to(bound.device)
-    where = _real_positions(prompts) if where is None else where.to(prompts.clean.device)
+    where = real_positions(prompts) if where is None else where.to(prompts.clean.device)
     if where.shape != prompts.clean.shape:
         raise ValueError(
             f"where says of each of {list(prompts.clean.shape)} tokens whether it counts, got "
@@ -88,7 +88,8 @@ def kl_over_positions(
     return Answer.of(torch.cat(values), seed=seed)
 
 
-def _real_positions(prompts: Prompts) -> Bool[Tensor, "n pos"]:
+def real_positions(prompts: Prompts) -> Bool[Tensor, "n pos"]:
+    """True at all tokens that are not padding."""
     n, width = prompts.clean.shape
     if prompts.lengths is None:
         return torch.ones(n, width, dtype=torch.bool, device=prompts.clean.device)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean
 
-import torch
-
-from sparse_lens.choosing import choose
 from sparse_lens.circuit import Circuit
-from sparse_lens.discovery import Discovery
-from sparse_lens.evals.question import Answers, Column, Question, Subject
+from sparse_lens.evals.found_again import CircuitOf, chosen_circuit, chosen_for, found_again
+from sparse_lens.evals.question import STABILITY, Answers, Column, Question, Subject
 from sparse_lens.method import Method
 from sparse_lens.patching import BoundAblation
 from sparse_lens.task import Task
@@ -33,17 +29,12 @@ class PromptStability(Question):
 
     def ask(self, subject: Subject) -> Answers:
         """How many runs met the target, and the agreement of every pair of their circuits."""
-
-        def chosen(discovery: Discovery) -> Circuit | None:
-            choice = choose(discovery, subject.bound, subject.task, target=subject.target)
-            return choice.circuit if choice.met_target else None
-
         result = prompt_stability(
             subject.method,
             subject.bound,
             subject.task,
             resamples=self.resamples,
-            circuit_of=chosen,
+            circuit_of=chosen_for(subject),
             seed=subject.seed,
         )
         return {"met_target": len(result.circuits), "ious": list(result.ious)}
@@ -56,7 +47,7 @@ class PromptStability(Question):
                 answer="ious",
                 heading="IoU",
                 title="agreement of circuits from resampled train prompts, mean over pairs",
-                group="is it the same again",
+                group=STABILITY,
                 meaning=(
                     "The method runs again on train prompts that are drawn anew from its own, with "
                     "replacement: what two of the circuits both keep over what either keeps, 1 "
@@ -87,24 +78,13 @@ class PromptStabilityResult:
         return fmean(self.ious) if self.ious else None
 
 
-def chosen_circuit(discovery: Discovery) -> Circuit | None:
-    """The circuit that a method chose; None where none met its target.
-
-    Raises:
-        ValueError: when it had no validation prompts to choose on.
-    """
-    if discovery.chosen is not None and not discovery.chosen.met_target:
-        return None
-    return discovery.circuit
-
-
 def prompt_stability(
     method: Method,
     bound: BoundAblation,
     task: Task,
     *,
     resamples: int = 5,
-    circuit_of: Callable[[Discovery], Circuit | None] = chosen_circuit,
+    circuit_of: CircuitOf = chosen_circuit,
     seed: int = 0,
 ) -> PromptStabilityResult:
     """Run a method again on bootstrap resamples of the train prompts.
@@ -120,17 +100,16 @@ def prompt_stability(
         seed: of the resampling, and of the method.
     """
     _check_resamples(resamples)
-    generator = torch.Generator().manual_seed(seed)
-    n, device = len(task.train), task.train.clean.device
-    circuits = []
-    for _ in range(resamples):
-        rows = torch.randint(n, (n,), generator=generator).to(device)
-        resampled = replace(task, train=task.train[rows])
-        discovery = method.discover(bound.model, bound.graph, resampled, ablation=bound, seed=seed)
-        circuit = circuit_of(discovery)
-        if circuit is not None:
-            circuits.append(circuit)
-    return PromptStabilityResult(tuple(circuits), resamples)
+    circuits = found_again(
+        method,
+        bound,
+        task,
+        splits=("train",),
+        method_seeds=[seed] * resamples,
+        circuit_of=circuit_of,
+        seed=seed,
+    )
+    return PromptStabilityResult(circuits, resamples)
 
 
 def _check_resamples(resamples: int) -> None:

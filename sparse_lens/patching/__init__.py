@@ -45,7 +45,9 @@ out. A mask m (`kept`; of nodes n, `gates`) is 1 for what is kept, and `cut` is 
 are always `ablated - live`, so that a reader's stream is `stream + cut @ (ablated - live)`.
 """
 
+from sparse_lens.patching.ablations.always_ablated import AlwaysAblated
 from sparse_lens.patching.ablations.binding import BoundAblation, bind
+from sparse_lens.patching.ablations.model_values import WithModelValues
 from sparse_lens.patching.acting import acting_rows
 from sparse_lens.patching.activations import Values, activations, mean_activations
 from sparse_lens.patching.exact.effects import exact_edge_effects, exact_node_effects
@@ -71,12 +73,14 @@ from sparse_lens.patching.suspension import has_hooks_of_others, suspended
 
 __all__ = [
     "BATCH_SIZE",
+    "AlwaysAblated",
     "BoundAblation",
     "CircuitRuns",
     "CircuitVariants",
     "GradientPoints",
     "Kept",
     "Values",
+    "WithModelValues",
     "acting_rows",
     "activations",
     "answer_logits",

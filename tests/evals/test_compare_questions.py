@@ -16,8 +16,11 @@ from sparse_lens.evals.questions import (
     DEFAULT_QUESTIONS,
     AdversarialSubset,
     Ascent,
+    AttentionAgreement,
     Completeness,
+    Families,
     FrozenNorms,
+    InsideAgreement,
     KLOverPositions,
     Minimality,
     Necessity,
@@ -27,17 +30,25 @@ from sparse_lens.evals.questions import (
     ResampledValues,
     StrictEdges,
     Transfer,
+    WeightsAblated,
     adversarial_subset,
+    answer_positions,
     by_its_edges,
     completeness,
+    family,
+    growing_interchange,
     kl_over_positions,
     minimality,
     necessity,
     partly_ablated,
+    pattern_agreement,
     prompt_stability,
+    real_positions,
     recovered_fraction,
     resampled,
     transfer,
+    value_agreements,
+    weights_ablated,
 )
 from sparse_lens.evals.records import Record
 from sparse_lens.evals.report import report_html
@@ -52,8 +63,11 @@ from tests.graphs.tiny import dense_model
 
 QUESTIONS = (
     AdversarialSubset(steps=3, step_size=0.2, starts=1, draws=2),
+    AttentionAgreement(),
     Completeness(draws=3, share=0.4),
+    Families(resamples=2, disjoint=1),
     FrozenNorms(),
+    InsideAgreement(),
     KLOverPositions(),
     Minimality(nodes=4, dispensable_below=0.02),
     Necessity(draws=2),
@@ -63,6 +77,7 @@ QUESTIONS = (
     ResampledValues(draws=2),
     StrictEdges(),
     Transfer(),
+    WeightsAblated(draws=2),
 )
 """All that are ours."""
 
@@ -85,6 +100,19 @@ def expected_answers(bound: Any, circuit: Circuit, method: Half) -> dict[str, di
     recovered = recovered_fraction(bound, circuit, held_out)
     ascent = Ascent(steps=3, step_size=0.2, starts=1)
     adversary = adversarial_subset(bound, circuit, held_out, ascent=ascent, draws=2, **common)
+    patterns = pattern_agreement(bound, circuit, held_out)
+    again = family(method, bound, task, circuit, resamples=2, **common)
+    where = {"answer": answer_positions(held_out), "all": real_positions(held_out)}
+    inside: dict[str, Any] = {}
+    for key, agreement in value_agreements(bound, circuit, held_out, where).items():
+        inside[f"fvu_{key}"], inside[f"median_fvu_{key}"] = agreement.fvu, agreement.median_fvu
+        inside[f"sites_{key}"] = agreement.by_site
+        inside[f"constant_nodes_{key}"] = agreement.n_constant
+    if circuit.is_node_circuit:
+        steps = growing_interchange(bound, circuit, held_out)
+        inside["interchanged_up_to"] = [step.up_to for step in steps]
+        for key in steps[0].metrics.means():
+            inside[f"interchanged_{key}"] = [step.metrics.means()[key] for step in steps]
     return {
         "adversary": {
             "n_nodes": [c.n_nodes for c in adversary.circuits],
@@ -93,10 +121,25 @@ def expected_answers(bound: Any, circuit: Circuit, method: Half) -> dict[str, di
             "random_task_loss": [m.means()["task_loss"] for m in adversary.random],
             "random_accuracy": [m.means()["accuracy"] for m in adversary.random],
         },
+        "attention-agreement": {
+            "heads": [f"a{layer}.h{head}" for layer, head in patterns.heads],
+            "distance": patterns.distance.mean(1).tolist(),
+            "uniform_distance": patterns.uniform_distance.mean(1).tolist(),
+            "same_top": patterns.same_top.float().mean(1).tolist(),
+        },
         "completeness": {
             "incompleteness": float(scores.mean()), "worst_incompleteness": float(scores.max()),
         },
+        "families": {
+            "met_target": 2,
+            "core": int(again.core.sum()),
+            "contingent": int(again.contingent.sum()),
+            "noise": int(again.noise.sum()),
+            "core_share": again.core_share,
+            "ious": list(again.ious),
+        },
         "frozen-norms": measure(bound, circuit, held_out, freeze_norm_scales=True).means(),
+        "inside-agreement": inside,
         "kl-over-positions": {"kl": kl.mean, "low": kl.low, "high": kl.high},
         "minimality": {
             "removed_nodes": len(alone.nodes),
@@ -119,6 +162,11 @@ def expected_answers(bound: Any, circuit: Circuit, method: Half) -> dict[str, di
             **subsets.means(),
         },
         "transfer": transfer(bound, circuit, task).train.means(),
+        "weights-ablated": (
+            weights_ablated(bound, circuit, held_out, draws=2, **common).means()
+            if circuit.graph.kind == "channel"
+            else {}
+        ),
     }  # fmt: skip
 
 
