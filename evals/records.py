@@ -161,7 +161,7 @@ class Record:
     pretraining_loss: float | None = None
     """Of the model, in nats a token on held-out pretraining text; None where unknown."""
 
-    family: str | None = None
+    training_hash: str | None = None
     """Hash of all settings with which the model was trained, but for the seed: models that share it
     are seeds of one another. None where these are unknown."""
 

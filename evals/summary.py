@@ -70,8 +70,8 @@ class ModelSummary:
     pretraining_loss: float | None
     """Nats a token on held-out pretraining text; None where unknown."""
 
-    family: str | None
-    """Shared by models that are seeds of one another; see `Record.family`."""
+    training_hash: str | None
+    """Shared by models that are seeds of one another; see `Record.training_hash`."""
 
     can_do: tuple[str, ...]
     """Judged on the validation prompts, like every choice."""
@@ -270,7 +270,7 @@ def families(models: Sequence[ModelSummary]) -> tuple[tuple[str, ...], ...]:
     """The models' names, those together that are seeds of one another."""
     groups: dict[str, list[str]] = {}
     for model in models:
-        groups.setdefault(model.family or f"alone: {model.model}", []).append(model.model)
+        groups.setdefault(model.training_hash or f"alone: {model.model}", []).append(model.model)
     return tuple(tuple(group) for group in groups.values())
 
 
@@ -307,7 +307,7 @@ def _models(done: Sequence[Record]) -> tuple[ModelSummary, ...]:
                 nonzero_fraction=first.nonzero_fraction,
                 n_parameters=first.n_parameters,
                 pretraining_loss=first.pretraining_loss,
-                family=first.family,
+                training_hash=first.training_hash,
                 can_do=able,
                 cannot_do=tuple(task for task in by_task if task not in able),
             )

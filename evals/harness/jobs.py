@@ -83,7 +83,7 @@ class Job:
             nonzero_fraction=model.nonzero_fraction,
             n_parameters=model.n_parameters,
             pretraining_loss=model.pretraining_loss,
-            family=model.family,
+            training_hash=model.training_hash,
             task=self.task.name,
             task_seed=self.task.seed if self.task.task is None else None,
             method=self.label,

@@ -46,7 +46,7 @@ class ModelSource:
     pretraining_loss: float | None
     """Nats a token on held-out pretraining text; None where the model's folder does not say."""
 
-    family: str | None
+    training_hash: str | None
     """Hash of the settings of its training, but for the seed; None likewise."""
 
     tokenizer_hash: str | None
@@ -88,7 +88,7 @@ class ModelSource:
             nonzero_fraction=nonzero_fraction(model),
             n_parameters=sum(parameter.numel() for parameter in model.parameters()),
             pretraining_loss=_pretraining_loss(log),
-            family=json_hash(log["config"]) if "config" in log else None,
+            training_hash=json_hash(log["config"]) if "config" in log else None,
             tokenizer_hash=tokenizer_hash(model.tokenizer),
             dtype=str(model.cfg.dtype).removeprefix("torch."),
             graph_of=graph_of,

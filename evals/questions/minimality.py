@@ -15,7 +15,7 @@ from sparse_lens.evals.intervals import Estimate, ends_of_interval, resampled_me
 from sparse_lens.evals.question import MINIMAL_AND_COMPLETE, Answers, Column, Question, Subject
 from sparse_lens.objectives import TaskLoss
 from sparse_lens.parts import node_names, removable_nodes, without_nodes
-from sparse_lens.patching import BATCH_SIZE, BoundAblation, circuit_logits
+from sparse_lens.patching import BoundAblation, Kept, circuit_runs
 from sparse_lens.task import Prompts
 
 DISPENSABLE_BELOW = 0.01
@@ -130,7 +130,6 @@ def minimality(
     max_nodes: int | None = None,
     circuit_loss: Float[Tensor, " n"] | None = None,
     seed: int = 0,
-    batch_size: int = BATCH_SIZE,
 ) -> MinimalityResult:
     """Remove each node of a circuit by itself and see whether the task loss rises.
 
@@ -154,15 +153,18 @@ def minimality(
         generator = torch.Generator().manual_seed(seed)
         nodes = nodes[torch.randperm(len(nodes), generator=generator)[:max_nodes].sort().values]
 
-    def task_loss(candidate: Circuit) -> Float[Tensor, " n"]:
-        return TaskLoss()(circuit_logits(bound, candidate, prompts, batch_size=batch_size), prompts)
+    runs, whole = circuit_runs(bound, prompts), Kept.of(circuit)
+    runs.rebase(whole)
+
+    def task_loss(kept: Kept) -> Float[Tensor, " n"]:
+        return TaskLoss()(runs.logits(kept), prompts)
 
     if circuit_loss is None:
-        circuit_loss = task_loss(circuit)
+        circuit_loss = task_loss(whole)
     changes = circuit_loss.new_empty(len(nodes), len(prompts))
     names: list[str] = []
     for row, node in enumerate(nodes.tolist()):
         removed = torch.arange(circuit.graph.n_nodes) == node
         names += node_names(circuit.graph, removed)
-        changes[row] = task_loss(without_nodes(circuit, removed)) - circuit_loss
+        changes[row] = task_loss(Kept.of(without_nodes(circuit, removed))) - circuit_loss
     return MinimalityResult(tuple(names), changes, dispensable_below)

@@ -32,7 +32,7 @@ def records_of(
 ) -> list[Record]:
     """Sizes by model, one a task."""
     return [
-        record(model, f"t{i}", size, family=families.get(model), **changes)
+        record(model, f"t{i}", size, training_hash=families.get(model), **changes)
         for model, of_model in sizes.items()
         for i, size in enumerate(of_model)
     ]
@@ -165,7 +165,7 @@ def test_a_family_is_what_was_trained_alike(tmp_path: Path):
         (tmp_path / name / "training.json").write_text(json.dumps(log))
     names = [str(tmp_path / name) for name in logs] + [f"random:{tmp_path / 'a-s0'}"]
     jobs = Comparison(names, [toy.task()], [ByIndex()]).jobs()
-    first, second, longer, *others = (job.blank().family for job in jobs)
+    first, second, longer, *others = (job.blank().training_hash for job in jobs)
     assert first == second != longer
     assert None not in (first, longer)
     assert others == [None] * 3, "nothing is known of them, and random weights have no training"

@@ -102,7 +102,7 @@ def test_a_large_circuit_is_sampled() -> None:
     problem = planted.problems()["sparse, channel, mean"]
     bound = bound_of(problem)
     everything = minimality(bound, problem.circuit, HELD_OUT)
-    some = minimality(bound, problem.circuit, HELD_OUT, max_nodes=5, seed=3, batch_size=20)
+    some = minimality(bound, problem.circuit, HELD_OUT, max_nodes=5, seed=3)
     assert len(some.nodes) == 5
     rows = [everything.nodes.index(node) for node in some.nodes]
     assert rows == sorted(rows)

@@ -128,6 +128,8 @@ class _CircuitPass:
 
         def unembed() -> Float[Tensor, "n vocab"]:
             logits = model.unembed(model.ln_final(last.value))[:, 0]
+            # Of ablated channels alone there may be one row for all prompts.
+            logits = logits.expand(setting.shape[0], -1)
             if model.sparse_cfg.enable_bigram_table:
                 rows = torch.arange(len(logits), device=logits.device)
                 logits = logits + model.bigram_table[setting.prompts.clean[rows, setting.answers]]

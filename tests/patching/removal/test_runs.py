@@ -64,6 +64,18 @@ def test_shared_steps_give_the_logits_of_the_hooked_model(name: str, ablation: A
                 runs.rebase(Kept.of(circuit))
 
 
+@pytest.mark.parametrize("name", SPARSE)
+def test_a_circuit_that_keeps_nothing_has_a_row_for_every_prompt(name: str) -> None:
+    """Also where all carry the same."""
+    model, prompts = tiny.sparse(name, dtype=torch.float64), tiny.prompts(n=3)
+    graph = ChannelGraph.from_model(model)
+    bound, nothing = bind(model, graph, ABLATIONS["mean"]), Circuit.empty(graph)
+    logits = circuit_runs(bound, prompts).logits(Kept.of(nothing))
+    expected = circuit_logits(bound, nothing, prompts)
+    assert logits.shape == expected.shape
+    torch.testing.assert_close(logits, expected, rtol=0, atol=tiny.TOLERANCE)
+
+
 def test_other_models_run_whole() -> None:
     for name in ("dense, channel, mean", "sparse, component, mean"):
         problem = planted.problems()[name]
