@@ -47,14 +47,11 @@ def test_distances_are_those_of_softmaxed_products(make: Any, sink: bool) -> Non
         at_sink = float(attn.sinks[head].detach()) if sink else None
         channels = slice(head * graph.d_head, (head + 1) * graph.d_head)
         for i, query in enumerate(POSITIONS):
-            of_model, of_circuit = (
-                slow_pattern(
-                    *(values[f"blocks.{layer}.{x}"][i, :, channels].tolist() for x in "qk"),
-                    query,
-                    at_sink,
-                )
-                for values in (full, own)
-            )
+            patterns = []
+            for values in (full, own):
+                q, k = (values[f"blocks.{layer}.{x}"][i, :, channels].tolist() for x in "qk")
+                patterns.append(slow_pattern(q, k, query, at_sink))
+            of_model, of_circuit = patterns
             uniform = [1 / (query + 1)] * (query + 1) + [0.0]
             pairs = list(zip(of_model, of_circuit, uniform, strict=True))
             distance = sum(abs(a - b) for a, b, _ in pairs) / 2
