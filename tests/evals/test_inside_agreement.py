@@ -266,6 +266,7 @@ def test_any_ablation_stands_where_no_model_value_does(graph_of: Any, ablation: 
     its_ablation: Any
     for batch, its_ablation in WithModelValues(model, graph, bound, nodes).batches(PROMPTS, 4):
         full = activations(model, graph, batch.clean)
+        assert isinstance(its_ablation, WithModelValues)
         others = its_ablation.others.values(batch)
         for name, values in its_ablation.values(batch).items():
             pos = batch.clean.shape[1]
