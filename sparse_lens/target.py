@@ -11,7 +11,16 @@ from torch import Tensor
 
 from sparse_lens.calibration import Calibration
 from sparse_lens.circuit import Circuit
-from sparse_lens.conditions import Condition, Trial, masks_of
+from sparse_lens.conditions import (
+    Adversary,
+    Condition,
+    FrozenNormScales,
+    OtherValues,
+    OwnEdges,
+    PartlyLive,
+    Trial,
+    masks_of,
+)
 from sparse_lens.objectives import KLDivergence, TaskLoss
 from sparse_lens.patching import BoundAblation, circuit_logits, full_logits_for
 from sparse_lens.task import Prompts
@@ -96,6 +105,11 @@ PAPER = Target()
 
 FAITHFUL = Target(kl=0.1)
 """The task, and nine tenths of the way from the empty circuit to the model's distribution."""
+
+ROBUST = Target(
+    under=(OtherValues(), FrozenNormScales(), OwnEdges(), PartlyLive(), Adversary(steps=5))
+)
+"""The task, whatever the rest of the model does."""
 
 
 class BoundTarget:

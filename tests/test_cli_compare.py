@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from sparse_lens.cli import app
 from sparse_lens.commands.compare_console import COLUMNS, Display
+from sparse_lens.commands.compare_presets import PRESETS
 from sparse_lens.evals import tasks
 from sparse_lens.evals.compare import Comparison
 from sparse_lens.evals.harness.running import Progress
@@ -172,7 +173,7 @@ def test_flags_reach_the_methods(models: str, tmp_path: Path, ablation: str, exp
 @pytest.mark.parametrize(
     ("flag", "expected"),
     [
-        (None, ["resample", "frozen-norms", "subsets", "minimality"]),
+        (None, list(PRESETS["quick"].named_questions)),
         ("none", []),
         ("subsets,minimality", ["subsets", "minimality"]),
         ("all", list(registry())),

@@ -11,9 +11,24 @@ from sparse_lens.evals import tasks
 from sparse_lens.evals.budgets import EdgeBudgets
 from sparse_lens.evals.compare import Comparison
 from sparse_lens.evals.harness.nothing_to_find import NothingToFind
-from sparse_lens.evals.questions import FrozenNorms, Minimality, RandomSubsets, ResampledValues
+from sparse_lens.evals.questions import (
+    DEFAULT_QUESTIONS,
+    AdversarialSubset,
+    AttentionAgreement,
+    Completeness,
+    Families,
+    FrozenNorms,
+    InsideAgreement,
+    Minimality,
+    RandomSubsets,
+    ResampledValues,
+    StrictEdges,
+    WeightsAblated,
+)
 from sparse_lens.evals.tasks import SplitSizes
 from sparse_lens.node_pruning import NodePruning
+from sparse_lens.objectives import KLDivergence
+from sparse_lens.target import FAITHFUL, ROBUST
 
 # Answers of these are several tokens in the vocabularies of the embedded models.
 _TOO_LONG = ("final_kwarg", "enumerate_range")
@@ -35,7 +50,11 @@ QUICK = Comparison(
         ResampledValues(draws=1),
         FrozenNorms(),
         RandomSubsets(draws=4),
+        StrictEdges(),
         Minimality(nodes=8),
+        InsideAgreement(),
+        AttentionAgreement(),
+        WeightsAblated(),
     ),
     controls=NothingToFind(),
 )
@@ -43,12 +62,29 @@ QUICK = Comparison(
 FULL = Comparison(
     models=("py-sparse", "py-dense", "py-dense-topk"),
     tasks=tuple(name for name in tasks.names() if name not in _TOO_LONG),
-    methods=(
-        NodePruning(),
-        AttributionPatching(),
-        RandomScores(),
-    ),
+    methods={
+        "node-pruning": NodePruning(),
+        # At a higher price than these, gates of a circuit that is like the model's output close.
+        "node-pruning-faithful": NodePruning(
+            objective=KLDivergence(), target=FAITHFUL, k_coef=(3e-4, 1e-3, 3e-3)
+        ),
+        "node-pruning-robust": NodePruning(target=ROBUST),
+        "attribution-patching": AttributionPatching(),
+        "random": RandomScores(),
+    },
+    objective=None,
+    target=None,
     seeds=3,
+    questions=(
+        *DEFAULT_QUESTIONS,
+        StrictEdges(),
+        AdversarialSubset(),
+        Completeness(),
+        InsideAgreement(),
+        AttentionAgreement(),
+        WeightsAblated(),
+        Families(),
+    ),
     controls=NothingToFind(random_models=3, random_tasks=2),
 )
 
