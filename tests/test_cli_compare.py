@@ -229,7 +229,7 @@ def test_a_failed_job_gives_exit_code_1(models: str, tmp_path: Path):
         (("--preset", "slow"), "no preset 'slow'; there are quick, full"),
         (("--graph", "tree"), "no graph 'tree'; there are channel, component"),
         (("--ablation", "one"), "no ablation 'one'; there are mean, zero, interchange"),
-        (("--questions", "why"), "no question 'why'; there are adversary, completeness"),
+        (("--questions", "why"), "no question 'why'; there are adversary, attention-agreement"),
         (("--methods", "magic"), "no method 'magic'; there are acdc, attribution-patching"),
         (("--models", "nobody"), "no model 'nobody'"),
         (("--workers", "0"), "workers must be 1 or more, got 0"),
