@@ -151,6 +151,6 @@ def test_a_column_of_their_own_in_the_terminal():
     assert header.split()[-2:] == ["edges", "between"]
     means = next(line for line in lines if line.split()[:2] == [NODES, "sparse<1>"])
     # nodes, by seed, unmet, missed, no edge, edges between
-    assert means.split()[2:] == ["6.0", "6.0", "0", "0", "0", "14.7"]
+    assert means.split()[2:] == ["6", "6", "0", "0", "0", "14.7"]
     means = next(line for line in lines if line.split()[:2] == [EDGES, "sparse<1>"])
     assert means.split()[3:5] == ["43.4", "43.4"]

@@ -117,7 +117,7 @@ def test_it_says_what_was_measured(made_up):
     text = text_of(made_up)
     for part in (
         "Loss-matched: sparse<1> 3.15, dense&co 3.13 (nats a token on held-out pretraining text).",
-        "at most 0.145 nats a prompt, for 2 tasks, 2 models, 3 methods and 3 seeds",
+        "that meet a target (task loss 0.145), for 2 tasks, 2 models, 3 methods and 3 seeds",
         "MeanAblation()",
         "12 to train, 14 to choose, 16 held out",
         "Seeds 0, 1",
@@ -179,7 +179,7 @@ def test_evidence_and_doubts_come_first(made_up):
         "8 of 16 circuits meet the target on prompts that no circuit was chosen on: 50% missed."
     )
     assert text.index(doubts) < text.index("edges a task, by")
-    assert "two-way loss is the cross-entropy of the answer against its distractor alone" in text
+    assert "two-way: the cross-entropy of the answer against its distractor alone" in text
     row = "attribution-patching dense&co 219 439 4 of 4 2 of 4 0.29 5.00 98%"
     assert row in text
 

@@ -59,6 +59,10 @@ class AlwaysAblated(BoundAblation):
         """With the other ablation for these prompts."""
         return replace(self, ablation=self.ablation.for_prompts(prompts))
 
+    def fixed(self, prompts: Prompts) -> AlwaysAblated:
+        """With the other ablation's values for these prompts."""
+        return replace(self, ablation=self.ablation.fixed(prompts))
+
     def rows(self, rows: Int[Tensor, " rows"] | slice) -> AlwaysAblated:
         """With the other ablation for these rows."""
         return replace(self, ablation=self.ablation.rows(rows))
