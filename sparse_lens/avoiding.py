@@ -92,8 +92,10 @@ class Avoiding(RankingMethod):
         """What the method makes of it."""
         return self._method.finish(bound, chosen, task, meter)
 
-    def _choose(self, bound: BoundAblation, scores: Scores, task: Task) -> ChosenCircuit:
-        return self._without_nodes(self._method._choose(bound, scores, task))
+    def _choose(
+        self, bound: BoundAblation, scores: Scores, task: Task, meter: CostMeter
+    ) -> ChosenCircuit:
+        return self._without_nodes(self._method._choose(bound, scores, task, meter))
 
     def _without_nodes(self, chosen: ChosenCircuit) -> ChosenCircuit:
         """The same circuit as it ran: its loss was measured with the nodes ablated."""

@@ -143,7 +143,7 @@ class NodePruning(RankingMethod):
             self._run(bound, task, k_coef, start, generator.clone_state(), meter)
             for k_coef in self._k_coefs
         ]
-        best = self._smallest(bound, task, runs) if len(runs) > 1 else runs[0]
+        best = self._smallest(bound, task, runs, meter) if len(runs) > 1 else runs[0]
         return replace(
             best,
             history=tuple(row for run in runs for row in run.history),
@@ -173,11 +173,13 @@ class NodePruning(RankingMethod):
     def _k_coefs(self) -> tuple[float, ...]:
         return self.k_coef if isinstance(self.k_coef, tuple) else (self.k_coef,)
 
-    def _smallest(self, bound: BoundAblation, task: Task, runs: list[Ranking]) -> Ranking:
+    def _smallest(
+        self, bound: BoundAblation, task: Task, runs: list[Ranking], meter: CostMeter
+    ) -> Ranking:
         """The run whose circuit is smallest, with this circuit where it may be chosen."""
         has_validation = task.validation is not None
         judging = task if has_validation else replace(task, validation=task.train)
-        choices = [self._choose(bound, run.scores, judging) for run in runs]
+        choices = [self._choose(bound, run.scores, judging, meter) for run in runs]
         best = min(range(len(runs)), key=lambda i: _size(choices[i]))
         return replace(runs[best], chosen=choices[best] if has_validation else None)
 
@@ -202,7 +204,7 @@ class NodePruning(RankingMethod):
         open_gates = Circuit.from_node_masks(graph, gates)
         warnings = gate_warnings(
             torch.cat(list(_of_learned_sites(graph, tau.cpu()).values())),
-            mean_of_worst(self.target.bind(bound, prompts).losses(open_gates)),
+            mean_of_worst(self.target.bind(bound, prompts, meter=meter).losses(open_gates)),
             target_loss=self.target.scale,
             label=f"k_coef={k_coef:g}",
         )

@@ -92,7 +92,7 @@ class RankingMethod(Method):
             ranking = self.rank(bound, task, seed=seed, meter=meter)
             chosen = None
             if task.validation is not None:
-                chosen = ranking.chosen or self._choose(bound, ranking.scores, task)
+                chosen = ranking.chosen or self._choose(bound, ranking.scores, task, meter)
                 chosen = self.finish(bound, chosen, task, meter)
             cost = meter.cost()
         return Discovery(
@@ -106,7 +106,9 @@ class RankingMethod(Method):
             warnings=ranking.warnings,
         )
 
-    def _choose(self, bound: BoundAblation, scores: Scores, task: Task) -> ChosenCircuit:
+    def _choose(
+        self, bound: BoundAblation, scores: Scores, task: Task, meter: CostMeter
+    ) -> ChosenCircuit:
         """The smallest circuit of the best that meets the target on the validation prompts."""
         return choose_circuit(
             bound,
@@ -114,6 +116,7 @@ class RankingMethod(Method):
             task,
             target=self.target,
             calibrate=self._calibrate,
+            meter=meter,
         )
 
     @property

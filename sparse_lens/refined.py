@@ -73,7 +73,7 @@ class Refined(Method):
         with torch.enable_grad(), metered(model) as meter:
             bound = bind(model, graph, ablation)
             discovery = discovery_of(self._method, bound, task, seed=seed, meter=meter)
-            chosen = choose(discovery, bound, task, target=self.target)
+            chosen = choose(discovery, bound, task, target=self.target, meter=meter)
             chosen = refined(
                 bound,
                 chosen,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sparse_lens.calibration import Calibration
 from sparse_lens.circuit import Circuit
+from sparse_lens.cost import CostMeter
 from sparse_lens.patching import BoundAblation, circuit_logits
 from sparse_lens.scores import Scores
 from sparse_lens.target import Target, mean_of_worst, upper_bound
@@ -46,6 +47,7 @@ def choose_circuit(
     *,
     target: Target,
     calibrate: Calibrate | None = None,
+    meter: CostMeter | None = None,
 ) -> ChosenCircuit:
     """The smallest circuit of the best nodes or edges that meets a target on validation prompts.
 
@@ -54,10 +56,11 @@ def choose_circuit(
 
     Args:
         calibrate: fits a calibration of each circuit's logits on the train prompts first.
+        meter: told of passes through parts of the model, which it does not see.
     """
     train, graph = task.train.to(bound.device), bound.graph
     on_train = bound if calibrate is None else bound.fixed(train)
-    on_validation = target.bind(bound, task.split("validation"))
+    on_validation = target.bind(bound, task.split("validation"), meter=meter)
     means: dict[int, float] = {}
     bounds: dict[int, float] = {}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -21,8 +22,16 @@ from sparse_lens.conditions import (
     Trial,
     masks_of,
 )
+from sparse_lens.cost import CostMeter
 from sparse_lens.objectives import KLDivergence, TaskLoss
-from sparse_lens.patching import BoundAblation, circuit_logits, full_logits_for
+from sparse_lens.patching import (
+    BoundAblation,
+    CircuitRuns,
+    Kept,
+    circuit_logits,
+    circuit_runs,
+    full_logits_for,
+)
 from sparse_lens.task import Prompts
 
 MARGIN = 1.0
@@ -91,13 +100,21 @@ class Target:
         ]
         return ", ".join(filter(None, bounds))
 
-    def bind(self, bound: BoundAblation, prompts: Prompts, *, seed: int = 0) -> BoundTarget:
+    def bind(
+        self,
+        bound: BoundAblation,
+        prompts: Prompts,
+        *,
+        seed: int = 0,
+        meter: CostMeter | None = None,
+    ) -> BoundTarget:
         """The target on some prompts.
 
         Args:
             seed: of the conditions' draws, which are the same for every circuit.
+            meter: told of passes through parts of the model, which it does not see.
         """
-        return BoundTarget(self, bound, prompts, seed=seed)
+        return BoundTarget(self, bound, prompts, seed=seed, meter=meter)
 
 
 PAPER = Target()
@@ -120,11 +137,17 @@ class BoundTarget:
     """
 
     def __init__(
-        self, target: Target, bound: BoundAblation, prompts: Prompts, *, seed: int
+        self,
+        target: Target,
+        bound: BoundAblation,
+        prompts: Prompts,
+        *,
+        seed: int,
+        meter: CostMeter | None,
     ) -> None:
         self.target, self.prompts = target, prompts.to(bound.device)
         self.bound = bound.fixed(self.prompts)
-        self._seed = seed
+        self._seed, self._meter = seed, meter
         self._full: Float[Tensor, "n vocab"] | None = None
         self._kl_scale = 1.0
         if target.kl is not None:
@@ -132,6 +155,11 @@ class BoundTarget:
             empty = circuit_logits(self.bound, Circuit.empty(bound.graph), self.prompts)
             empty_kl = float(self._kl(empty).mean())
             self._kl_scale = target.scale / (target.kl * max(empty_kl, 1e-9))
+
+    @cached_property
+    def _runs(self) -> CircuitRuns:
+        """Of circuits under the ablation itself."""
+        return circuit_runs(self.bound, self.prompts)
 
     def trials(self, circuit: Circuit) -> tuple[Trial, ...]:
         """The ways in which a circuit has to meet the target, the ablation itself first."""
@@ -152,8 +180,8 @@ class BoundTarget:
         Args:
             calibration: of the logits, for the task loss.
         """
-        rows = []
-        for trial in self.trials(circuit):
+        rows = [self.scaled(self._own_logits(circuit), calibration)]
+        for trial in self.trials(circuit)[1:] if self.target.under else ():
             logits = circuit_logits(
                 trial.bound,
                 trial.circuit(circuit),
@@ -186,6 +214,14 @@ class BoundTarget:
     def met(self, circuit: Circuit) -> bool:
         """Whether every mean loss of a circuit is within its bound, without a margin."""
         return mean_of_worst(self.losses(circuit)) <= self.target.scale
+
+    def _own_logits(self, circuit: Circuit) -> Float[Tensor, "n vocab"]:
+        """Under the ablation itself."""
+        before = self._runs.uncounted_passes
+        logits = self._runs.logits(Kept.of(circuit))
+        if self._meter is not None:
+            self._meter.forward_passes += self._runs.uncounted_passes - before
+        return logits
 
     def _kl(self, logits: Float[Tensor, "n vocab"]) -> Float[Tensor, " n"]:
         return KLDivergence()(logits, self.prompts, self._full)

@@ -126,7 +126,7 @@ class ACDC(Method):
             circuits = tuple(run.circuit for run in runs)
             chosen = None
             if task.validation is not None:
-                chosen = _smallest(bound, (*circuits, start), task, self.target)
+                chosen = _smallest(bound, (*circuits, start), task, self.target, meter)
             cost = meter.cost()
         return Discovery(
             method=self,
@@ -176,7 +176,7 @@ class ACDC(Method):
 
         for threshold in self._thresholds:
             run(threshold)
-        may_shrink = self._may_shrink(bound, task)
+        may_shrink = self._may_shrink(bound, task, meter)
         if may_shrink is not None:
 
             def needs_smaller(threshold: float) -> tuple[bool, int]:
@@ -186,13 +186,15 @@ class ACDC(Method):
             bisect(needs_smaller, n_bisections=self.n_bisections)
         return [runs[threshold] for threshold in sorted(runs)]
 
-    def _may_shrink(self, bound: BoundAblation, task: Task) -> Callable[[Circuit], bool] | None:
+    def _may_shrink(
+        self, bound: BoundAblation, task: Task, meter: CostMeter
+    ) -> Callable[[Circuit], bool] | None:
         """Whether a circuit is within what the threshold is bisected for; None for no search."""
         search_for = self.search_for
         if search_for is None:
             if self.thresholds is not None:
                 return None
-            return self.target.bind(bound, task.split("validation")).met_by_margin
+            return self.target.bind(bound, task.split("validation"), meter=meter).met_by_margin
         if isinstance(search_for, LossTarget):
             task.split("validation")
 
@@ -222,13 +224,17 @@ class ACDC(Method):
 
 
 def _smallest(
-    bound: BoundAblation, circuits: tuple[Circuit, ...], task: Task, target: Target
+    bound: BoundAblation,
+    circuits: tuple[Circuit, ...],
+    task: Task,
+    target: Target,
+    meter: CostMeter,
 ) -> ChosenCircuit:
     """The smallest circuit that meets the target on the validation prompts, or the full one.
 
     As in `choose_circuit`, the target itself counts where no circuit meets it by the margin.
     """
-    on_validation = target.bind(bound, task.split("validation"))
+    on_validation = target.bind(bound, task.split("validation"), meter=meter)
     means: dict[Circuit, float] = {}
 
     def chosen(circuit: Circuit) -> ChosenCircuit:

@@ -34,8 +34,8 @@ from sparse_lens.target import FAITHFUL, ROBUST
 _TOO_LONG = ("final_kwarg", "enumerate_range")
 
 # On validation prompts the largest k_coef of the default sweep gave the smallest circuit for every
-# task and model here under mean ablation; one run instead of three, and fewer prompts than usual,
-# keep this under four minutes on two cores with its controls.
+# task and model here under mean ablation; one run instead of three, and fewer held-out prompts than
+# usual, keep this under four minutes on two cores with its controls.
 QUICK = Comparison(
     models=("py-sparse", "py-dense"),
     tasks=("bracket_brace", "for_while", "lambda_func"),
@@ -43,7 +43,7 @@ QUICK = Comparison(
         NodePruning(k_coef=1e-2),
         AttributionPatching(),
     ),
-    splits=SplitSizes(n_train=96, n_validation=48, n_held_out=48),
+    splits=SplitSizes(n_train=128, n_validation=64, n_held_out=64),
     budgets=EdgeBudgets(fractions=(0.1, 0.3, 1.0), counts=(3, 10, 30, 100, 300, 1000, 3000)),
     random_draws=1,
     questions=(

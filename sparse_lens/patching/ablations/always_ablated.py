@@ -21,8 +21,7 @@ class AlwaysAblated(BoundAblation):
     """Another ablation, with some nodes that are ablated whatever circuit, or mask, `patched` runs.
 
     So a method that learns masks cannot use them. What does not run through `patched` does not know
-    of them: first-order and exact effects are those on the full model, and the circuits that are
-    given to `circuit_runs` must lack these nodes.
+    of them: first-order and exact effects are those on the full model.
     """
 
     ablation: BoundAblation

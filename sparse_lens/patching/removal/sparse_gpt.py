@@ -32,9 +32,12 @@ At = Literal["all", "answer"]
 def can_run(bound: BoundAblation, prompts: Prompts) -> bool:
     """Whether the steps here are all that acts on the model, a sparse GPT with its channel graph.
 
-    They leave out hooks of others, and masks of padding on the left.
+    They leave out hooks of others, those of an ablation that attaches its own, and masks of padding
+    on the left.
     """
     model = bound.model
+    if type(bound).attachment is not BoundAblation.attachment:
+        return False
     if not (isinstance(model, HookedSparseGPT) and isinstance(bound.graph, ChannelGraph)):
         return False
     with suspended(model):
