@@ -35,7 +35,12 @@ from sparse_lens.patching import (
 from sparse_lens.task import Prompts
 
 MARGIN = 1.0
-"""Standard errors of its mean by which a circuit's loss stays below the target, by default."""
+"""Standard errors of its mean by which a circuit's loss stays below the target, by default.
+
+That covers which prompts were drawn, not which templates: of seven circuits chosen and refined on
+train prompts alone four missed the target on validation prompts, which are of other templates, by
+up to 0.05 nats. By 4 standard errors none did, at up to twice the edges and search time.
+"""
 
 
 @dataclass(frozen=True)
