@@ -65,7 +65,7 @@ class ByIndex(Method):
         with metered(model) as meter:
             scores = _scores(graph, self.step + seed)
             bound = bind(model, graph, ablation)
-            chosen = choose_circuit(bound, scores, task, target=self.target)
+            chosen = choose_circuit(bound, scores, task, target=self.target, meter=meter)
             return Discovery(self, task.name, scores, chosen, meter.cost(), seed)
 
 
