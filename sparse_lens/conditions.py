@@ -30,7 +30,7 @@ from sparse_lens.parts import (
     whole_like,
     with_live,
 )
-from sparse_lens.patching import BoundAblation, answer_logits, bind, frozen, patched
+from sparse_lens.patching import BoundAblation, answer_logits, frozen, patched
 from sparse_lens.task import Prompts
 
 LossOf = Callable[[Float[Tensor, "n vocab"]], Float[Tensor, " n"]]
@@ -134,8 +134,7 @@ class OtherValues(Condition):
         """One a draw, with a seed of its own where the ablation has one."""
         ablations = [self._drawn(generator) for _ in range(self.draws)]
         return tuple(
-            Trial(bind(bound.model, bound.graph, ablation).for_prompts(prompts))
-            for ablation in ablations
+            Trial(bound.with_ablation(ablation).for_prompts(prompts)) for ablation in ablations
         )
 
     def _drawn(self, generator: torch.Generator) -> Ablation:

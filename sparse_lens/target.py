@@ -72,9 +72,11 @@ class Target:
     def __post_init__(self) -> None:
         if self.task_loss is None and self.kl is None:
             raise ValueError("a target bounds a loss: pass task_loss=, in nats, or kl=, a share.")
-        for name in ("task_loss", "kl"):
+        for name in ("task_loss", "kl", "margin"):
             value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
+            if not (value is None or isinstance(value, (int, float))):
+                raise ValueError(f"{name} of a target must be a number, got {value!r}.")
+            if name != "margin" and value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name} of a target must be positive and finite, got {value}.")
         if not 0 <= self.margin < math.inf:
             raise ValueError(f"margin of a target must be 0 or more, got {self.margin}.")
@@ -85,11 +87,6 @@ class Target:
                     "under= takes conditions such as OtherValues() or Adversary(), got "
                     f"{condition!r}."
                 )
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether it only bounds the task loss under the ablation itself."""
-        return self.kl is None and not self.under
 
     @property
     def scale(self) -> float:

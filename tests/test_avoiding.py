@@ -1,6 +1,6 @@
 """Methods that must do without some nodes, against a search by hand and a model of two ways."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -11,15 +11,15 @@ from sparse_lens.avoiding import Avoiding
 from sparse_lens.baselines.attribution import AttributionPatching
 from sparse_lens.baselines.edge_pruning import EdgePruning
 from sparse_lens.circuit import Circuit
+from sparse_lens.conditions import OtherValues, PartlyLive
 from sparse_lens.graphs import ChannelGraph, ComponentGraph
 from sparse_lens.masks import Masks
 from sparse_lens.method import Method
 from sparse_lens.node_pruning import NodePruning
 from sparse_lens.objectives import Objective, TaskLoss
-from sparse_lens.patching import AlwaysAblated, bind, run_circuit
+from sparse_lens.patching import AlwaysAblated, bind, circuit_logits, run_circuit
 from sparse_lens.ranking_method import Ranking, RankingMethod
 from sparse_lens.scores import Scores
-from sparse_lens.search import circuit_logits
 from sparse_lens.target import Target
 from tests import two_ways
 from tests.graphs.tiny import random_edge_circuit, random_node_circuit
@@ -33,7 +33,7 @@ class InOrder(RankingMethod):
     """Ranks the nodes in the graph's order, the last ones first."""
 
     objective: Objective = TaskLoss()
-    target_margin: float = 0.0
+    target: Target = field(default_factory=lambda: Target(margin=0.0))
 
     def rank(self, bound: Any, task: Any, *, seed: int, meter: Any) -> Ranking:
         graph = bound.graph
@@ -77,6 +77,24 @@ def test_nodes_are_ablated_in_every_circuit(graph_of: Any, make: Any, ablation: 
     assert gradient[~never].any()
     logits = run_circuit(model, Masks(graph, {}, {}), prompts, ablation=without)
     torch.testing.assert_close(logits, run_circuit(model, kept, prompts, ablation=bound))
+
+
+def test_nodes_are_ablated_under_every_condition_of_a_target() -> None:
+    """Their values are then those of the condition, and no draw of it leaves them alive."""
+    model, task = two_ways.model(), two_ways.task()
+    graph, prompts = ChannelGraph.from_model(model), task.split("validation")
+    never = torch.zeros(graph.n_nodes, dtype=torch.bool)
+    never[::4] = True
+    kept = Circuit.from_node_masks(graph, graph.unflatten(~never))
+    bound = bind(model, graph, MeanAblation(tokens=task.train.clean))
+    target = Target(1.0, under=(OtherValues(InterchangeAblation()), PartlyLive(share=0.9)))
+    full = Circuit.full(graph)
+    rows = target.bind(AlwaysAblated(model, graph, bound, never), prompts).losses(full)
+    for row, ablation in zip(rows, (bound, InterchangeAblation(), bound, bound), strict=True):
+        logits = circuit_logits(bind(model, graph, ablation), kept, prompts)
+        torch.testing.assert_close(row, TaskLoss()(logits, prompts))
+    none_pruned = circuit_logits(bound, full, prompts)
+    assert not torch.allclose(rows[0], TaskLoss()(none_pruned, prompts))
 
 
 def test_the_circuit_is_the_smallest_of_the_ranking_without_the_nodes() -> None:

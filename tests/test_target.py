@@ -267,6 +267,7 @@ def test_the_search_takes_the_smallest_that_meets_all() -> None:
     [
         ({"task_loss": None}, "a target bounds a loss"),
         ({"task_loss": -0.1}, "task_loss of a target must be positive and finite, got -0.1"),
+        ({"task_loss": "0.1"}, "task_loss of a target must be a number, got '0.1'"),
         ({"kl": math.nan}, "kl of a target must be positive and finite, got nan"),
         ({"margin": -1.0}, "margin of a target must be 0 or more, got -1.0"),
         ({"under": (MeanAblation(),)}, "under= takes conditions such as"),

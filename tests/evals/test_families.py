@@ -18,8 +18,7 @@ from sparse_lens.graphs import ChannelGraph
 from sparse_lens.method import Method
 from sparse_lens.node_pruning import NodePruning
 from sparse_lens.objectives import Objective, TaskLoss
-from sparse_lens.patching import bind
-from sparse_lens.search import circuit_logits
+from sparse_lens.patching import bind, circuit_logits
 from tests import planted, two_ways
 from tests.evals import toy_comparison as toy
 from tests.evals.toy_comparison import BUDGETS, Half

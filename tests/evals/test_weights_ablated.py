@@ -12,8 +12,7 @@ from sparse_lens.evals.metrics import compare_logits, measure, model_logits
 from sparse_lens.evals.questions import weights_ablated
 from sparse_lens.graphs import ChannelGraph, ComponentGraph
 from sparse_lens.graphs.reweighting import reweighted
-from sparse_lens.patching import bind
-from sparse_lens.search import circuit_logits
+from sparse_lens.patching import bind, circuit_logits
 from tests import planted
 from tests.evals import toy_comparison as toy
 from tests.graphs.tiny import random_edge_circuit, random_node_circuit

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sparse_lens.masks import Masks
-from sparse_lens.patching.ablations.binding import BoundAblation
+from sparse_lens.patching.ablations.binding import Ablation, BoundAblation
 from sparse_lens.patching.activations import Values
 from sparse_lens.patching.hooks import Attachment
 from sparse_lens.patching.norms import NormScales
@@ -53,6 +53,10 @@ class AlwaysAblated(BoundAblation):
     def tokens_of(self, prompts: Prompts | None) -> Int[Tensor, "n pos"] | None:
         """The other ablation's."""
         return self.ablation.tokens_of(prompts)
+
+    def with_ablation(self, ablation: Ablation) -> AlwaysAblated:
+        """With another ablation in place of the other one."""
+        return replace(self, ablation=self.ablation.with_ablation(ablation))
 
     def for_prompts(self, prompts: Prompts) -> AlwaysAblated:
         """With the other ablation for these prompts."""

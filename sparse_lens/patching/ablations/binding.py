@@ -90,6 +90,10 @@ class BoundAblation(ABC):
         """
         return None
 
+    def with_ablation(self, ablation: Ablation) -> BoundAblation:
+        """Another ablation of the same model and graph."""
+        return bind(self.model, self.graph, ablation)
+
     def for_prompts(self, prompts: Prompts) -> BoundAblation:
         """The ablation for a whole set of prompts, from which `rows` selects batches.
 
