@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from sparse_lens.evals.counting import edges_counted
 from sparse_lens.evals.intervals import geometric_mean
 from sparse_lens.evals.records import Control, Record
-from sparse_lens.evals.summary import RANDOM, edges_counted
+from sparse_lens.evals.summary import RANDOM
 from sparse_lens.evals.wording import counted, three_digits
 
 NOT_RUN = (

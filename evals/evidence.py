@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from sparse_lens.evals.counting import CAN_DO_LOSS
 from sparse_lens.evals.labels import setting_of
 from sparse_lens.evals.records import Record
-from sparse_lens.evals.summary import CAN_DO_LOSS, RANDOM, Setting, Summary
+from sparse_lens.evals.summary import RANDOM, Setting, Summary
 
 
 @dataclass(frozen=True)

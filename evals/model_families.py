@@ -12,10 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sparse_lens.evals.counting import Unit, size_counted
 from sparse_lens.evals.evidence import counted_records
 from sparse_lens.evals.intervals import FEWEST_FOR_INTERVAL, crossed_interval
 from sparse_lens.evals.records import Record
-from sparse_lens.evals.summary import Setting, Summary, Unit, families, size_counted
+from sparse_lens.evals.summary import Setting, Summary, families
 from sparse_lens.evals.wording import counted
 
 

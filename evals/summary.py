@@ -5,15 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
+from sparse_lens.evals.counting import (
+    EdgeCount,
+    Unit,
+    can_do,
+    chosen_edges,
+    edges_counted,
+    nodes_counted,
+    size_counted,
+    unit_of,
+)
 from sparse_lens.evals.intervals import Spread, geometric_mean, spread_of
 from sparse_lens.evals.records import Record
 from sparse_lens.evals.wording import counted
 from sparse_lens.identity import json_hash
 
-CAN_DO_LOSS = 0.15
-CAN_DO_ACCURACY = 0.95
 SPARSE_BELOW = 0.5
 """A model with a smaller share of nonzero weights counts as sparse."""
 
@@ -22,11 +29,6 @@ LOSS_MATCHED = 0.05
 
 RANDOM = "random"
 """Registered name of the control among the methods."""
-
-EdgeCount = Literal["kept", "connected"]
-
-Unit = Literal["edges", "nodes"]
-"""What sizes are compared in: nodes, where edges are implied by them."""
 
 
 @dataclass(frozen=True)
@@ -167,51 +169,6 @@ class Summary:
         ]
         words = ", ".join(filter(None, failed))
         return words and f"{words}; the tracebacks are in the records."
-
-
-def can_do(record: Record, *, loss: float = CAN_DO_LOSS, accuracy: float = CAN_DO_ACCURACY) -> bool:
-    """Whether the full model does a task on its validation prompts.
-
-    Raises:
-        ValueError: for the record of a job that ended before that was measured.
-    """
-    full_loss, full_accuracy = record.full_validation_loss, record.full_validation_accuracy
-    if full_loss is None or full_accuracy is None:
-        raise ValueError(
-            f"the record of {record.model}, {record.task} and {record.method} does not say how "
-            f"well the full model does on the validation prompts (status {record.status}): run the "
-            "comparison again."
-        )
-    return full_loss <= loss and full_accuracy >= accuracy
-
-
-def edges_counted(record: Record, *, count: EdgeCount = "kept") -> int:
-    """The edges that a record counts with: the full graph's if unmet, and at least one."""
-    if not record.met_on_validation:
-        return record.graph_edges
-    return max(1, _n_edges(record, count))
-
-
-def nodes_counted(record: Record, *, count: EdgeCount = "kept") -> int:
-    """The nodes that a record counts with: the full graph's if unmet, and at least one."""
-    if not record.met_on_validation:
-        return record.graph_nodes
-    chosen = record.chosen
-    return max(1, chosen.n_nodes if count == "kept" else chosen.connected_nodes)
-
-
-def unit_of(records: Iterable[Record]) -> Unit:
-    """What circuits of one setting are compared in.
-
-    Nodes where any of them has edges that are only implied (`Record.has_implied_edges`).
-    """
-    return "nodes" if any(record.has_implied_edges for record in records) else "edges"
-
-
-def size_counted(record: Record, unit: Unit, *, count: EdgeCount = "kept") -> int:
-    """What a record counts with in a unit."""
-    size = nodes_counted if unit == "nodes" else edges_counted
-    return size(record, count=count)
 
 
 def summarize(records: Iterable[Record], *, count: EdgeCount = "kept") -> Summary:
@@ -357,7 +314,7 @@ def _means(
                 unit=unit,
                 tasks=tuple(record.task for record in in_cell),
                 unmet=tuple(record.task for record in in_cell if not record.met_on_validation),
-                zero=tuple(r.task for r in met if _n_edges(r, count) == 0),
+                zero=tuple(r.task for r in met if chosen_edges(r, count) == 0),
                 missed=tuple(r.task for r in met if not r.met_on_held_out),
             )
         )
@@ -405,10 +362,6 @@ def _ratios(
                 )
             )
     return ratios
-
-
-def _n_edges(record: Record, count: EdgeCount) -> int:
-    return record.chosen.n_edges if count == "kept" else record.chosen.connected_edges
 
 
 def _statements(

@@ -8,9 +8,10 @@ from functools import cached_property
 from statistics import fmean
 
 from sparse_lens.evals import tasks
+from sparse_lens.evals.counting import Unit, unit_of
 from sparse_lens.evals.question import Column
 from sparse_lens.evals.records import Measurement, MeasurementKind, Record
-from sparse_lens.evals.summary import RANDOM, Setting, Unit, unit_of
+from sparse_lens.evals.summary import RANDOM, Setting
 
 LEARNED = "node-pruning"
 """Registered name of the method that the report shows first."""

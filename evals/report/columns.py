@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sparse_lens.evals import question
+from sparse_lens.evals.counting import Unit
 from sparse_lens.evals.labels import setting_of
 from sparse_lens.evals.question import Column
 from sparse_lens.evals.records import Measurement, MeasurementKind, Record
 from sparse_lens.evals.report.cells import Cell, Cells, Value
-from sparse_lens.evals.summary import Unit
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from html import escape
 from statistics import fmean
 
 from sparse_lens.evals.control_outcomes import control_records, control_sentence
+from sparse_lens.evals.counting import edges_counted, nodes_counted
 from sparse_lens.evals.evidence import (
     Check,
     Evidence,
@@ -17,7 +18,7 @@ from sparse_lens.evals.evidence import (
 from sparse_lens.evals.intervals import geometric_mean
 from sparse_lens.evals.records import Record
 from sparse_lens.evals.report.cells import Cells
-from sparse_lens.evals.summary import Setting, Summary, edges_counted, nodes_counted
+from sparse_lens.evals.summary import Setting, Summary
 from sparse_lens.evals.wording import counted, three_digits
 
 

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from sparse_lens.evals.counting import Unit
 from sparse_lens.evals.records import Measurement, Record
 from sparse_lens.evals.report.cells import Cell, Cells
-from sparse_lens.evals.summary import RANDOM, Ratio, Setting, Unit
+from sparse_lens.evals.summary import RANDOM, Ratio, Setting
 from sparse_lens.plotting.curves import Curve, curves_spec
 from sparse_lens.plotting.sizes import SizeRow, sizes_spec
 from sparse_lens.plotting.spec import Spec

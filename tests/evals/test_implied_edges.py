@@ -10,12 +10,13 @@ import pytest
 from rich.console import Console
 
 from sparse_lens.commands.compare_console import Display
+from sparse_lens.evals.counting import unit_of
 from sparse_lens.evals.harness.running import Progress
 from sparse_lens.evals.intervals import geometric_mean
 from sparse_lens.evals.records import Record
 from sparse_lens.evals.report import report_html
 from sparse_lens.evals.results import Results
-from sparse_lens.evals.summary import summarize, unit_of
+from sparse_lens.evals.summary import summarize
 from tests.evals import toy_records
 from tests.evals.test_report import figures, text_of
 

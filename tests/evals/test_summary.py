@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from sparse_lens.evals.counting import can_do, edges_counted
 from sparse_lens.evals.intervals import geometric_mean, spread_of
 from sparse_lens.evals.records import Measurement, Record
-from sparse_lens.evals.summary import can_do, edges_counted, pretraining_sentence, summarize
+from sparse_lens.evals.summary import pretraining_sentence, summarize
 
 GRAPH_EDGES = 1000
 
